@@ -1,2 +1,37 @@
-"""Every normalization layer for PyTorch under a name."""
+"""Every normalization layer for PyTorch under a name.
+
+`normzoo.create("group_norm", 64)` builds a layer, `normzoo.factory("group_norm")` is what a model takes as
+`norm_layer=`, `normzoo.list_norms()` and `normzoo.info("group_norm")` say what there is.
+"""
+
+from normzoo.errors import UserError
+from normzoo.registry import (
+    NormInfo,
+    UnknownArgumentError,
+    UnknownNormError,
+    create,
+    factory,
+    info,
+    list_norms,
+    norm_layers,
+    register,
+)
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "NormInfo",
+    "UnknownArgumentError",
+    "UnknownNormError",
+    "UserError",
+    "__version__",
+    "create",
+    "factory",
+    "info",
+    "list_norms",
+    "norm_layers",
+    "register",
+]
+
+# The layers register themselves on import, which needs the registry above.
+from normzoo import norms as norms

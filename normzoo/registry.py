@@ -1,0 +1,355 @@
+"""Every norm under a name: what is registered, what is known of it, and how to build it."""
+
+import dataclasses
+import difflib
+import functools
+import importlib.metadata
+import inspect
+import re
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from torch import nn
+
+from normzoo.errors import UserError
+
+ENTRY_POINT_GROUP = "normzoo.norms"
+
+Kind = Literal["layer", "weight"]
+Build = TypeVar("Build", bound=Callable[..., nn.Module])
+
+
+class UnknownNormError(UserError, LookupError):
+    """No norm goes by this name; the message lists the nearest that do."""
+
+
+class UnknownArgumentError(UserError, TypeError):
+    """A keyword that is not accepted, or a needed one that is missing; the message lists the accepted ones."""
+
+
+@dataclass(frozen=True)
+class NormInfo:
+    """What is known of a norm: how to build it, and the facts that `list_norms` filters on."""
+
+    name: str
+    build: Callable[..., nn.Module]
+    aliases: tuple[str, ...]
+    kind: Kind
+    paper: str
+    """Authors, year and arXiv number; empty where there is none."""
+    reduces_over: str
+    """The dimensions that one mean or variance averages, such as `N, *` or `C/G, *`; `-` where nothing is averaged."""
+    batch_dependent: bool
+    """Whether, in training, the output for one sample depends on the other samples of the batch."""
+    train_eval_differ: bool
+    state: tuple[str, ...]
+    """The buffers that a forward in training mode writes."""
+    minimum_count: int
+    """The fewest values a statistic may average in training; 1 is no limit."""
+    ranks: tuple[int, ...]
+    """The numbers of input dimensions accepted, batch and channels included."""
+    fused: bool
+    """Whether one torch kernel does the work, or a composition of several."""
+    includes_activation: bool
+    owner: str
+    """The module, and for a plug-in the distribution, that registered it."""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (self.build.__doc__ or "").strip().partition("\n")[0].strip()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments and their defaults; `inspect.Parameter.empty` marks one that must be given.
+
+        The first parameter, `num_features`, is left out.
+        """
+        _, *rest = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+FACTS = tuple(field.name for field in dataclasses.fields(NormInfo) if field.name not in ("name", "build"))
+
+_infos: dict[str, NormInfo] = {}
+_names: dict[str, str] = {}  # key of a name or alias -> name
+_broken: dict[str, str] = {}  # plug-in -> why it did not load
+_plugins_loaded = False
+_loading: str | None = None  # the distribution whose plug-in is being imported
+# Two locks, because a plug-in registers its norms while it is being loaded, perhaps from a thread that only imports it.
+_table_lock = threading.Lock()
+_plugin_lock = threading.RLock()
+
+
+def _key(name: str) -> str:
+    """Names are equal when they differ only in case, in `_ - .` and spaces, and in a leading `torch.nn.` or `nn.`."""
+    return re.sub(r"[-_.\s]", "", re.sub(r"^\s*(torch\.)?nn\.", "", name.lower()))
+
+
+def register(
+    name: str,
+    *,
+    batch_dependent: bool,
+    aliases: Sequence[str] = (),
+    paper: str = "",
+    reduces_over: str = "",
+    train_eval_differ: bool = False,
+    state: Sequence[str] = (),
+    minimum_count: int = 1,
+    ranks: Sequence[int] = (2, 3, 4, 5),
+    fused: bool = False,
+    includes_activation: bool = False,
+    kind: Kind = "layer",
+) -> Callable[[Build], Build]:
+    """Register the decorated class, or function, as the norm called `name`.
+
+    What is registered takes the number of channels first and its options by keyword, without `**kwargs`, so that a
+    misspelt option is found before anything is built. The other arguments are the facts of `NormInfo`.
+
+    A class or function that is defined again under the same module and qualified name (`importlib.reload`, a notebook
+    cell run twice) replaces the earlier one, as it does in its module; layers built before keep the old class.
+
+    Args:
+        name: In snake case; also the name of the file `conf/norm/<name>.yaml`.
+        aliases: Other names to be found by; `_ - .`, spaces, case and a leading `torch.nn.` make no difference.
+
+    Raises:
+        ValueError: If the name or an alias is taken by another norm, or the name is not in snake case.
+        TypeError: If what is decorated takes `**kwargs` or no positional argument.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        raise ValueError(f"a norm's name is in snake case, such as 'group_norm'; got {name!r}")
+    if isinstance(aliases, str) or isinstance(state, str):
+        raise TypeError(f"{name}: aliases and state are sequences of strings, not one string")
+    if kind not in get_args(Kind):
+        raise ValueError(f"{name}: kind is one of {', '.join(get_args(Kind))}; got {kind!r}")
+
+    def decorate(build: Build) -> Build:
+        _check_signature(name, build)
+        module = getattr(build, "__module__", None) or "?"
+        info = NormInfo(
+            name=name,
+            build=build,
+            aliases=tuple(aliases),
+            kind=kind,
+            paper=paper,
+            reduces_over=reduces_over,
+            batch_dependent=batch_dependent,
+            train_eval_differ=train_eval_differ,
+            state=tuple(state),
+            minimum_count=minimum_count,
+            ranks=tuple(ranks),
+            fused=fused,
+            includes_activation=includes_activation,
+            owner=f"{_loading} ({module})" if _loading else module,
+        )
+        with _table_lock:
+            _add(info)
+        # Written only on a difference, so that registering a class of another library leaves it as it is.
+        if inspect.isclass(build) and getattr(build, "includes_activation", False) != includes_activation:
+            build.includes_activation = includes_activation  # type: ignore[attr-defined]
+        return build
+
+    return decorate
+
+
+def _check_signature(name: str, build: Callable[..., nn.Module]) -> None:
+    parameters = list(inspect.signature(build).parameters.values())
+    if not parameters or parameters[0].kind not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        raise TypeError(f"{name}: the first parameter must be the number of channels, taken by position")
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            raise TypeError(
+                f"{name}: **{parameter.name} would swallow misspelt options; name the accepted ones in the signature"
+            )
+
+
+def _add(info: NormInfo) -> None:
+    earlier = _infos.get(info.name)
+    replaces = earlier is not None and _identity(earlier.build) == _identity(info.build)
+    keys = dict.fromkeys(_key(name) for name in (info.name, *info.aliases))
+    for key in keys:
+        taken = _names.get(key)
+        if taken is None or (replaces and taken == info.name):
+            continue
+        what = "name" if key == _key(info.name) else "alias"
+        raise ValueError(
+            f"{what} {key!r} of the norm {info.name!r} from {info.owner} is already taken by {taken!r} "
+            f"from {_infos[taken].owner}: give one of them another name"
+        )
+    _forget(info.name)
+    _infos[info.name] = info
+    _names.update(dict.fromkeys(keys, info.name))
+
+
+def _identity(build: Callable[..., nn.Module]) -> tuple[object, object]:
+    return getattr(build, "__module__", None), getattr(build, "__qualname__", build)
+
+
+def _forget(name: str) -> None:
+    _infos.pop(name, None)
+    for key in [key for key, owner in _names.items() if owner == name]:
+        del _names[key]
+
+
+def info(name: str) -> NormInfo:
+    """The facts on the norm of this name.
+
+    Raises:
+        UnknownNormError: If no norm is called so; the message lists the nearest names.
+    """
+    _load_plugins()
+    return _find(name)
+
+
+def create(name: str, num_features: int, **kwargs: Any) -> nn.Module:
+    """Build the norm of this name for `num_features` channels: `create("group_norm", 64, num_groups=8)`.
+
+    Raises:
+        UnknownNormError: If no norm is called so; the message lists the nearest names.
+        UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
+    """
+    return factory(name, **kwargs)(num_features)
+
+
+def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
+    """What torchvision, timm and the models here take as `norm_layer=`: called with a number of channels, it builds.
+
+    The keywords are checked now, not when the first layer is built. The result is a `functools.partial` of the
+    registered class or function, and can be pickled where that can.
+
+    Raises:
+        UnknownNormError: If no norm is called so; the message lists the nearest names.
+        UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
+    """
+    found = _find(name)
+    _check_keywords(found, kwargs)
+    return functools.partial(found.build, **kwargs)
+
+
+def list_norms(**facts: Any) -> list[str]:
+    """The names of all norms for which these facts hold, sorted: `list_norms(batch_dependent=False)`.
+
+    A fact is compared by equality. A fact that holds several values (`aliases, state, ranks`) may also be asked for
+    one of them, `ranks=5`, or for having any, `state=True`.
+
+    Raises:
+        UnknownArgumentError: A TypeError, if there is no such fact; the message lists the facts.
+    """
+    _load_plugins()
+    for fact in facts:
+        if fact not in FACTS:
+            raise UnknownArgumentError(f"no fact is called {fact!r}{_nearest(fact, FACTS)}; facts: {', '.join(FACTS)}")
+    return sorted(
+        name
+        for name, norm in list(_infos.items())
+        if all(_holds(getattr(norm, fact), wanted) for fact, wanted in facts.items())
+    )
+
+
+def _holds(value: object, wanted: object) -> bool:
+    if isinstance(value, tuple):
+        if isinstance(wanted, bool):
+            return bool(value) is wanted
+        return value == tuple(wanted) if isinstance(wanted, (tuple, list)) else wanted in value
+    return value == wanted
+
+
+def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Qualified name and module of each norm in a model: instances of the registered classes, outermost only.
+
+    A norm that a norm is made of is not listed; nor is one from a registered function that returns another class.
+    """
+    classes = tuple(norm.build for norm in list(_infos.values()) if inspect.isclass(norm.build))
+    seen: set[nn.Module] = set()
+
+    def walk(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if module in seen:
+            return
+        seen.add(module)
+        if isinstance(module, classes):
+            yield prefix, module
+            return
+        for name, child in module.named_children():
+            yield from walk(f"{prefix}.{name}" if prefix else name, child)
+
+    return walk("", model)
+
+
+def _find(name: str) -> NormInfo:
+    if not isinstance(name, str):
+        raise UnknownNormError(f"a norm is asked for by its name, a string such as 'group_norm'; got {name!r}")
+    key = _key(name)
+    if key not in _names:
+        _load_plugins()
+    if key not in _names:
+        raise UnknownNormError(_unknown(name, key))
+    return _infos[_names[key]]
+
+
+def _unknown(name: str, key: str) -> str:
+    nearest = dict.fromkeys(_names[match] for match in difflib.get_close_matches(key, _names, n=6))
+    guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(sorted(_infos))}."
+    broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in _broken.items())
+    return f"no norm is called {name!r}; {guess} normzoo.list_norms() lists all {len(_infos)}.{broken}"
+
+
+def _check_keywords(norm: NormInfo, kwargs: dict[str, Any]) -> None:
+    arguments = norm.arguments
+    empty = inspect.Parameter.empty
+    accepted = ", ".join(k if default is empty else f"{k}={default!r}" for k, default in arguments.items()) or "none"
+    for keyword in kwargs:
+        if keyword not in arguments:
+            raise UnknownArgumentError(
+                f"{norm.name} takes no keyword {keyword!r}{_nearest(keyword, arguments)}; accepted: {accepted}"
+            )
+    missing = [keyword for keyword, default in arguments.items() if default is empty and keyword not in kwargs]
+    if missing:
+        raise UnknownArgumentError(f"{norm.name} needs {', '.join(missing)}; accepted: {accepted}")
+
+
+def _nearest(word: str, words: Sequence[str] | dict[str, Any]) -> str:
+    matches = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _load_plugins() -> None:
+    """Import the plug-ins once; one that fails is reported by name, and the others load all the same."""
+    global _plugins_loaded, _loading
+    if _plugins_loaded:
+        return
+    with _plugin_lock:
+        if _plugins_loaded or _loading:
+            return
+        for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+            _loading = entry_point.dist.name if entry_point.dist else entry_point.name
+            try:
+                _load(entry_point)
+            except (Exception, SystemExit) as error:
+                _broken[entry_point.name] = f"{type(error).__name__}: {error}"
+            finally:
+                _loading = None
+        _plugins_loaded = True
+    # After the loop, so that a warning turned into an error does not keep the other plug-ins out.
+    for plugin, why in _broken.items():
+        warnings.warn(f"the normzoo plug-in {plugin!r} did not load and is left out: {why}", stacklevel=3)
+
+
+def _load(entry_point: importlib.metadata.EntryPoint) -> None:
+    try:
+        loaded = entry_point.load()
+    except (Exception, SystemExit):
+        # Python drops a module that failed to import; what it had registered before that goes with it.
+        for norm in [norm for norm in _infos.values() if norm.build.__module__ not in sys.modules]:
+            _forget(norm.name)
+        raise
+    if not isinstance(loaded, types.ModuleType) and all(norm.build is not loaded for norm in _infos.values()):
+        raise LookupError(f"{entry_point.value} is not registered; decorate it with @normzoo.register")
