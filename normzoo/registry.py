@@ -1,6 +1,5 @@
 """Every norm under a name: what is registered, what is known of it, and how to build it."""
 
-import dataclasses
 import difflib
 import functools
 import importlib.metadata
@@ -11,70 +10,29 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from torch import nn
 
-from normzoo.errors import UserError
+from normzoo.facts import FACTS, Kind, NormInfo, UnknownArgumentError, UnknownNormError, check_facts, check_signature
+from normzoo.norm_act import NormFactory, build_norm
+
+__all__ = [
+    "FACTS",
+    "NormInfo",
+    "UnknownArgumentError",
+    "UnknownNormError",
+    "create",
+    "factory",
+    "info",
+    "list_norms",
+    "norm_layers",
+    "register",
+]
 
 ENTRY_POINT_GROUP = "normzoo.norms"
 
-Kind = Literal["layer", "weight"]
 Build = TypeVar("Build", bound=Callable[..., nn.Module])
-
-
-class UnknownNormError(UserError, LookupError):
-    """No norm goes by this name; the message lists the nearest that do."""
-
-
-class UnknownArgumentError(UserError, TypeError):
-    """A keyword that is not accepted, or a needed one that is missing; the message lists the accepted ones."""
-
-
-@dataclass(frozen=True)
-class NormInfo:
-    """What is known of a norm: how to build it, and the facts that `list_norms` filters on."""
-
-    name: str
-    build: Callable[..., nn.Module]
-    aliases: tuple[str, ...]
-    kind: Kind
-    paper: str
-    """Authors, year and arXiv number; empty where there is none."""
-    reduces_over: str
-    """The dimensions that one mean or variance averages, such as `N, *` or `C/G, *`; `-` where nothing is averaged."""
-    batch_dependent: bool
-    """Whether, in training, the output for one sample depends on the other samples of the batch."""
-    train_eval_differ: bool
-    state: tuple[str, ...]
-    """The buffers that a forward in training mode writes."""
-    minimum_count: int
-    """The fewest values a statistic may average in training; 1 is no limit."""
-    ranks: tuple[int, ...]
-    """The numbers of input dimensions accepted, batch and channels included."""
-    fused: bool
-    """Whether one torch kernel does the work, or a composition of several."""
-    includes_activation: bool
-    owner: str
-    """The module, and for a plug-in the distribution, that registered it."""
-
-    @property
-    def summary(self) -> str:
-        """The first line of the docstring."""
-        return (self.build.__doc__ or "").strip().partition("\n")[0].strip()
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments and their defaults; `inspect.Parameter.empty` marks one that must be given.
-
-        The first parameter, `num_features`, is left out.
-        """
-        _, *rest = inspect.signature(self.build).parameters.values()
-        return {p.name: p.default for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-
-
-FACTS = tuple(field.name for field in dataclasses.fields(NormInfo) if field.name not in ("name", "build"))
 
 _infos: dict[str, NormInfo] = {}
 _names: dict[str, str] = {}  # key of a name or alias -> name
@@ -130,7 +88,7 @@ def register(
         raise ValueError(f"{name}: kind is one of {', '.join(get_args(Kind))}; got {kind!r}")
 
     def decorate(build: Build) -> Build:
-        _check_signature(name, build)
+        check_signature(name, build)
         module = getattr(build, "__module__", None) or "?"
         info = NormInfo(
             name=name,
@@ -156,20 +114,6 @@ def register(
         return build
 
     return decorate
-
-
-def _check_signature(name: str, build: Callable[..., nn.Module]) -> None:
-    parameters = list(inspect.signature(build).parameters.values())
-    if not parameters or parameters[0].kind not in (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    ):
-        raise TypeError(f"{name}: the first parameter must be the number of channels, taken by position")
-    for parameter in parameters:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            raise TypeError(
-                f"{name}: **{parameter.name} would swallow misspelt options; name the accepted ones in the signature"
-            )
 
 
 def _add(info: NormInfo) -> None:
@@ -217,7 +161,9 @@ def create(name: str, num_features: int, **kwargs: Any) -> nn.Module:
         UnknownNormError: If no norm is called so; the message lists the nearest names.
         UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
     """
-    return factory(name, **kwargs)(num_features)
+    found = _find(name)
+    found.check_keywords(kwargs)
+    return found.build(num_features, **kwargs)
 
 
 def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
@@ -231,8 +177,8 @@ def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
         UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
     """
     found = _find(name)
-    _check_keywords(found, kwargs)
-    return functools.partial(found.build, **kwargs)
+    found.check_keywords(kwargs)
+    return NormFactory(build_norm, build=found.build, **kwargs)
 
 
 def list_norms(**facts: Any) -> list[str]:
@@ -245,22 +191,8 @@ def list_norms(**facts: Any) -> list[str]:
         UnknownArgumentError: A TypeError, if there is no such fact; the message lists the facts.
     """
     _load_plugins()
-    for fact in facts:
-        if fact not in FACTS:
-            raise UnknownArgumentError(f"no fact is called {fact!r}{_nearest(fact, FACTS)}; facts: {', '.join(FACTS)}")
-    return sorted(
-        name
-        for name, norm in list(_infos.items())
-        if all(_holds(getattr(norm, fact), wanted) for fact, wanted in facts.items())
-    )
-
-
-def _holds(value: object, wanted: object) -> bool:
-    if isinstance(value, tuple):
-        if isinstance(wanted, bool):
-            return bool(value) is wanted
-        return value == tuple(wanted) if isinstance(wanted, (tuple, list)) else wanted in value
-    return value == wanted
+    check_facts(facts)
+    return sorted(name for name, norm in list(_infos.items()) if norm.holds(facts))
 
 
 def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -300,25 +232,6 @@ def _unknown(name: str, key: str) -> str:
     guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(sorted(_infos))}."
     broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in _broken.items())
     return f"no norm is called {name!r}; {guess} normzoo.list_norms() lists all {len(_infos)}.{broken}"
-
-
-def _check_keywords(norm: NormInfo, kwargs: dict[str, Any]) -> None:
-    arguments = norm.arguments
-    empty = inspect.Parameter.empty
-    accepted = ", ".join(k if default is empty else f"{k}={default!r}" for k, default in arguments.items()) or "none"
-    for keyword in kwargs:
-        if keyword not in arguments:
-            raise UnknownArgumentError(
-                f"{norm.name} takes no keyword {keyword!r}{_nearest(keyword, arguments)}; accepted: {accepted}"
-            )
-    missing = [keyword for keyword, default in arguments.items() if default is empty and keyword not in kwargs]
-    if missing:
-        raise UnknownArgumentError(f"{norm.name} needs {', '.join(missing)}; accepted: {accepted}")
-
-
-def _nearest(word: str, words: Sequence[str] | dict[str, Any]) -> str:
-    matches = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def _load_plugins() -> None:
