@@ -1,0 +1,80 @@
+"""The command line: `normzoo train | report`."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from normzoo.errors import UserError
+
+DESCRIPTION = """Every normalization layer for PyTorch under a name, put into models, swept and explained.
+
+  normzoo train [OVERRIDE ...]       train one cell; normzoo train --help lists groups and options
+  normzoo train -m [OVERRIDE ...]    train every combination of comma-separated values
+  normzoo report FOLDER              tables and figure from the results in a folder, finished or not
+
+  normzoo train norm=group_norm batch_size_per_device=2
+  normzoo train -m experiment=small_batch"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; the process exits with 0 when all went well, 1 on a failure, 2 on what the user can mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["train"]:
+            _train(arguments[1:])
+        elif arguments[:1] in (["-sc"], ["--shell-completion"]):
+            _complete(arguments)
+        else:
+            _parse(arguments)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what had finished is kept\n")
+        sys.exit(130)
+
+
+def _train(arguments: Sequence[str]) -> None:
+    try:
+        import hydra
+        import lightning  # noqa: F401
+        import torchmetrics  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f"normzoo train needs {error.name}: pip install 'normzoo[sweep]'") from error
+
+    from normzoo.training.task import train
+
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
+
+
+def _complete(arguments: Sequence[str]) -> None:
+    """Answer the shell's completion script, which knows of no subcommands."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+        print("train report")
+        return
+    if words[1] == "train":
+        os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+\s+)train(\s+|$)", r"\1", line)
+        _train(arguments)
+
+
+def _parse(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="normzoo", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("train", help="train one cell, or with -m a sweep", add_help=False)
+    report = commands.add_parser("report", help="results.csv, summary.md and the figure from a folder of results")
+    report.add_argument("folder", type=Path)
+    _report(parser.parse_args(arguments).folder)
+
+
+def _report(folder: Path) -> None:
+    from normzoo.report import report
+
+    print(report(folder).text)

@@ -1,0 +1,1 @@
+"""Measuring instruments: plain functions usable on any model."""

@@ -1,0 +1,99 @@
+"""From a composed configuration to objects: norm, model, data, learning rate."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from normzoo.errors import UserError
+from normzoo.models.blocks import Placement
+from normzoo.registry import factory
+
+Config = Mapping[str, Any]
+
+
+def build_norm(config: Config) -> Callable[[int], nn.Module]:
+    """The norm of `config["norm"]`: `name` is looked up, every other key is one of its arguments."""
+    arguments = {key: value for key, value in config["norm"].items() if key != "name"}
+    try:
+        return factory(config["norm"]["name"], **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def build_data(config: Config) -> lightning.LightningDataModule:
+    """The data set of `config["data"]`, in batches of `batch_size_per_device` per process."""
+    return _instantiate("data", config, batch_size=config["batch_size_per_device"], seed=config["seed"])
+
+
+def build_model(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """The model of `config["model"]` for images of `image_shape` (C, H, W), with the norm where the placement says."""
+    placement = {key: value for key, value in config["placement"].items() if key != "name"}
+    return _instantiate(
+        "model",
+        config,
+        norm=build_norm(config),
+        placement=Placement(**placement),
+        in_channels=image_shape[0],
+        num_classes=num_classes,
+    )
+
+
+def global_batch(config: Config) -> int:
+    """Samples per optimizer step over all processes."""
+    trainer = config["trainer"]
+    return config["batch_size_per_device"] * trainer["devices"] * trainer["num_nodes"]
+
+
+def learning_rate(config: Config) -> float:
+    """The peak learning rate: `base_lr` scaled from `base_batch` to the global batch by `lr_rule`.
+
+    linear: Goyal et al. 2017 (arXiv:1706.02677), section 2.1; sqrt: Krizhevsky 2014 (arXiv:1404.5997), section 5.
+    """
+    optimizer = config["optimizer"]
+    ratio = global_batch(config) / optimizer["base_batch"]
+    rules = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}
+    if optimizer["lr_rule"] not in rules:
+        raise UserError(f"optimizer.lr_rule={optimizer['lr_rule']} is not a rule; choose one of {', '.join(rules)}")
+    return optimizer["base_lr"] * rules[optimizer["lr_rule"]]
+
+
+def schedule(config: Config, total_steps: int) -> Callable[[int], float]:
+    """The factor on the learning rate at each optimizer step."""
+    optimizer = config["optimizer"]
+    warmup_steps = round(optimizer["warmup"] * total_steps)
+    kinds: dict[str, Callable[[float], float]] = {
+        "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+        "step": lambda done: 0.1 ** sum(done >= milestone for milestone in optimizer["milestones"]),
+        "constant": lambda done: 1.0,
+    }
+    if optimizer["schedule"] not in kinds:
+        raise UserError(f"optimizer.schedule={optimizer['schedule']} is none; choose one of {', '.join(kinds)}")
+    decay = kinds[optimizer["schedule"]]
+
+    def factor_at(step: int) -> float:
+        warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+        return warm * decay(min(1.0, step / max(1, total_steps)))
+
+    return factor_at
+
+
+def build_optimizer(config: Config, parameters: Any) -> Any:
+    """The torch optimizer of `config["optimizer"]` at the scaled learning rate."""
+    ours = ("name", "base_lr", "base_batch", "lr_rule", "schedule", "milestones", "warmup")
+    arguments = {key: value for key, value in config["optimizer"].items() if key not in ours}
+    return instantiate(arguments, parameters, lr=learning_rate(config), _convert_="all")
+
+
+def _instantiate(group: str, config: Config, **arguments: Any) -> Any:
+    chosen = {key: value for key, value in copy.deepcopy(config[group]).items() if key != "name"}
+    try:
+        return instantiate(chosen, **arguments, _recursive_=False, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{group}={config[group].get('name')}: {cause}") from error

@@ -1,0 +1,92 @@
+"""What watches a cell while it trains: its record, and lines on the console."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from normzoo.results import CellResult, write_atomic, write_result
+from normzoo.training.check import Shapes, values_per_statistic
+
+CURVE = "curve.json"
+MODES = (("running", "val_error_running"), ("recomputed", "val_error_population"), ("batch", "val_error_batch"))
+
+
+class EpochLines(Callback):
+    """Says after every validation, in one line, how far the cell is."""
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not module.curve or trainer.sanity_checking:
+            return
+        point: dict[str, Any] = module.curve[-1]  # type: ignore[index, assignment]
+        errors = "  ".join(f"{name} {_percent(point[key])}" for name, key in MODES)
+        rank_zero_info(
+            f"epoch {point['epoch']}/{trainer.max_epochs}  step {point['step']}  train loss {point['train_loss']:.4f}  "
+            f"train error {_percent(point['train_error'])}  validation error with statistics: {errors}"
+        )
+
+
+class Recorder(Callback):
+    """Writes `result.json` when the training ends.
+
+    It writes from inside the training process, because with several devices that is a process of its own.
+
+    Args:
+        folder: The cell's.
+        record: What is known of the cell beforehand.
+        shapes: Of the input of each norm layer, from `statistic_shapes`.
+        lr: The peak learning rate.
+        started: `time.perf_counter()` when the cell began.
+    """
+
+    def __init__(self, folder: Path, record: dict[str, Any], shapes: Shapes, lr: float, started: float) -> None:
+        self.folder, self.record, self.shapes, self.lr, self.started = folder, record, shapes, lr, started
+        self.training_s = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._epoch_started = time.perf_counter()
+        self._timed = False
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._stop_clock()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        # Validation runs inside the training epoch, after its last batch: whichever comes first ends the training part.
+        if not self._timed:
+            self.training_s += time.perf_counter() - self._epoch_started
+            self._timed = True
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:  # so that a cell that is killed later leaves the curve it had
+            write_atomic(self.folder / CURVE, json.dumps(module.curve))
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        values, normalization_batch = values_per_statistic(module.model, self.shapes)  # type: ignore[arg-type]
+        if trainer.is_global_zero:
+            curve: Any = module.curve
+            metrics = {key: value for key, value in (curve[-1] if curve else {}).items() if key not in ("epoch", "samples")}
+            metrics["steps"] = metrics.pop("step", trainer.global_step)
+            result = CellResult(
+                **self.record,
+                status="diverged" if module.diverged else "ok",
+                reason=f"the loss was not finite by step {trainer.global_step}" if module.diverged else None,
+                world_size=trainer.world_size,
+                metrics={**metrics, "lr": self.lr},
+                curve=curve,
+                values_per_statistic=values,
+                normalization_batch=normalization_batch,
+            )
+            result.time["wall_s"] = time.perf_counter() - self.started
+            result.time["ms_per_step"] = 1000 * self.training_s / max(1, trainer.global_step)
+            write_result(self.folder, result)
+            (self.folder / CURVE).unlink(missing_ok=True)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} %"

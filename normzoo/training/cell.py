@@ -1,0 +1,142 @@
+"""One cell: train one resolved configuration and write its record, whatever becomes of it."""
+
+import logging
+import os
+import platform
+import time
+import traceback
+import warnings
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.utils import instantiate
+
+from normzoo.errors import UserError
+from normzoo.results import CellResult, cell_id, read_result, write_result
+from normzoo.training.build import Config, build_data, build_model, learning_rate
+from normzoo.training.callbacks import EpochLines, Recorder
+from normzoo.training.check import RefusedError, check_cell, check_devices
+from normzoo.training.module import Classifier
+
+
+def run_cell(config: Config, folder: Path) -> CellResult:
+    """Train the cell `config` and write `result.json` into `folder`.
+
+    Args:
+        config: Resolved, plain (`OmegaConf.to_container(..., resolve=True)`).
+        folder: The cell's own; made if absent.
+
+    Returns:
+        The record as written; its status is `ok` or `diverged`.
+
+    Raises:
+        RefusedError: If the cell cannot be; recorded as `refused`.
+        UserError: If the folder cannot be written, the data set is missing, or an option is wrong.
+        Exception: Whatever the training raised; recorded as `failed` or `oom`, its traceback in `error.txt`.
+    """
+    write_probe(folder)
+    record = describe(config)
+    try:
+        return _train(config, folder, record)
+    except RefusedError as error:
+        write_result(folder, CellResult(**record, status="refused", reason=str(error)))
+        raise
+    except Exception as error:
+        (folder / "error.txt").write_text(traceback.format_exc())
+        status = "oom" if isinstance(error, (torch.OutOfMemoryError, MemoryError)) else "failed"
+        write_result(folder, CellResult(**record, status=status, reason=reason(error)))
+        raise
+
+
+def write_probe(folder: Path) -> None:
+    """Make the folder, and fail now rather than after the training where nothing can be written into it.
+
+    Raises:
+        UserError: Naming the folder and why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another folder with hydra.run.dir or hydra.sweep.dir") from error
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """What a record says of a cell before it has trained."""
+    gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+    return {
+        "cell": cell_id(config),
+        "config": dict(config),
+        "seed": config["seed"],
+        "time": {"started": datetime.now(UTC).isoformat(timespec="seconds")},
+        "device": {
+            "name": torch.cuda.get_device_name() if gpu else _processor(),
+            "type": "cuda" if gpu else "cpu",
+            "cores": os.cpu_count(),
+            "threads": config["trainer"]["threads"],
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("normzoo", "torch", "lightning", "torchmetrics", "hydra-core")},
+        },
+    }
+
+
+def reason(error: BaseException) -> str:
+    """The last line a traceback would print."""
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult:
+    started = time.perf_counter()
+    check_devices(config)
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    torch.set_num_threads(config["trainer"]["threads"])
+    data: Any = build_data(config)
+    data.prepare_data()
+    data.setup("fit")
+    shapes = check_cell(config, data)
+    model = build_model(config, data.image_shape, data.num_classes)
+    recorder = Recorder(folder, record, shapes, learning_rate(config), started)
+    trainer = build_trainer(config, folder, [recorder, EpochLines()])
+    trainer.fit(Classifier(model, data.num_classes, config), datamodule=data)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return read_result(folder)
+
+
+def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    """The Lightning trainer of `config["trainer"]`; its strategy `auto` never starts a second copy of the program."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning", message=".*does not have many workers.*")
+    ours = ("name", "threads")
+    arguments = {key: value for key, value in config["trainer"].items() if key not in ours}
+    if arguments["strategy"] == "auto" and arguments["devices"] * arguments["num_nodes"] > 1:
+        # torchrun has started all processes already; otherwise they are forked from this one, because Lightning's
+        # own launcher would run the command line again, and with it the whole sweep.
+        arguments["strategy"] = "ddp" if "TORCHELASTIC_RUN_ID" in os.environ else "ddp_fork"
+    logger_config = {key: value for key, value in config["logger"].items() if key != "name"}
+    return lightning.Trainer(
+        **arguments,
+        callbacks=callbacks,
+        logger=instantiate(logger_config) if logger_config else False,
+        default_root_dir=folder,
+        use_distributed_sampler=False,  # the data modules share samples out themselves
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

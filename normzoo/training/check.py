@@ -1,0 +1,115 @@
+"""What can be known of a cell before it trains: whether it can be at all, and how many values each statistic averages."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from normzoo.errors import UserError
+from normzoo.registry import norm_layers
+from normzoo.training.build import Config, build_model, build_optimizer, global_batch, schedule
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class RefusedError(UserError):
+    """This combination cannot be, though each of its parts is fine: an instance norm on a 1×1 map, for instance."""
+
+
+def check_devices(config: Config) -> None:
+    """Refuse a trainer that asks for more devices than this machine has.
+
+    Raises:
+        UserError: Naming what was asked for and what there is.
+    """
+    trainer = config["trainer"]
+    devices, accelerator = trainer["devices"], trainer["accelerator"]
+    if not isinstance(devices, int) or devices < 1:
+        raise UserError(f"trainer.devices={devices} must be a whole number of processes, 1 or more")
+    gpus = torch.cuda.device_count()
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise UserError(f"trainer.accelerator={accelerator} is not supported; choose auto, cpu or gpu")
+    if accelerator in ("gpu", "cuda") and gpus == 0:
+        raise UserError(f"trainer.accelerator={accelerator}, but this machine has no CUDA device; use trainer.accelerator=cpu")
+    on_cpu = accelerator == "cpu" or gpus == 0
+    there_are = (os.cpu_count() or 1) if on_cpu else gpus
+    if devices > there_are:
+        kind = "processor cores" if on_cpu else "GPUs"
+        raise UserError(f"trainer.devices={devices}, but this machine has {there_are} {kind}; ask for at most {there_are}")
+
+
+def check_cell(config: Config, data: Any) -> Shapes:
+    """Build the cell's model without memory and pass one batch's shape through it.
+
+    Args:
+        config: The resolved configuration.
+        data: Its data module, set up.
+
+    Returns:
+        The shape of the input of each norm layer, by the layer's name.
+
+    Raises:
+        RefusedError: If the batch is larger than the training set, the model cannot be built for these images, or a
+            norm cannot be computed on the shapes that reach it.
+        UserError: If an option is wrong whatever it is combined with.
+    """
+    check_devices(config)
+    per_device, together = config["batch_size_per_device"], global_batch(config)
+    if not isinstance(per_device, int) or per_device < 1:
+        raise UserError(f"batch_size_per_device={per_device} must be a whole number of samples, 1 or more")
+    if together > data.num_train:
+        raise RefusedError(
+            f"a global batch of {together} samples is larger than the training set of {data.num_train}: "
+            f"lower batch_size_per_device={per_device} or trainer.devices={config['trainer']['devices']}"
+        )
+    try:
+        with torch.device("meta"):
+            model = build_model(config, data.image_shape, data.num_classes)
+            shapes = statistic_shapes(model, torch.empty(per_device, *data.image_shape))
+    except UserError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise RefusedError(str(error)) from error
+    build_optimizer(config, [nn.Parameter(torch.zeros(1))])
+    schedule(config, 1)
+    return shapes
+
+
+def statistic_shapes(model: nn.Module, x: torch.Tensor) -> Shapes:
+    """The shape of the input of each norm layer when `model` sees `x` in training mode; `x` may be on the meta device."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def recorder(name: str) -> Callable[[nn.Module, tuple[torch.Tensor]], None]:
+        return lambda layer, inputs: shapes.update({name: tuple(inputs[0].shape)})
+
+    handles = [layer.register_forward_pre_hook(recorder(name)) for name, layer in norm_layers(model)]
+    try:
+        with torch.no_grad():
+            model.train()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def values_per_statistic(model: nn.Module, shapes: Shapes) -> tuple[dict[str, int], int | None]:
+    """How many values each norm layer's statistics average, and over how many samples the widest of them reaches.
+
+    Args:
+        model: The model, in the process group it trains in, since a synchronized norm counts all processes.
+        shapes: Of each norm layer's input, from `statistic_shapes`.
+
+    Returns:
+        n by layer, and the normalization batch: 1 for a norm within each sample; None without any statistic.
+    """
+    layers = dict(norm_layers(model))
+    values: dict[str, int] = {}
+    batches: list[int] = []
+    for name, shape in shapes.items():
+        count = getattr(layers[name], "values_per_statistic", None)
+        if count is not None:
+            values[name] = count(shape)
+            batches.append(count(shape) // max(1, count((1, *shape[1:]))))
+    return values, max(batches, default=None)

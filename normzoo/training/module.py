@@ -1,0 +1,142 @@
+"""The LightningModule that trains one classifier and measures it under three kinds of statistics."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from normzoo.probes.train_eval_gap import differs, predict, with_batch_statistics, with_population_statistics
+from normzoo.training.build import Config, build_optimizer, global_batch, schedule
+
+CHECK_EVERY = 50  # steps between looks at whether the loss is still finite: a look makes a GPU wait
+
+
+class Classifier(LightningModule):
+    """A classifier trained by cross-entropy; after every validation it appends one point to its `curve`.
+
+    Args:
+        model: Maps images (N, C, H, W) to logits (N, num_classes).
+        num_classes: Of the data set.
+        config: The resolved configuration: the optimizer and what to evaluate on.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int, config: Config) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.curve: list[dict[str, float | int | None]] = []
+        self.diverged = False
+        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
+        self.register_buffer("val_loss_sum", torch.zeros(()), persistent=False)
+        self._steps_summed = 0
+        self._val_samples = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.config, self.model.parameters())
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.config, total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        self.loss_sum.zero_()
+        self._steps_summed = 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = F.cross_entropy(self.model(x), y)
+        self.loss_sum += loss.detach()
+        self._steps_summed += 1
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._steps_summed % CHECK_EVERY == 0 or self.trainer.is_last_batch:
+            finite = self.trainer.strategy.reduce_boolean_decision(bool(self.loss_sum.isfinite()), all=True)
+            if not finite:
+                self.diverged = True
+                self.trainer.should_stop = True
+
+    def on_validation_epoch_start(self) -> None:
+        self.accuracy.reset()
+        self.val_loss_sum.zero_()
+        self._val_samples = 0
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits = self.model(x)
+        self.accuracy.update(logits.argmax(dim=1), y)
+        self.val_loss_sum += F.cross_entropy(logits, y, reduction="sum")
+        self._val_samples += len(y)
+
+    def on_validation_epoch_end(self) -> None:
+        running = self._error()
+        evaluation = self.config["evaluation"]
+        point: dict[str, float | int | None] = {
+            "epoch": self.current_epoch + 1,
+            "step": self.global_step,
+            "samples": self.global_step * global_batch(self.config),
+            "val_error_running": running,
+            **self._gap(running, evaluation["population_samples"]),
+            "train_error": self._error_over(self.model, self._batches("train", None, evaluation["train_samples"])),
+            "train_loss": self._mean(self.loss_sum, self._steps_summed),
+            "val_loss": self._mean(self.val_loss_sum, self._val_samples),
+        }
+        self.curve.append(point)
+        if self.trainer.loggers:
+            self.log_dict({k: v for k, v in point.items() if isinstance(v, float)}, rank_zero_only=True)
+
+    def _gap(self, running: float | None, population_samples: int) -> dict[str, float | None]:
+        """The error with recomputed statistics and with those of the current batch, where they differ from running ones."""
+        if not differs(self.model):
+            return {"val_error_population": running, "val_error_batch": running}
+        size = self.config["batch_size_per_device"]
+        inputs = (x.to(self.device) for x, _ in self._batches("train", size, population_samples))
+        population = with_population_statistics(self.model, inputs)
+        for buffer in population.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self._sum(buffer) / self.trainer.world_size)
+        return {
+            "val_error_population": self._error_over(population, self._batches("val", None)),
+            "val_error_batch": self._error_over(with_batch_statistics(self.model), self._batches("val", size)),
+        }
+
+    def _batches(self, split: str, size: int | None, samples: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
+        """This process's share of a split, in batches of exactly `size`, or of any size for None; about `samples` in all."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch_size = size or data.eval_batch_size
+        loader = data.loader(split, batch_size, drop_last=size is not None)
+        count = len(loader) if samples is None else math.ceil(samples / (batch_size * self.trainer.world_size))
+        limit = self.config["trainer"]["limit_val_batches"]
+        return itertools.islice(loader, min(count, limit) if isinstance(limit, int) else count)
+
+    def _error_over(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+        predicted, true = predict(model, batches)
+        if not len(true):
+            return None  # fewer samples than one batch: the same in every process, since short batches are dropped
+        self.accuracy.reset()
+        self.accuracy.update(predicted, true)
+        return self._error()
+
+    def _error(self) -> float:
+        """In percent, over all processes, of what `accuracy` has seen."""
+        return 100.0 * (1.0 - float(self.accuracy.compute()))
+
+    def _mean(self, total: Tensor, count: int) -> float:
+        return float(self._sum(total) / self._sum(torch.tensor(float(count), device=self.device)).clamp(min=1))
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """Over all processes."""
+        if self.trainer.world_size == 1:
+            return value
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total

@@ -1,0 +1,38 @@
+"""Hydra finds launchers and sweepers here; Hydra imports this file in every Hydra program, so it imports nothing heavy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class NormzooLauncher(Launcher):
+    """Runs each cell in a process of its own, `n_jobs` at a time; see `normzoo.sweep.launcher`."""
+
+    def __init__(self, n_jobs: int | None = None) -> None:
+        self.n_jobs = n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from normzoo.sweep.launcher import launch
+
+        return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
+
+
+class NormzooSweeper(BasicSweeper):
+    """Hydra's grid sweeper over a list of grids; see `normzoo.sweep.grids`."""
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None, grids: Sequence[dict[str, Any]]) -> None:
+        super().__init__(max_batch_size, params)
+        self.grids = grids
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from normzoo.sweep.grids import sweep
+
+        return sweep(self, arguments)

@@ -1,0 +1,46 @@
+"""What Hydra calls for each composed configuration."""
+
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from normzoo.errors import UserError
+from normzoo.training.cell import run_cell
+
+log = logging.getLogger("normzoo")
+
+
+def train(config: DictConfig) -> float:
+    """Train one cell in Hydra's output folder.
+
+    Returns:
+        The validation error in percent with running statistics, which sweepers minimize. In a sweep a cell that failed
+        or was refused counts as infinitely bad instead of ending the sweep; its record says why.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    try:
+        result = run_cell(plain(config), folder)
+    except Exception as error:
+        if hydra.mode == RunMode.MULTIRUN:
+            log.error("%s", error)
+            return math.inf
+        if isinstance(error, UserError):
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(2)
+        raise
+    if hydra.mode == RunMode.RUN:
+        print(f"{result.status}: {folder / 'result.json'}")
+    error_rate = result.metrics.get("val_error_running")
+    return math.inf if error_rate is None or result.status != "ok" else error_rate
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration resolved to dicts and lists, as `run_cell` takes it."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
