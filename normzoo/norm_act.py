@@ -16,6 +16,8 @@ class NormAct(nn.Sequential):
     Shape: as the norm's.
     """
 
+    norm: nn.Module
+
     def __init__(self, norm: nn.Module, *after: tuple[str, nn.Module]) -> None:
         super().__init__(OrderedDict([("norm", norm), *after]))
 
@@ -65,7 +67,7 @@ def build_norm(
 def _activation(act_layer: Any, act_kwargs: dict[str, Any]) -> nn.Module:
     if not isinstance(act_layer, str):
         return act_layer(**act_kwargs)
-    from timm.layers import create_act_layer  # only timm gives an activation by name
+    from timm.layers.create_act import create_act_layer  # only timm gives an activation by name
 
     return create_act_layer(act_layer, **act_kwargs)
 

@@ -247,13 +247,13 @@ def _load_plugins() -> None:
             try:
                 _load(entry_point)
             except (Exception, SystemExit) as error:
-                _broken[entry_point.name] = f"{type(error).__name__}: {error}"
+                _broken[f"{entry_point.name!r} from {_loading}"] = f"{type(error).__name__}: {error}"
             finally:
                 _loading = None
         _plugins_loaded = True
     # After the loop, so that a warning turned into an error does not keep the other plug-ins out.
     for plugin, why in _broken.items():
-        warnings.warn(f"the normzoo plug-in {plugin!r} did not load and is left out: {why}", stacklevel=3)
+        warnings.warn(f"the normzoo plug-in {plugin} did not load and is left out: {why}", stacklevel=3)
 
 
 def _load(entry_point: importlib.metadata.EntryPoint) -> None:
@@ -261,7 +261,7 @@ def _load(entry_point: importlib.metadata.EntryPoint) -> None:
         loaded = entry_point.load()
     except (Exception, SystemExit):
         # Python drops a module that failed to import; what it had registered before that goes with it.
-        for norm in [norm for norm in _infos.values() if norm.build.__module__ not in sys.modules]:
+        for norm in [norm for norm in list(_infos.values()) if norm.build.__module__ not in sys.modules]:
             _forget(norm.name)
         raise
     if not isinstance(loaded, types.ModuleType) and all(norm.build is not loaded for norm in _infos.values()):
