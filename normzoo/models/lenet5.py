@@ -1,0 +1,69 @@
+"""LeNet-5, with tanh and average pooling, as BatchNorm is often first taught."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normzoo.errors import UserError
+from normzoo.models.blocks import EVERYWHERE, ConvNormAct, DenseNormAct, Norm, Placement, check_positive
+
+
+class LeNet5(nn.Module):
+    """Three 5x5 convolutions of 6, 16 and 120 channels, a dense layer of 84, and a linear output.
+
+    `C1 - S2 - C3 - S4 - C5 - F6 - output`, where S2 and S4 average 2x2 patches, after both the activation and the norm.
+    As today's tutorials have it, C3 sees all maps of S2, pooling has no weights, tanh is not scaled, and the output is
+    linear. C5 reads all of its 5x5 map, and so is a dense layer over 400 values.
+
+    Stages: 0 is C1, 1 is C3, 2 is C5, 3 is F6; the output is never normalized. The tutorials' BatchNorm after tanh on
+    the first two convolutions is `Placement(order="post_act", where=(0, 1))`. At stages 2 and 3 the map is a single
+    value, where an instance statistic is undefined; at stage 3 the norm gets an input `(N, 84)`.
+
+    Parameters: 61,706 without norms at one input channel and ten classes; the paper, with its sparse C3 and its
+    weights in pooling, has about 60,000.
+
+    Init: Xavier uniform, biases zero (Glorot & Bengio 2010, section 4.2.1).
+
+    Shape: `(N, in_channels, 32, 32) -> (N, num_classes)`. Images of 28 to 31 pixels are centred in a field of 32x32
+    zeros, as the paper does with 28x28 digits.
+
+    Source: LeCun, Bottou, Bengio & Haffner 1998, Gradient-based learning applied to document recognition, section II.B.
+
+    Args:
+        norm: Builds the norm for a number of channels.
+        placement: Which stages are normalized, and on which side of the tanh.
+
+    Raises:
+        UserError: If a size is not a positive integer; in `forward`, if the image is not of 28 to 32 pixels.
+    """
+
+    def __init__(self, norm: Norm, placement: Placement = EVERYWHERE, *, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        check_positive("lenet5", in_channels=in_channels, num_classes=num_classes)
+        order = placement.order
+        at = [norm if placement.at(stage, 4) else None for stage in range(4)]
+        self.c1 = ConvNormAct(in_channels, 6, at[0], order, kernel_size=5, padding=0, activation=nn.Tanh)
+        self.s2 = nn.AvgPool2d(2)
+        self.c3 = ConvNormAct(6, 16, at[1], order, kernel_size=5, padding=0, activation=nn.Tanh)
+        self.s4 = nn.AvgPool2d(2)
+        self.c5 = ConvNormAct(16, 120, at[2], order, kernel_size=5, padding=0, activation=nn.Tanh)
+        self.f6 = DenseNormAct(120, 84, at[3], order, activation=nn.Tanh)
+        self.output = nn.Linear(84, num_classes)
+
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if not (28 <= height <= 32 and 28 <= width <= 32):
+            raise UserError(
+                f"lenet5 reads images of 32x32 pixels, or of 28 to 31 in a border of zeros, got {height}x{width}: "
+                "set data.image_size=32 or 28, or choose another model"
+            )
+        x = F.pad(x, ((32 - width) // 2, (33 - width) // 2, (32 - height) // 2, (33 - height) // 2))
+        x = self.s2(self.c1(x))
+        x = self.s4(self.c3(x))
+        x = self.c5(x).flatten(1)
+        return self.output(self.f6(x))

@@ -1,0 +1,98 @@
+"""A multilayer perceptron: dense layers, with a norm on inputs `(N, C)`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from normzoo.errors import UserError
+from normzoo.models.blocks import EVERYWHERE, DenseNormAct, Norm, Placement, check_positive
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+class MLP(nn.Module):
+    """Dense layers over the flattened image, and a linear output.
+
+    Stages: stage i is the i-th hidden layer, with its norm and its activation; the output is never normalized. A norm
+    gets inputs `(N, C)`, so that a batch statistic averages N values, and an instance statistic is undefined.
+
+    With three hidden layers of 100 and `sigmoid` it is the network that Ioffe & Szegedy 2015 (arXiv:1502.03167,
+    section 4.1) train on MNIST: 99,710 parameters without norms.
+
+    Init: He normal for `relu` and `gelu` (He et al. 2015, arXiv:1502.01852), Xavier uniform for `tanh` and `sigmoid`
+    and for the output (Glorot & Bengio 2010); biases zero.
+
+    Shape: `(N, in_channels, H, W) -> (N, num_classes)`
+
+    Args:
+        norm: Builds the norm for a number of features.
+        placement: Which hidden layers are normalized, and on which side of the activation.
+        image_size: The side of the images, or their height and width; a dense layer has to know.
+        hidden: The size of each hidden layer.
+        activation: `relu`, `gelu`, `tanh` or `sigmoid`.
+
+    Raises:
+        UserError: If the activation is unknown or a size is not a positive integer; in `forward`, if the images are
+            not of the size given.
+    """
+
+    def __init__(
+        self,
+        norm: Norm,
+        placement: Placement = EVERYWHERE,
+        *,
+        in_channels: int,
+        num_classes: int,
+        image_size: int | Sequence[int] | None,
+        hidden: Sequence[int] = (100, 100, 100),
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        check_positive("mlp", in_channels=in_channels, num_classes=num_classes, hidden=hidden)
+        if activation not in ACTIVATIONS:
+            raise UserError(f"mlp: activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+        height, width = _sides(image_size)
+        self.image_shape = (in_channels, height, width)
+
+        layers = []
+        features = in_channels * height * width
+        for stage, size in enumerate(hidden):
+            here = norm if placement.at(stage, len(hidden)) else None
+            layers.append(DenseNormAct(features, size, here, placement.order, activation=ACTIVATIONS[activation]))
+            features = size
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(features, num_classes)
+
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                if activation in ("relu", "gelu") and layer is not self.output:
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                else:
+                    nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise UserError(
+                f"mlp was built for images of shape {self.image_shape} (C, H, W), got {tuple(x.shape[1:])}: "
+                "set model.image_size to the size of the images"
+            )
+        x = x.flatten(1)
+        return self.output(self.hidden(x))
+
+
+def _sides(image_size: Any) -> tuple[int, int]:
+    if image_size is None:
+        raise UserError("mlp has to know the size of the images: set model.image_size, such as model.image_size=28")
+    check_positive("mlp", image_size=image_size)
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2:
+        raise UserError(f"mlp: image_size is a side or a height and a width, got {list(sides)}")
+    return sides[0], sides[1]

@@ -1,0 +1,71 @@
+"""A plain convolutional network, small enough to train in seconds."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from normzoo.errors import UserError
+from normzoo.models.blocks import EVERYWHERE, ConvNormAct, Norm, Placement, check_positive
+
+
+class PlainCNN(nn.Module):
+    """A stack of 3x3 convolutions, the mean over the last map, and a linear layer.
+
+    With the default widths and strides an 8x8 image shrinks to maps of 8, 4, 2 and 1: in training at batch 2, the last
+    stage has two values to each batch statistic, which is where BatchNorm fails.
+
+    Stages: stage i is the i-th convolution, with its norm and its ReLU; there are `len(widths)`.
+
+    Parameters: 24,904 weights of convolutions and of the linear layer at one input channel and ten classes, ten biases
+    of the latter, and 240 weights and biases of norms.
+
+    Init: He normal, biases zero (He et al. 2015, arXiv:1502.01852, section 2.2).
+
+    Shape: `(N, in_channels, H, W) -> (N, num_classes)`, for images of any size.
+
+    Args:
+        norm: Builds the norm for a number of channels.
+        placement: Which stages are normalized, and on which side of the ReLU.
+        widths: The channels of each convolution; as many as the network is deep.
+        strides: The stride of each convolution.
+
+    Raises:
+        UserError: If widths and strides differ in number, or a size is not a positive integer.
+    """
+
+    def __init__(
+        self,
+        norm: Norm,
+        placement: Placement = EVERYWHERE,
+        *,
+        in_channels: int,
+        num_classes: int,
+        widths: Sequence[int] = (8, 16, 32, 64),
+        strides: Sequence[int] = (1, 2, 2, 2),
+    ) -> None:
+        super().__init__()
+        check_positive("plain_cnn", in_channels=in_channels, num_classes=num_classes, widths=widths, strides=strides)
+        if len(widths) != len(strides):
+            raise UserError(
+                f"plain_cnn: widths={list(widths)} and strides={list(strides)} are {len(widths)} and {len(strides)}; "
+                "give one stride for each width"
+            )
+        stages = []
+        channels = in_channels
+        for stage, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+            here = norm if placement.at(stage, len(widths)) else None
+            stages.append(ConvNormAct(channels, width, here, placement.order, stride=stride))
+            channels = width
+        self.stages = nn.Sequential(*stages)
+        self.classifier = nn.Linear(channels, num_classes)
+
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(x)
+        x = x.mean(dim=(2, 3))
+        return self.classifier(x)
