@@ -1,0 +1,39 @@
+"""Refusing what a norm is not defined for, in one form: the layer, what it got, what must hold, how to mend it."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from normzoo.errors import UserError
+
+
+class NormValueError(UserError, ValueError):
+    """An input shape, or an argument, for which a norm is not defined."""
+
+
+def check_input(layer: nn.Module, shape: Sequence[int], num_features: int, *, channel_dim: int = 1) -> None:
+    """Refuse an input without the layer's number of channels at `channel_dim`.
+
+    Raises:
+        NormValueError: A ValueError that names the layer, the shape received and the shape expected.
+    """
+    if len(shape) >= 2 and -len(shape) <= channel_dim < len(shape) and shape[channel_dim] == num_features:
+        return
+    where = "(N, C, *)" if channel_dim == 1 else f"at least 2 dimensions and C at dimension {channel_dim}"
+    raise NormValueError(
+        f"{layer} takes an input of {where} with C = {num_features} channels; got the shape {tuple(shape)}: "
+        f"build the layer with the number of channels that the layer before it gives"
+    )
+
+
+def check_count(layer: nn.Module, shape: Sequence[int], count: int, mend: str) -> None:
+    """Refuse a statistic over one value: its variance is 0, and the output would be the bias whatever the input.
+
+    Raises:
+        NormValueError: A ValueError that names the layer, the shape received, the invariant and the mend.
+    """
+    if count == 1:
+        raise NormValueError(
+            f"{layer} got the shape {tuple(shape)}, which leaves a single value for each mean and variance, "
+            f"so that every output would be the bias whatever the input; at least 2 are needed: {mend}"
+        )

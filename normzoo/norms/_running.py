@@ -1,0 +1,56 @@
+"""Running mean and variance: three rules, one equation."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+
+
+def newest_weight(
+    num_batches: Tensor | None, momentum: float | None, moving_average_fraction: float | None = None
+) -> float | Tensor:
+    """The weight w of the newest batch, the t-th, in `running ← running + w (new − running)`.
+
+        torch's moving average          w = momentum
+        cumulative average              w = 1 / t                    (`momentum=None`)
+        Caffe's moving average          w = (1 − α) / (1 − αᵗ)       (`moving_average_fraction=α`)
+
+    Caffe's BatchNorm layer keeps two sums, S ← α S + new and s ← α s + 1, and reads S / s. As s = (1 − αᵗ) / (1 − α),
+    that is the recursion S ← α S + (1 − α) new of its manual, freed of its start: the first batch replaces the initial
+    value, and for large t the weight tends to 1 − α. The rule above keeps S / s itself, and needs no buffer beyond the
+    number of batches. With α = 0.999, Caffe's default, the plain recursion still holds 37 % of its initial value after
+    1000 steps.
+    """
+    if momentum is not None and moving_average_fraction is None:
+        return momentum
+    assert num_batches is not None  # both other rules are refused without running statistics
+    num_batches = num_batches.double() if num_batches.device.type != "mps" else num_batches.float()
+    if momentum is None:
+        return 1 / num_batches
+    # expm1 keeps the digits that 1 − αᵗ loses for α near 1, so that the first weight is exactly 1.
+    log_fraction = math.log(moving_average_fraction or 0.0)
+    return math.expm1(log_fraction) / torch.expm1(num_batches * log_fraction)
+
+
+@torch.no_grad()
+def update_running(layer: _NormBase, mean: Tensor, var: Tensor) -> None:
+    """Count one more batch and move `layer.running_mean` and `layer.running_var` towards its statistics, in place.
+
+    No branch depends on a buffer's value, and nothing is read back from the device: torch.compile(fullgraph=True),
+    torch.export and vmap over stacked replicas take it. As with torch's layers, a functorch transform must be given
+    the buffers as arguments (`functional_call`), not find them in a closure.
+
+    Args:
+        mean: Of the batch, C values.
+        var: Of the batch, unbiased.
+    """
+    if layer.running_mean is None or layer.running_var is None:
+        return
+    if layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+    fraction = getattr(layer, "moving_average_fraction", None)
+    weight = newest_weight(layer.num_batches_tracked, layer.momentum, fraction)
+    for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
+        w = weight.to(running.dtype) if isinstance(weight, Tensor) else weight
+        running.lerp_(new.reshape(-1).to(running.dtype), w)

@@ -1,0 +1,184 @@
+"""Batch normalization: mean and variance of each channel over the batch and the positions."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._running import update_running
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.registry import register
+
+PAPER = "Ioffe & Szegedy, Batch Normalization, 2015, arXiv:1502.03167"
+MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as group_norm"
+
+
+@register(
+    "batch_norm",
+    aliases=("BN", "BN1d", "BN2d", "BN3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"),
+    batch_dependent=True,
+    paper=PAPER,
+    reduces_over="N, *",
+    train_eval_differ=True,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+    fused=True,
+)
+class BatchNorm(nn.BatchNorm2d):
+    """Normalize each channel over the batch and the positions; with running statistics in evaluation.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (N, *)
+        running ← (1 − momentum) · running + momentum · new,  new var unbiased
+
+    torch's layer and kernel for any number of positions' dimensions: it is an instance of `nn.BatchNorm2d`, so that
+    what looks for one (`convert_sync_batchnorm`, `update_bn`, weight-decay filters) finds it.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average, which,
+            unlike torch's, is not read back from the device and compiles into one graph.
+        affine: Whether to learn `weight` and `bias`.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+
+    Raises:
+        ValueError: If the number of channels differs, or a statistic of the batch would be over one value.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return shape[0] * math.prod(shape[2:])
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        return self.training or self.running_mean is None
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        check_input(self, input.shape, self.num_features)
+        if self.uses_batch_statistics:
+            check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and self.momentum is None and self.running_mean is not None:
+            return self._forward_cumulative(input)
+        return super().forward(input)
+
+    def _forward_cumulative(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        assert self.running_mean is not None
+        # With momentum 1 the kernel writes the batch's own mean and unbiased variance.
+        mean, var = (x.new_zeros(self.num_features, dtype=self.running_mean.dtype) for _ in range(2))
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        if x.numel():
+            update_running(self, mean, var)
+        return y
+
+
+@register(
+    "batch_norm_scratch",
+    batch_dependent=True,
+    paper=PAPER,
+    reduces_over="N, *",
+    train_eval_differ=True,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+)
+class BatchNormScratch(BatchNorm):
+    """Batch normalization as its paper writes it: Algorithm 1 in training, Algorithm 2 in evaluation.
+
+        training:    mean = Σ x / m;  var = Σ (x − mean)² / m;  x_hat = (x − mean) / sqrt(var + eps)
+                     y = weight · x_hat + bias
+        evaluation:  y = weight / sqrt(Var + eps) · x + (bias − weight · E / sqrt(Var + eps))
+
+    with m = N · positions, E the running mean of x and Var the running mean of m / (m − 1) · var. At
+    weight = sqrt(var + eps), bias = mean the layer gives back its input. The backward, the paper's chain rule, is
+    written out in `_standardize.py`.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`; `(N, C)` after a dense layer, `(N, C, H, W)` after a convolution.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics, as in torch; None for their cumulative average,
+            as in the paper, which averages over training batches after training.
+        affine: Whether to learn `weight` and `bias`.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        moving_average_fraction: α, to keep the running statistics as Caffe does (0.999 there) instead of by
+            `momentum`, which becomes 1 − α: after t batches the newest weighs (1 − α) / (1 − αᵗ), so that the
+            initial value is gone after the first.
+
+    Raises:
+        ValueError: If the number of channels differs, a statistic of the batch would be over one value, or α is not
+            between 0 and 1.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3; Caffe's BatchNorm layer.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        moving_average_fraction: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if moving_average_fraction is not None:
+            if not 0 < moving_average_fraction < 1:
+                raise NormValueError(
+                    f"moving_average_fraction is what a running statistic keeps of its past, between 0 and 1, "
+                    f"such as 0.999; got {moving_average_fraction}"
+                )
+            momentum = 1 - moving_average_fraction
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.moving_average_fraction = moving_average_fraction
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        if not self.uses_batch_statistics:
+            return self._infer(x)
+        dims = (0, *range(2, x.dim()))
+        y, mean, var, _ = standardize(x, dims, self.eps)
+        if self.training and x.numel():
+            m = self.values_per_statistic(x.shape)
+            update_running(self, mean, var * (m / (m - 1)))
+        if self.affine:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        fraction = self.moving_average_fraction
+        return super().extra_repr() + (f", moving_average_fraction={fraction}" if fraction is not None else "")
+
+    def _infer(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = (self.running_var + self.eps).rsqrt()
+        if self.affine:
+            scale = self.weight * scale
+        shift = -self.running_mean * scale
+        if self.affine:
+            shift = self.bias + shift
+        return (x * per_channel(scale, x) + per_channel(shift, x)).to(x.dtype)

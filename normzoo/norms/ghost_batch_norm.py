@@ -1,0 +1,110 @@
+"""Ghost batch normalization: batch statistics over small groups of samples within the batch."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._running import update_running
+from normzoo.norms.batch_norm import BatchNorm
+from normzoo.registry import register
+
+MEND = "use a larger group_size, a batch without a single sample left over, or a larger map"
+
+
+@register(
+    "ghost_batch_norm",
+    aliases=("GBN", "GhostBN"),
+    batch_dependent=True,
+    paper="Hoffer, Hubara & Soudry, Train longer, generalize better, 2017, arXiv:1705.08741",
+    reduces_over="N/k, *",
+    train_eval_differ=True,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+    fused=True,
+)
+class GhostBatchNorm(BatchNorm):
+    """Normalize each channel over groups of `group_size` samples and the positions: what N/g devices with local BN do.
+
+        y = (x − mean_j) / sqrt(var_j + eps) · weight + bias,  mean_j and var_j over group j and (*)
+        running ← (1 − momentum) · running + momentum · mean over groups of mean_j, and of unbiased var_j
+
+    With k = N // g groups, group j holds the samples j, j + k, j + 2k, …: the share of device j when a
+    `DistributedSampler` deals the batch out to k devices, and a view as g samples of k·C channels, so that one call of
+    the batch norm kernel does all groups. What is left over, N % g samples, is a smaller group of its own.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        group_size: g, the samples in a group; a smaller batch is one group.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
+        affine: Whether to learn `weight` and `bias`, shared by the groups.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the groups' own.
+
+    Raises:
+        ValueError: If `group_size` is less than 1, the number of channels of an input differs, or a statistic of a
+            group would be over one value.
+
+    Source: Hoffer, Hubara & Soudry 2017, arXiv:1705.08741, Algorithm 1. Its running statistics are moved once for each
+    group, one after the other; here once for each batch, so that `momentum` means the same at every group size.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        group_size: int = 32,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if group_size < 1:
+            raise NormValueError(f"group_size is a number of samples, 1 or more; got {group_size}")
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.group_size = group_size
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a statistic; in that of the samples left over, where there are."""
+        return (shape[0] % self.group_size or min(shape[0], self.group_size)) * math.prod(shape[2:])
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        check_input(self, input.shape, self.num_features)
+        if self.uses_batch_statistics:
+            check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.uses_batch_statistics or not input.numel():
+            return super().forward(input)
+        self._check_input_dim(input)
+        k, left = divmod(len(input), self.group_size)
+        if k == 0 or left == 0:
+            y, mean, var = self._forward_groups(input, max(k, 1))
+        else:
+            parts = (self._forward_groups(input[:-left], k), self._forward_groups(input[-left:], 1))
+            y, mean, var = (torch.cat(both) for both in zip(*parts, strict=True))
+        if self.training:
+            update_running(self, mean.mean(0), var.mean(0))
+        return channels_last(y) if is_channels_last(input) else y
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, group_size={self.group_size}"
+
+    def _forward_groups(self, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Output, mean and unbiased variance of k equal groups: batch norm of k·C channels."""
+        channels = k * self.num_features
+        grouped = x.reshape(len(x) // k, channels, *x.shape[2:])
+        weight, bias = (self.weight.repeat(k), self.bias.repeat(k)) if self.affine else (None, None)
+        # With momentum 1 the kernel writes the groups' own mean and unbiased variance.
+        dtype = torch.promote_types(x.dtype, torch.float32) if weight is None else weight.dtype
+        mean, var = (x.new_zeros(channels, dtype=dtype) for _ in range(2))
+        y = F.batch_norm(grouped, mean, var, weight, bias, True, 1.0, self.eps)
+        return y.reshape(x.shape), mean.view(k, -1), var.view(k, -1)

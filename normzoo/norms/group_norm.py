@@ -1,0 +1,149 @@
+"""Group normalization: mean and variance of each sample over groups of channels and the positions."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.registry import register
+
+PAPER = "Wu & He, Group Normalization, 2018, arXiv:1803.08494"
+DEFAULT_GROUPS = 32
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def number_of_groups(num_features: int, num_groups: int | None, channels_per_group: int | None) -> int:
+    """The number of groups that the two arguments ask for, or the default: see `GroupNorm`.
+
+    Raises:
+        NormValueError: A ValueError, if both are given, or the channels do not divide into such groups.
+    """
+    if num_groups is not None and channels_per_group is not None:
+        raise NormValueError(
+            f"num_groups={num_groups} and channels_per_group={channels_per_group} are two ways to say one thing: "
+            f"give one of them"
+        )
+    if channels_per_group is not None:
+        if channels_per_group > num_features:
+            return 1
+        if channels_per_group < 1 or num_features % channels_per_group:
+            raise NormValueError(
+                f"{num_features} channels do not divide into groups of {channels_per_group}: "
+                f"channels_per_group must be one of {divisors(num_features)}, or larger for a single group"
+            )
+        return num_features // channels_per_group
+    if num_groups is None:
+        return max(d for d in divisors(num_features) if d <= DEFAULT_GROUPS and (d == 1 or num_features // d >= 2))
+    if num_groups < 1 or num_features % num_groups:
+        raise NormValueError(
+            f"{num_features} channels do not divide into {num_groups} groups: "
+            f"num_groups must be one of {divisors(num_features)}"
+        )
+    return num_groups
+
+
+@register(
+    "group_norm",
+    aliases=("GN",),
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C/G, *",
+    minimum_count=2,
+    fused=True,
+)
+class GroupNorm(nn.GroupNorm):
+    """Normalize each sample over groups of neighbouring channels and the positions.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (C/G, *)
+
+    torch's layer and kernel; the number of channels comes first, and the number of groups has a default.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_groups: G, a divisor of C. By default the largest divisor that is at most 32, the paper's number, and
+            leaves two channels or more in a group: 32 for 64 channels, 24 for 48, 4 for 8, 1 for a prime number.
+        eps: Added to the variance, within the root.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+        channels_per_group: C/G instead of G, the paper's other way (16 there); larger than C is one group.
+
+    Raises:
+        ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
+            an input differs, or a group would be of one value.
+
+    Source: Wu & He 2018, arXiv:1803.08494, sections 3.2 and 4.1.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int | None = None,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        channels_per_group: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        groups = number_of_groups(num_features, num_groups, channels_per_group)
+        super().__init__(groups, num_features, eps, affine, device=device, dtype=dtype)
+        self.num_features = num_features
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return self.num_features // self.num_groups * math.prod(shape[2:])
+
+    def _check(self, x: Tensor) -> None:
+        check_input(self, x.shape, self.num_features)
+        mend = "use fewer groups or a larger map, or leave the norm out at this place"
+        check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check(input)
+        y = F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        # The CPU kernel keeps the format; the CUDA kernel does not.
+        return channels_last(y) if is_channels_last(input) else y
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, affine={self.affine}"
+
+
+@register("group_norm_scratch", batch_dependent=False, paper=PAPER, reduces_over="C/G, *", minimum_count=2)
+class GroupNormScratch(GroupNorm):
+    """Group normalization from the equation: split the channels, standardize each group, scale each channel.
+
+        x: (N, C, *) -> (N, G, C/G, *);  x_hat = (x − mean) / sqrt(var + eps),  mean and var over (C/G, *)
+        y = x_hat · weight + bias
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_groups: G, a divisor of C; the default is that of `group_norm`.
+        eps: Added to the variance, within the root.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+        channels_per_group: C/G instead of G; larger than C is one group.
+
+    Raises:
+        ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
+            an input differs, or a group would be of one value.
+
+    Source: Wu & He 2018, arXiv:1803.08494, equations 1 to 3 and 7.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        grouped = x.unflatten(1, (self.num_groups, -1))
+        x_hat, *_ = standardize(grouped, range(2, grouped.dim()), self.eps)
+        y = x_hat.flatten(1, 2)
+        if self.affine:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)

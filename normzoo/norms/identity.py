@@ -1,0 +1,25 @@
+"""No normalization: the baseline that every other norm is compared with."""
+
+from torch import nn
+
+from normzoo.registry import register
+
+
+@register("identity", aliases=("none", "no_norm"), batch_dependent=False, reduces_over="-", fused=True)
+class Identity(nn.Identity):
+    """Return the input as it is, so that a model can be built without a norm.
+
+        y = x
+
+    Shape: `(*)` -> `(*)`.
+
+    Args:
+        num_features: The number of channels, taken so that it can stand where a norm stands, and not used.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def extra_repr(self) -> str:
+        return str(self.num_features)

@@ -1,0 +1,147 @@
+"""Instance normalization: mean and variance of each channel of each sample over the positions."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._running import update_running
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.registry import register
+
+PAPER = "Ulyanov, Vedaldi & Lempitsky, Instance Normalization, 2016, arXiv:1607.08022"
+MEND = "use a larger map, or a norm that averages over channels too, such as layer_norm or group_norm"
+
+
+@register(
+    "instance_norm",
+    aliases=("IN", "IN1d", "IN2d", "IN3d", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"),
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="*",
+    minimum_count=2,
+    ranks=(3, 4, 5),
+    fused=True,
+)
+class InstanceNorm(nn.InstanceNorm2d):
+    """Normalize each channel of each sample over its positions.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (*)
+
+    An instance of torch's `nn.InstanceNorm2d` for any number of positions' dimensions, that learns `weight` and `bias`
+    by default, as the other norms here do and torch's does not. It runs on the kernel of group norm with C groups,
+    which is the faster one and, in evaluation too, sees the values of the sample alone.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics, if there are; None for a cumulative average.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+        track_running_stats: Whether to keep, as torch can, means over samples of mean and unbiased variance, and
+            normalize with these in evaluation.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or its map is of a single value.
+
+    Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, 0.1, affine, track_running_stats, device=device, dtype=dtype)
+        self.momentum = momentum  # torch's signature leaves None out, which its base class takes
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return math.prod(shape[2:])
+
+    @property
+    def uses_running_statistics(self) -> bool:
+        return self.running_mean is not None and not self.training
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        check_input(self, input.shape, self.num_features)
+        if not self.uses_running_statistics:
+            check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        if self.running_mean is not None:
+            y = self._forward_tracked(input)
+        else:
+            # With one channel to a group the kernel is several times slower on channels_last than with both copies.
+            x = input.contiguous() if is_channels_last(input) else input
+            y = F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+        return channels_last(y) if is_channels_last(input) else y
+
+    def _forward_tracked(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        if not self.training:
+            mean, var = self.running_mean, self.running_var
+            return F.instance_norm(x, mean, var, self.weight, self.bias, use_input_stats=False, eps=self.eps)
+        # With momentum 1 the kernel writes the batch's own mean and unbiased variance.
+        mean, var = (x.new_zeros(self.num_features, dtype=self.running_mean.dtype) for _ in range(2))
+        y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input_stats=True, momentum=1.0, eps=self.eps)
+        if x.numel():
+            update_running(self, mean, var)
+        return y
+
+
+@register(
+    "instance_norm_scratch",
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="*",
+    minimum_count=2,
+    ranks=(3, 4, 5),
+)
+class InstanceNormScratch(InstanceNorm):
+    """Instance normalization from the equation: standardize each channel of each sample, scale each channel.
+
+        x_hat = (x − mean) / sqrt(var + eps),  mean and var over (*)
+        y = x_hat · weight + bias
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or its map is of a single value.
+
+    Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, affine=affine, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        y, *_ = standardize(x, range(2, x.dim()), self.eps)
+        if self.affine:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)

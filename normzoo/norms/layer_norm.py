@@ -1,0 +1,164 @@
+"""Layer normalization: mean and variance of each sample, over all of it or over the channels at each position."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.registry import register
+
+PAPER = "Ba, Kiros & Hinton, Layer Normalization, 2016, arXiv:1607.06450"
+
+
+@register(
+    "layer_norm",
+    aliases=("LN", "GroupNorm1"),
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C, *",
+    minimum_count=2,
+    fused=True,
+)
+class LayerNorm(nn.GroupNorm):
+    """Normalize each sample over all its channels and positions.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (C, *)
+
+    This is the layer norm of convolutional networks, as in the group norm paper, with a weight for each channel: group
+    norm of one group, whose kernel and class it takes from torch. Over the channels at each position, as in
+    transformers, ConvNeXt and detectron2's LN, it is `layer_norm_channel`; on `(N, C)` the two are the same.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or a sample is of one value.
+
+    Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 3; on images Wu & He 2018, arXiv:1803.08494.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(1, num_features, eps, affine, device=device, dtype=dtype)
+        self.num_features = num_features
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return self.num_features * math.prod(shape[2:])
+
+    def _check(self, x: Tensor) -> None:
+        check_input(self, x.shape, self.num_features)
+        mend = "use more channels or a larger map, or leave the norm out at this place"
+        check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check(input)
+        y = F.group_norm(input, 1, self.weight, self.bias, self.eps)
+        # The CPU kernel keeps the format; the CUDA kernel does not.
+        return channels_last(y) if is_channels_last(input) else y
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+
+
+@register("layer_norm_scratch", batch_dependent=False, paper=PAPER, reduces_over="C, *", minimum_count=2)
+class LayerNormScratch(LayerNorm):
+    """Layer normalization from the equation: standardize each sample, scale each channel.
+
+        x_hat = (x − mean) / sqrt(var + eps),  mean and var over (C, *)
+        y = x_hat · weight + bias
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or a sample is of one value.
+
+    Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 3.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        y, *_ = standardize(x, range(1, x.dim()), self.eps)
+        if self.affine:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)
+
+
+@register(
+    "layer_norm_channel",
+    aliases=("LN2d", "LayerNorm2d", "channel_layer_norm", "LayerNormChannels"),
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C",
+    minimum_count=2,
+    fused=True,
+)
+class LayerNormChannel(nn.LayerNorm):
+    """Normalize the channels at each position of each sample.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over C
+
+    torch's layer and kernel, for channels in any dimension. On `(N, C, *)` the kernel wants the channels last, and the
+    output stays so in memory: a channels_last input, which costs no copy, gives a channels_last output.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`; with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+        channel_dim: Where the channels are: 1 for images, -1 for tokens.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or is 1.
+
+    Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450; at each position Vaswani et al. 2017, arXiv:1706.03762.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        channel_dim: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, affine, device=device, dtype=dtype)
+        self.num_features = num_features
+        self.channel_dim = channel_dim
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return self.num_features
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_input(self, input.shape, self.num_features, channel_dim=self.channel_dim)
+        check_count(self, input.shape, self.num_features, "use more channels, or leave the norm out at this place")
+        x = input.movedim(self.channel_dim, -1)
+        y = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return y.movedim(-1, self.channel_dim)
+
+    def extra_repr(self) -> str:
+        affine = self.elementwise_affine
+        return f"{self.num_features}, eps={self.eps}, affine={affine}, channel_dim={self.channel_dim}"

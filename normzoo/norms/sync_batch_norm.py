@@ -1,0 +1,99 @@
+"""Synchronized batch normalization: batch statistics over all processes."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._running import update_running
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms.batch_norm import BatchNorm
+from normzoo.registry import register
+
+MEND = "use a larger batch on some process, or a norm that does not depend on the batch, such as group_norm"
+
+
+@register(
+    "sync_batch_norm",
+    aliases=("SyncBN", "SyncBatchNorm", "naiveSyncBN", "nnSyncBN", "MMSyncBN"),
+    batch_dependent=True,
+    paper="Ioffe & Szegedy 2015, arXiv:1502.03167; across devices Peng et al., MegDet, 2017, arXiv:1711.07240",
+    reduces_over="N, *, processes",
+    train_eval_differ=True,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+)
+class SyncBatchNorm(BatchNorm):
+    """Normalize each channel over the batches of all processes and the positions, on any device and backend.
+
+        n = Σ n_r;  mean = Σ n_r mean_r / n;  var = Σ n_r (var_r + (mean_r − mean)²) / n,  summed over processes r
+        y = (x − mean) / sqrt(var + eps) · weight + bias
+
+    It is `batch_norm` on all the batches laid end to end: in output, in the gradient of each process's input, in the
+    running statistics, and in the gradients of `weight` and `bias` summed over processes. Batches may differ in size,
+    and be empty; but `DistributedDataParallel` averages gradients over processes, so that those of a mean loss are
+    exact only for batches of one size. In one process, or in evaluation, it is `batch_norm` itself.
+
+    Forward gathers three numbers a channel from each process, backward sums two: all processes must call both, and run
+    backward from an empty output as well. It is not an instance of torch's `SyncBatchNorm`, which refuses the CPU.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, with N of each process's own.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
+        affine: Whether to learn `weight` and `bias`.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batches' own.
+        process_group: The processes to average over; None for all.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or all batches together leave a statistic one value.
+
+    Source: Peng et al. 2017, arXiv:1711.07240, section 3.3; Chan, Golub & LeVeque 1979.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        process_group: "dist.ProcessGroup | None" = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.process_group = process_group
+
+    @property
+    def _processes(self) -> int:
+        if not dist.is_available() or not dist.is_initialized():
+            return 1
+        return dist.get_world_size(self.process_group)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a statistic, if every process holds an input of this shape."""
+        return super().values_per_statistic(shape) * self._processes
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self._processes == 1:
+            return super().forward(input)
+        x = input
+        check_input(self, x.shape, self.num_features)
+        dims = (0, *range(2, x.dim()))
+        y, mean, var, n = standardize(x, dims, self.eps, group=self.process_group or dist.group.WORLD)
+        # Only where there is next to nothing here can there be so everywhere, so that no step waits for the device.
+        own = x.shape[0] * math.prod(x.shape[2:])
+        total = int(n.max()) if own <= 1 else own
+        check_count(self, x.shape, total, MEND)
+        if total > 0:
+            update_running(self, mean, var * (n / (n - 1)))
+        if self.affine:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)
