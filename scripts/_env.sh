@@ -120,7 +120,7 @@ step() {
   if [ "$code" -eq 0 ]; then return 0; fi
   {
     printf '\nsetup: FAILED to %s (exit code %s). The end of the log:\n' "$what" "$code"
-    tail -n 15 "$setup_log" | sed 's/^/  | /'
+    tail -n 15 "$setup_log" | cut -c 1-240 | sed 's/^/  | /'
     printf 'setup: the whole log: %s\nsetup: likely mend: %s\n' "$setup_log" "$(likely_mend)"
   } >&2
   return "$code"

@@ -1,0 +1,157 @@
+"""The wheel and the sdist carry everything and nothing else, and a cell runs from the wheel outside the checkout."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+def build(source: Path, out: Path, *targets: str) -> None:
+    options = [word for target in targets for word in ("--target", target)]
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(out), *options]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def source_files(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in {".py", ".yaml", ".typed"}
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    build(ROOT, out, "sdist", "wheel")
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts folder of an environment outside the checkout with the wheel in it, not the checkout.
+
+    The heavy dependencies come from the environment that runs the tests, by a .pth file. Python reads no .pth files
+    in a folder that a .pth file added, and so does not see the editable install there.
+    """
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=False, symlinks=os.name != "nt")
+    scripts = folder / ("Scripts" if os.name == "nt" else "bin")
+    python = str(scripts / "python")
+    install = ["-m", "pip", "--python", python, "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([sys.executable, *install], check=True, capture_output=True, text=True)
+    site = ask(scripts, "import sysconfig; print(sysconfig.get_path('purelib'))")
+    here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    Path(site, "heavy.pth").write_text("\n".join(sorted(here)) + "\n")
+    return scripts
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HYDRA", "COV_"))}
+
+
+def ask(scripts: Path, program: str) -> str:
+    command = [str(scripts / "python"), "-c", program]
+    done = subprocess.run(
+        command, cwd=scripts, env=clean_environment(), check=False, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def normzoo(scripts: Path, cwd: Path, *arguments: str) -> str:
+    command = [str(scripts / "normzoo"), *arguments]
+    done = subprocess.run(
+        command, cwd=cwd, env=clean_environment(), check=False, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_wheel_holds_the_package_its_configs_and_nothing_else(wheel: Path) -> None:
+    files = contents(wheel)
+    code = {
+        f"normzoo/{name}"
+        for name in source_files(ROOT / "normzoo") | {f"conf/{name}" for name in source_files(ROOT / "conf")}
+    }
+    # Hydra's plugins lie in the package and are installed beside it, where Hydra looks for them.
+    expected = {name.removeprefix("normzoo/training/plugins/") for name in code}
+    assert {name for name in files if not name.startswith("normzoo-")} == expected
+    assert {"normzoo/py.typed", "normzoo/conf/train.yaml", "normzoo/conf/norm/group_norm.yaml"} <= expected
+    (licence,) = (name for name in files if name.endswith("/licenses/LICENSE"))
+    assert files[licence] == (ROOT / "LICENSE").read_bytes()
+
+
+def test_sdist_holds_real_files_and_builds_the_same_wheel(built: Path, wheel: Path, tmp_path: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert all(member.isreg() for member in archive.getmembers())
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    assert source_files(source / "conf") == source_files(source / "normzoo" / "conf") == source_files(ROOT / "conf")
+    assert source_files(source / "tests") >= {path.name for path in Path(__file__).parent.glob("*.py")}
+    build(source, tmp_path / "again", "wheel")
+    (again,) = (tmp_path / "again").glob("*.whl")
+    assert contents(again) == contents(wheel)
+
+
+def test_version_is_said_once() -> None:
+    import normzoo
+
+    assert normzoo.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_core_needs_torch_alone(fresh: Path) -> None:
+    required = ask(
+        fresh, "import importlib.metadata as m; print(*(r for r in m.requires('normzoo') if 'extra' not in r))"
+    )
+    assert required.split(">")[0] == "torch"
+    assert len(required.split()) == 1
+
+
+def test_installed_package_is_the_wheel_not_the_checkout(fresh: Path) -> None:
+    at = Path(ask(fresh, "import normzoo; print(normzoo.__file__)")).resolve()
+    assert at.is_relative_to(fresh.parent.resolve())
+
+
+def test_cell_composes_and_runs_outside_the_checkout(fresh: Path, tmp_path: Path) -> None:
+    cell = ["norm=group_norm", "data=digits", "model=plain_cnn", "data.train_size=200", "batch_size_per_device=32"]
+    assert "name: group_norm" in normzoo(fresh, tmp_path, "train", "--cfg", "job", *cell)
+    normzoo(fresh, tmp_path, "train", *cell, "trainer.max_epochs=1", "hydra.run.dir=out")
+    (record,) = tmp_path.rglob("result.json")
+    assert record.is_relative_to(tmp_path / "out")
+    assert '"status": "ok"' in record.read_text()
+
+
+def test_configs_are_found_by_other_projects(fresh: Path) -> None:
+    """`pkg://normzoo.conf` on the search path of somebody else's Hydra program finds the groups."""
+    program = """
+from hydra import compose, initialize_config_dir
+import pathlib, tempfile
+folder = pathlib.Path(tempfile.mkdtemp())
+theirs = "hydra: {searchpath: [pkg://normzoo.conf]}\\ndefaults: [{norm: group_norm}, _self_]\\n"
+(folder / "theirs.yaml").write_text(theirs)
+with initialize_config_dir(str(folder), version_base=None):
+    print(compose("theirs").norm.name)
+"""
+    assert ask(fresh, program) == "group_norm"
