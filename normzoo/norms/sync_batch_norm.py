@@ -18,7 +18,7 @@ MEND = "use a larger batch on some process, or a norm that does not depend on th
 
 @register(
     "sync_batch_norm",
-    aliases=("SyncBN", "SyncBatchNorm", "naiveSyncBN", "nnSyncBN", "MMSyncBN"),
+    aliases=("SyncBN", "SyncBatchNorm", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN", "MMSyncBN"),
     batch_dependent=True,
     paper="Ioffe & Szegedy 2015, arXiv:1502.03167; across devices Peng et al., MegDet, 2017, arXiv:1711.07240",
     reduces_over="N, *, processes",

@@ -1,0 +1,66 @@
+"""`import normzoo` needs torch and nothing else, and so does building any norm."""
+
+import inspect
+import subprocess
+import sys
+
+import normzoo
+
+EXTRAS = (
+    "hydra", "lightning", "matplotlib", "mlxtend", "numpy", "omegaconf", "pandas", "PIL", "pytest", "pytorch_lightning",
+    "rich", "scipy", "sklearn", "timm", "torchmetrics", "torchvision",
+)  # fmt: skip
+
+IMPORTED = """
+import sys
+import torch
+before = set(sys.modules)
+import normzoo
+packages = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+print(" ".join(sorted(packages)))
+"""
+
+# A finder that comes first and fails is what a machine without these packages looks like.
+BLOCKED = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked)", name=name)
+
+sys.meta_path.insert(0, Block())
+import inspect
+import torch
+import normzoo
+from normzoo import registry
+
+for name in sorted(registry._infos):
+    info = normzoo.info(name)
+    if info.build.__module__.startswith("normzoo.") and inspect.Parameter.empty not in info.arguments.values():
+        layer = normzoo.create(name, 8)
+        if info.kind == "layer":
+            layer(torch.randn(4, 8, *[2] * (max(info.ranks) - 2)))
+        print(name)
+"""
+
+
+def run(program: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_import_brings_in_torch_and_nothing_else():
+    assert run(IMPORTED) == ["normzoo"]
+
+
+def test_every_norm_is_built_where_only_torch_is_installed():
+    expected = [
+        name
+        for name in normzoo.list_norms()
+        if normzoo.info(name).build.__module__.startswith("normzoo.")
+        and inspect.Parameter.empty not in normzoo.info(name).arguments.values()
+    ]
+    assert run(f"EXTRAS = {EXTRAS!r}\n{BLOCKED}") == expected
+    assert expected

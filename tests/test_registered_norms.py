@@ -1,0 +1,145 @@
+"""No norm is registered without what belongs to it, and each is found by what people already type."""
+
+import re
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import normzoo
+
+omegaconf = pytest.importorskip("omegaconf")
+
+CONFIGS = Path(normzoo.__file__).parent / "conf" / "norm"
+NAMES = [name for name in normzoo.list_norms() if normzoo.info(name).build.__module__.startswith("normzoo.")]
+WITHOUT_PAPER = {"identity"}
+
+# Source library, what its users type, and the norm here. A plain LN is that of convolutional networks, over channels and
+# positions; detectron2's, over channels, is `layer_norm_channel`.
+TYPED = [
+    ("torch", "Identity", "identity"),
+    ("torch", "nn.Identity", "identity"),
+    ("torch", "BatchNorm1d", "batch_norm"),
+    ("torch", "nn.BatchNorm2d", "batch_norm"),
+    ("torch", "torch.nn.BatchNorm3d", "batch_norm"),
+    ("torch", "nn.SyncBatchNorm", "sync_batch_norm"),
+    ("torch", "torch.nn.GroupNorm", "group_norm"),
+    ("torch", "nn.LayerNorm", "layer_norm"),
+    ("torch", "InstanceNorm1d", "instance_norm"),
+    ("torch", "nn.InstanceNorm2d", "instance_norm"),
+    ("torch", "torch.nn.InstanceNorm3d", "instance_norm"),
+    ("timm", "batchnorm", "batch_norm"),
+    ("timm", "batchnorm1d", "batch_norm"),
+    ("timm", "batchnorm2d", "batch_norm"),
+    ("timm", "groupnorm", "group_norm"),
+    ("timm", "groupnorm1", "layer_norm"),
+    ("timm", "layernorm", "layer_norm"),
+    ("timm", "layernorm2d", "layer_norm_channel"),
+    ("timm", "layernormfp32", "layer_norm"),
+    ("timm", "layernorm2dfp32", "layer_norm_channel"),
+    ("mmcv", "BN", "batch_norm"),
+    ("mmcv", "BN1d", "batch_norm"),
+    ("mmcv", "BN2d", "batch_norm"),
+    ("mmcv", "BN3d", "batch_norm"),
+    ("mmcv", "SyncBN", "sync_batch_norm"),
+    ("mmcv", "MMSyncBN", "sync_batch_norm"),
+    ("mmcv", "GN", "group_norm"),
+    ("mmcv", "LN", "layer_norm"),
+    ("mmcv", "LN2d", "layer_norm_channel"),
+    ("mmcv", "IN", "instance_norm"),
+    ("mmcv", "IN1d", "instance_norm"),
+    ("mmcv", "IN2d", "instance_norm"),
+    ("mmcv", "IN3d", "instance_norm"),
+    ("detectron2", "BN", "batch_norm"),
+    ("detectron2", "SyncBN", "sync_batch_norm"),
+    ("detectron2", "nnSyncBN", "sync_batch_norm"),
+    ("detectron2", "naiveSyncBN", "sync_batch_norm"),
+    ("detectron2", "naiveSyncBN_N", "sync_batch_norm"),
+    ("detectron2", "GN", "group_norm"),
+    ("tables of papers", "none", "identity"),
+    ("tables of papers", "ghost_bn", "ghost_batch_norm"),
+    ("people", "batch norm", "batch_norm"),
+    ("people", "Batch-Norm", "batch_norm"),
+    ("people", "instancenorm", "instance_norm"),
+    ("people", "INSTANCE_NORM", "instance_norm"),
+    ("people", "sync-bn", "sync_batch_norm"),
+]
+
+
+@pytest.mark.parametrize(("library", "typed", "name"), TYPED)
+def test_names_of_other_libraries(library, typed, name):
+    assert normzoo.info(typed).name == name
+
+
+@pytest.mark.parametrize(
+    "kind", ["BatchNorm2d", "SyncBatchNorm", "GroupNorm", "LayerNorm", "InstanceNorm2d", "Identity"]
+)
+def test_the_class_name_of_a_torch_layer_is_a_name(kind):
+    assert normzoo.info(getattr(nn, kind).__name__)
+
+
+def test_every_norm_of_timm_that_we_have_is_found_by_its_name_there():
+    """All of timm's table: what is not ours yet is said not to be, rather than taken for a neighbour."""
+    from timm.layers.create_norm import _NORM_MAP
+
+    # Learnt or frozen otherwise than anything here so far: a norm that is added takes its name off this list.
+    absent = {"rmsnorm", "rmsnorm2d", "rmsnormfp32", "rmsnorm2dfp32", "frozenbatchnorm2d"}
+    absent |= {name for name in _NORM_MAP if name.startswith("simplenorm")}
+    known = {name for _, name, _ in TYPED}
+    for name in _NORM_MAP:
+        assert name in known or name in absent
+        if name in absent:
+            with pytest.raises(normzoo.UnknownNormError):
+                normzoo.info(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_a_config_that_builds_it(name):
+    """`conf/norm/<name>.yaml` holds the name and every option with its default."""
+    config = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    assert config.pop("name") == name
+    arguments = normzoo.info(name).arguments
+    assert config == {key: arguments[key] for key in config}, "a default differs from the layer's own"
+    assert set(arguments) - set(config) <= {"device", "dtype"}, "an option is not in the config"
+    assert isinstance(normzoo.factory(name, **config)(8), nn.Module)
+
+
+def test_no_config_is_without_its_norm():
+    assert sorted(file.stem for file in CONFIGS.glob("*.yaml")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cites_its_paper(name):
+    paper = normzoo.info(name).paper
+    if name in WITHOUT_PAPER:
+        assert paper == ""
+    else:
+        assert re.search(r"\b(19|20)\d\d\b", paper), f"authors and year are missing: {paper!r}"
+        assert "arXiv:" in paper or len(paper) > 30, f"neither an arXiv number nor where it appeared: {paper!r}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_documented(name):
+    info = normzoo.info(name)
+    assert info.summary.endswith("."), "the docstring starts with one sentence"
+    for part in ("Shape:", *(() if name in WITHOUT_PAPER else ("Source:",))):
+        assert part in (info.build.__doc__ or ""), f"the docstring lacks {part}"
+    documented = info.build.__doc__.partition("Args:")[2]
+    missing = [key for key in info.arguments if key not in ("device", "dtype") and f" {key}:" not in documented]
+    assert not missing, f"arguments without a word in the docstring: {missing}"
+    assert info.reduces_over
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_and_class_agree(name):
+    """`group_norm` is `GroupNorm`, in a file of the norms' folder."""
+    build = normzoo.info(name).build
+    assert build.__name__.lower() == name.replace("_", "")
+    assert build.__module__.startswith("normzoo.norms.")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_device_and_dtype_if_it_holds_tensors(name):
+    if not normzoo.create(name, 8).state_dict():
+        pytest.skip("holds no tensors")
+    assert {"device", "dtype"} <= set(normzoo.info(name).arguments)
