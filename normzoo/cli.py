@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from normzoo.errors import UserError
+from normzoo.errors import UserError, exit_with
 
 DESCRIPTION = """Every normalization layer for PyTorch under a name, put into models, swept and explained.
 
@@ -30,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             _parse(arguments)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        exit_with(error)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what had finished is kept\n")
         sys.exit(130)

@@ -1,5 +1,8 @@
 """Errors a user can mend."""
 
+import sys
+from typing import NoReturn
+
 
 class UserError(Exception):
     """Something the user asked for cannot be, and the message says how to mend it.
@@ -7,3 +10,9 @@ class UserError(Exception):
     The message states what was wrong, what was expected and how to mend it; the command line prints it on its own,
     without a traceback, and exits with code 2.
     """
+
+
+def exit_with(error: UserError) -> NoReturn:
+    """Print the error on a line of its own and end the process with code 2."""
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(2)

@@ -1,6 +1,5 @@
 """From a composed configuration to objects: norm, model, data, learning rate."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +25,14 @@ def build_norm(config: Config) -> Callable[[int], nn.Module]:
         raise UserError(str(error)) from error
 
 
+def build_placement(config: Config) -> Placement:
+    """Which stages are normalized, and on which side of the activation."""
+    try:
+        return Placement(**{key: value for key, value in config["placement"].items() if key != "name"})
+    except TypeError as error:
+        raise UserError(f"placement: {error}; it takes order and where") from error
+
+
 def build_data(config: Config) -> lightning.LightningDataModule:
     """The data set of `config["data"]`, in batches of `batch_size_per_device` per process."""
     return _instantiate("data", config, batch_size=config["batch_size_per_device"], seed=config["seed"])
@@ -33,12 +40,11 @@ def build_data(config: Config) -> lightning.LightningDataModule:
 
 def build_model(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """The model of `config["model"]` for images of `image_shape` (C, H, W), with the norm where the placement says."""
-    placement = {key: value for key, value in config["placement"].items() if key != "name"}
     return _instantiate(
         "model",
         config,
         norm=build_norm(config),
-        placement=Placement(**placement),
+        placement=build_placement(config),
         in_channels=image_shape[0],
         num_classes=num_classes,
     )
@@ -91,9 +97,9 @@ def build_optimizer(config: Config, parameters: Any) -> Any:
 
 
 def _instantiate(group: str, config: Config, **arguments: Any) -> Any:
-    chosen = {key: value for key, value in copy.deepcopy(config[group]).items() if key != "name"}
+    chosen = {key: value for key, value in config[group].items() if key != "name"}
     try:
-        return instantiate(chosen, **arguments, _recursive_=False, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"{group}={config[group].get('name')}: {cause}") from error
+        # Called here and not by Hydra, which would turn the arguments into configuration, and errors into its own.
+        return instantiate(chosen, _partial_=True, _convert_="all")(**arguments)
+    except (InstantiationException, TypeError) as error:
+        raise UserError(f"{group}={config[group].get('name')}: {error.__cause__ or error}") from error

@@ -1,17 +1,19 @@
 """What watches a cell while it trains: its record, and lines on the console."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
 from normzoo.results import CellResult, write_atomic, write_result
 from normzoo.training.check import Shapes, values_per_statistic
 
 CURVE = "curve.json"
+log = logging.getLogger("normzoo")
+
 MODES = (("running", "val_error_running"), ("recomputed", "val_error_population"), ("batch", "val_error_batch"))
 
 
@@ -19,11 +21,11 @@ class EpochLines(Callback):
     """Says after every validation, in one line, how far the cell is."""
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if not module.curve or trainer.sanity_checking:
+        if not trainer.is_global_zero:
             return
         point: dict[str, Any] = module.curve[-1]  # type: ignore[index, assignment]
         errors = "  ".join(f"{name} {_percent(point[key])}" for name, key in MODES)
-        rank_zero_info(
+        log.info(
             f"epoch {point['epoch']}/{trainer.max_epochs}  step {point['step']}  train loss {point['train_loss']:.4f}  "
             f"train error {_percent(point['train_error'])}  validation error with statistics: {errors}"
         )

@@ -115,7 +115,8 @@ def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callba
     """The Lightning trainer of `config["trainer"]`; its strategy `auto` never starts a second copy of the program."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning", message=".*does not have many workers.*")
+    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)
     ours = ("name", "threads")
     arguments = {key: value for key, value in config["trainer"].items() if key not in ours}
     if arguments["strategy"] == "auto" and arguments["devices"] * arguments["num_nodes"] > 1:

@@ -9,7 +9,7 @@ from torch import nn
 
 from normzoo.errors import UserError
 from normzoo.registry import norm_layers
-from normzoo.training.build import Config, build_model, build_optimizer, global_batch, schedule
+from normzoo.training.build import Config, build_model, build_norm, build_optimizer, build_placement, global_batch, schedule
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -64,17 +64,16 @@ def check_cell(config: Config, data: Any) -> Shapes:
             f"a global batch of {together} samples is larger than the training set of {data.num_train}: "
             f"lower batch_size_per_device={per_device} or trainer.devices={config['trainer']['devices']}"
         )
+    build_norm(config)
+    build_placement(config)
+    build_optimizer(config, [nn.Parameter(torch.zeros(1))])
+    schedule(config, 1)
     try:
         with torch.device("meta"):
             model = build_model(config, data.image_shape, data.num_classes)
-            shapes = statistic_shapes(model, torch.empty(per_device, *data.image_shape))
-    except UserError:
-        raise
-    except (ValueError, RuntimeError) as error:
+            return statistic_shapes(model, torch.empty(per_device, *data.image_shape))
+    except (UserError, ValueError, RuntimeError) as error:
         raise RefusedError(str(error)) from error
-    build_optimizer(config, [nn.Parameter(torch.zeros(1))])
-    schedule(config, 1)
-    return shapes
 
 
 def statistic_shapes(model: nn.Module, x: torch.Tensor) -> Shapes:

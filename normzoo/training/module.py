@@ -49,16 +49,15 @@ class Classifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.loss_sum.zero_()
-        self._steps_summed = 0
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         loss = F.cross_entropy(self.model(x), y)
-        self.loss_sum += loss.detach()
-        self._steps_summed += 1
+        self.loss_sum.add_(loss.detach())
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._steps_summed = batch_idx + 1
         if self._steps_summed % CHECK_EVERY == 0 or self.trainer.is_last_batch:
             finite = self.trainer.strategy.reduce_boolean_decision(bool(self.loss_sum.isfinite()), all=True)
             if not finite:
@@ -74,7 +73,7 @@ class Classifier(LightningModule):
         x, y = batch
         logits = self.model(x)
         self.accuracy.update(logits.argmax(dim=1), y)
-        self.val_loss_sum += F.cross_entropy(logits, y, reduction="sum")
+        self.val_loss_sum.add_(F.cross_entropy(logits, y, reduction="sum"))
         self._val_samples += len(y)
 
     def on_validation_epoch_end(self) -> None:
@@ -104,9 +103,12 @@ class Classifier(LightningModule):
         for buffer in population.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(self._sum(buffer) / self.trainer.world_size)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        fits = size * self.trainer.world_size <= data.num_val
+        batch = self._error_over(with_batch_statistics(self.model), self._batches("val", size)) if fits else None
         return {
             "val_error_population": self._error_over(population, self._batches("val", None)),
-            "val_error_batch": self._error_over(with_batch_statistics(self.model), self._batches("val", size)),
+            "val_error_batch": batch,
         }
 
     def _batches(self, split: str, size: int | None, samples: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
@@ -118,17 +120,15 @@ class Classifier(LightningModule):
         limit = self.config["trainer"]["limit_val_batches"]
         return itertools.islice(loader, min(count, limit) if isinstance(limit, int) else count)
 
-    def _error_over(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    def _error_over(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         predicted, true = predict(model, batches)
-        if not len(true):
-            return None  # fewer samples than one batch: the same in every process, since short batches are dropped
         self.accuracy.reset()
         self.accuracy.update(predicted, true)
         return self._error()
 
     def _error(self) -> float:
         """In percent, over all processes, of what `accuracy` has seen."""
-        return 100.0 * (1.0 - float(self.accuracy.compute()))
+        return round(100.0 * (1.0 - float(self.accuracy.compute())), 4)  # the metric is float32
 
     def _mean(self, total: Tensor, count: int) -> float:
         return float(self._sum(total) / self._sum(torch.tensor(float(count), device=self.device)).clamp(min=1))

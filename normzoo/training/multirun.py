@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra import version
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, open_dict, read_write
 
 from normzoo.errors import UserError
 from normzoo.results import CellResult, cell_id, read_result, write_result
@@ -38,10 +38,10 @@ STEPS_TO_START = 300  # what starting a cell costs, in steps; only the time left
 class Cell:
     """One cell of a sweep, planned."""
 
-    label: str
     hydra_config: DictConfig
     config: dict[str, Any]
     folder: Path
+    label: str = ""
     num_train: int = 0
     refused: str | None = None
 
@@ -92,15 +92,17 @@ def plan(launcher: "NormzooLauncher", job_overrides: list[list[str]], first: int
     """
     sweep_folder = Path(launcher.config.hydra.sweep.dir).absolute()
     write_probe(sweep_folder)
+    constant = set.intersection(*(set(overrides) for overrides in job_overrides)) if len(job_overrides) > 1 else set()
     cells: dict[str, Cell] = {}
     datasets: dict[str, Any] = {}
     verdicts: dict[str, str | None] = {}
     for number, overrides in enumerate(job_overrides, start=first):
         cell = _compose(launcher, overrides, number, sweep_folder)
+        cell.label = " ".join(o for o in filter_overrides(overrides) if o not in constant) or cell.folder.name
         if cell.folder.name in cells:
             continue
         cells[cell.folder.name] = cell
-        data = _once(datasets, cell.config["data"], lambda cell=cell: _ready(build_data(cell.config)))
+        data = _once(datasets, cell.config["data"], lambda cell=cell: _ready(cell.config))
         cell.num_train = data.num_train
         unseeded = {key: value for key, value in cell.config.items() if key != "seed"}
         cell.refused = _once(verdicts, unseeded, lambda cell=cell, data=data: _verdict(cell, data))
@@ -118,21 +120,23 @@ def _compose(launcher: "NormzooLauncher", overrides: list[str], number: int, swe
     before = HydraConfig.instance().cfg
     try:
         HydraConfig.instance().set_config(composed)
-        with open_dict(composed):
+        with read_write(composed.hydra.runtime), open_dict(composed.hydra.runtime):
             composed.hydra.runtime.output_dir = str(sweep_folder)  # a logger's path refers to it; no part of the identity
-            task = composed.copy()
+        task = composed.copy()
+        with open_dict(task):
             del task["hydra"]
         config = plain(task)
     finally:
         HydraConfig.instance().cfg = before
     identity = cell_id(config)
-    with open_dict(composed):
+    with read_write(composed.hydra.sweep):
+        composed.hydra.sweep.dir = str(sweep_folder)
         composed.hydra.sweep.subdir = identity
-    shown = [override for override in filter_overrides(overrides) if not override.startswith("experiment=")]
-    return Cell(" ".join(shown) or identity, composed, config, sweep_folder / identity)
+    return Cell(composed, config, sweep_folder / identity)
 
 
-def _ready(data: Any) -> Any:
+def _ready(config: dict[str, Any]) -> Any:
+    data: Any = build_data({**config, "batch_size_per_device": 1})  # whether a batch fits is asked of each cell
     data.prepare_data()
     data.setup("fit")
     return data
@@ -154,9 +158,13 @@ def _once(known: dict[str, Any], of: Any, make: Any) -> Any:
 
 
 def _say_refused(cells: list[Cell]) -> None:
+    labels: dict[str, list[str]] = {}
     for cell in cells:
         if cell.refused:
-            log.info("refused: %s: %s", cell.label, cell.refused)
+            labels.setdefault(cell.refused, []).append(cell.label)
+    for reason, of in labels.items():
+        others = f" and {len(of) - 1} more" if len(of) > 1 else ""
+        log.info("refused: %s%s: %s", of[0], others, reason)
     if cells and all(cell.refused for cell in cells):
         raise UserError(f"none of the {len(cells)} cells can be; the first: {cells[0].refused}")
 
@@ -180,7 +188,7 @@ def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: i
     for cell in cells:
         cell.folder.mkdir(parents=True, exist_ok=True)
         (cell.folder / "result.json").unlink(missing_ok=True)
-        arguments = (launcher.hydra_context, launcher.task_function, cell.hydra_config, Singleton.get_state())
+        arguments = (launcher.hydra_context, launcher.task_function, cell.hydra_config)
         jobs.append(Job(_run_cell, arguments, cell.folder / "cell.log"))
 
     def end(index: int, exit_code: int) -> None:
@@ -192,10 +200,10 @@ def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: i
     )  # fmt: skip
 
 
-def _run_cell(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, singletons: dict[Any, Any]) -> None:
+def _run_cell(hydra_context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
     """In the cell's own process: what Hydra's launchers do for each job."""
+    version.setbase("1.3")
     setup_globals()
-    Singleton.set_state(singletons)
     run_job(
         hydra_context=hydra_context,
         task_function=task,

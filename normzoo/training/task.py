@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from normzoo.errors import UserError
+from normzoo.errors import UserError, exit_with
 from normzoo.training.cell import run_cell
 
 log = logging.getLogger("normzoo")
@@ -32,8 +31,7 @@ def train(config: DictConfig) -> float:
             log.error("%s", error)
             return math.inf
         if isinstance(error, UserError):
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(2)
+            exit_with(error)
         raise
     if hydra.mode == RunMode.RUN:
         print(f"{result.status}: {folder / 'result.json'}")

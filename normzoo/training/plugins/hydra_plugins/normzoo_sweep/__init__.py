@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 
 class NormzooLauncher(Launcher):
-    """Runs each cell in a process of its own, `n_jobs` at a time; see `normzoo.sweep.launcher`."""
+    """Runs each cell in a process of its own, `n_jobs` at a time; see `normzoo.training.multirun`."""
 
     def __init__(self, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
@@ -20,9 +20,13 @@ class NormzooLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from normzoo.sweep.launcher import launch
+        from normzoo.errors import UserError, exit_with
+        from normzoo.training.multirun import launch
 
-        return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
+        try:
+            return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
+        except UserError as error:
+            exit_with(error)  # past Hydra, which would print a traceback
 
 
 class NormzooSweeper(BasicSweeper):
