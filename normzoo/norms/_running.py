@@ -53,4 +53,4 @@ def update_running(layer: _NormBase, mean: Tensor, var: Tensor) -> None:
     weight = newest_weight(layer.num_batches_tracked, layer.momentum, fraction)
     for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
         w = weight.to(running.dtype) if isinstance(weight, Tensor) else weight
-        running.lerp_(new.reshape(-1).to(running.dtype), w)
+        running.mul_(1 - w).add_(w * new.reshape(-1).to(running.dtype))

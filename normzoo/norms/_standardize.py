@@ -43,7 +43,7 @@ class _Standardize(torch.autograd.Function):
         rest = centred.mean(dims, keepdim=True)
         centred.sub_(rest)
         var = centred.square().mean(dims, keepdim=True)
-        count = math.prod(x.shape[dim] for dim in dims)
+        count = math.prod([x.shape[dim] for dim in dims])
         if group is None:
             mean = mean + rest
             total = torch.full_like(mean, count)
@@ -105,7 +105,7 @@ def standardize(
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 1.
     """
-    return _Standardize.apply(x, tuple(dim % x.dim() for dim in dims), eps, group)
+    return _Standardize.apply(x, tuple([dim % x.dim() for dim in dims]), eps, group)
 
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
