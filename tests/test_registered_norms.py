@@ -14,8 +14,8 @@ CONFIGS = Path(normzoo.__file__).parent / "conf" / "norm"
 NAMES = [name for name in normzoo.list_norms() if normzoo.info(name).build.__module__.startswith("normzoo.")]
 WITHOUT_PAPER = {"identity"}
 
-# Source library, what its users type, and the norm here. A plain LN is that of convolutional networks, over channels and
-# positions; detectron2's, over channels, is `layer_norm_channel`.
+# Source library, what its users type, and the norm here. A plain LN is that of convolutional networks, over channels
+# and positions; detectron2's, over channels, is `layer_norm_channel`.
 TYPED = [
     ("torch", "Identity", "identity"),
     ("torch", "nn.Identity", "identity"),
