@@ -1,0 +1,104 @@
+"""Where data files lie on a machine, and how files of our own get there whole or not at all."""
+
+import os
+import tempfile
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from normzoo.errors import UserError
+
+
+def cache_folder() -> Path:
+    """$NORMZOO_CACHE, else $XDG_CACHE_HOME/normzoo, else ~/.cache/normzoo."""
+    if own := os.environ.get("NORMZOO_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "normzoo"
+    return Path("~/.cache/normzoo").expanduser()
+
+
+def usual_places() -> list[Path]:
+    """Folders searched for torchvision's layouts where no `root` is given: $NORMZOO_DATA, the cache, ./data."""
+    own = os.environ.get("NORMZOO_DATA")
+    return [*([Path(own).expanduser()] if own else []), cache_folder(), Path("data")]
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays so that a reader, or a second writer at the same moment, never meets half a file.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for one of the arrays
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_npz(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[np.ndarray]:
+    """The named uint8 arrays of a cached file, in the order of `shapes`.
+
+    Raises:
+        UserError: the file is damaged (each array has a checksum), or is not what was written there.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[name] for name in shapes]
+        if [(a.dtype, a.shape) for a in arrays] != [(np.dtype(np.uint8), shape) for shape in shapes.values()]:
+            raise ValueError("unexpected contents")
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        raise _corrupt(path, error) from error
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise _corrupt(path, error) from error
+    return arrays
+
+
+def _corrupt(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(
+        f"the cached data file {path} is corrupt or cannot be read ({reason}). Delete it and run again: it is rebuilt."
+    )
+
+
+def download_once(target: Path, fetch: Callable[[Path], None], is_there: Callable[[], bool], how_else: str) -> None:
+    """Make the folder `target` by `fetch(parent)`, which is to create `parent / target.name`.
+
+    It is fetched beside its place and moved there whole, so that two runs that fetch it at once do not write into
+    each other's files: the second finds the first one's folder and drops its own.
+
+    Raises:
+        UserError: it could not be fetched or written, or there is a `target` already, which is not what is needed.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+            fetch(Path(temporary))
+            try:
+                os.rename(Path(temporary) / target.name, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the download of {target.name} into {target.parent} failed ({reason}). {how_else}") from error
+    if not is_there():
+        raise UserError(
+            f"the folder {target} is in the way of the download: it is incomplete. Delete it and run again."
+        )
+
+
+def listing(places: Iterable[Path]) -> str:
+    """The places for an error message."""
+    return ", ".join(str(place) for place in places)

@@ -1,0 +1,82 @@
+"""CIFAR-10 through torchvision."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normzoo.data._files import cache_folder, download_once, listing, usual_places
+from normzoo.data.in_memory import Images, InMemory
+from normzoo.errors import UserError
+
+FOLDER = "cifar-10-batches-py"
+
+
+class CIFAR10(InMemory):
+    """50,000 training and 10,000 validation images (the official test set) of ten kinds of things, 3×32×32.
+
+    The folder cifar-10-batches-py is looked for in `root`; without `root` in $NORMZOO_DATA, the cache folder and
+    ./data. torchvision reads it and checks its checksums.
+
+    Args:
+        root: folder that holds cifar-10-batches-py, or that folder itself.
+        download: fetch it by torchvision if it is nowhere, into `root` or the cache folder.
+        options: those of `InMemory` and `ImageData`.
+
+    Raises:
+        UserError: the files are missing, damaged, or could not be downloaded.
+
+    Source: A. Krizhevsky, 2009, "Learning multiple layers of features from tiny images".
+    """
+
+    name = "cifar10"
+    num_classes = 10
+    native_shape = (3, 32, 32)
+
+    def __init__(self, *, root: str | Path | None = None, download: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.root = None if root is None else Path(root).expanduser()
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Download the files if asked to and if they are nowhere."""
+        if not self.download or self._is_there():
+            return
+
+        def fetch(parent: Path) -> None:
+            from torchvision import datasets
+
+            datasets.CIFAR10(str(parent), download=True)
+
+        how_else = f"Or fetch it by other means and set data.root to the folder that holds {FOLDER}."
+        download_once((self.root or cache_folder()) / FOLDER, fetch, self._is_there, how_else)
+
+    def read(self) -> tuple[Images, Images]:
+        from torchvision import datasets
+
+        parent = self._parent()
+        if parent is None:
+            raise UserError(
+                f"the data set cifar10 is not on this machine: there is no {FOLDER} in {listing(self._places())}. "
+                f"Set data.download=true, or data.root to the folder that holds {FOLDER}."
+            )
+        try:
+            sets = [datasets.CIFAR10(str(parent), train=train) for train in (True, False)]
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"the data set in {parent / FOLDER} is incomplete or damaged ({error}). Delete that folder and set "
+                "data.download=true, or replace it by a fresh copy."
+            ) from error
+        train, val = ((torch.from_numpy(s.data).permute(0, 3, 1, 2), torch.tensor(s.targets)) for s in sets)
+        return train, val
+
+    def _is_there(self) -> bool:
+        return self._parent() is not None
+
+    def _parent(self) -> Path | None:
+        return next((place for place in self._places() if (place / FOLDER).is_dir()), None)
+
+    def _places(self) -> list[Path]:
+        if self.root is None:
+            return usual_places()
+        return [self.root, *([self.root.parent] if self.root.name == FOLDER else [])]

@@ -1,0 +1,30 @@
+"""Fashion-MNIST from IDX files: those of torchvision, of Debian's package, or any folder of them."""
+
+from normzoo.data.mnist import MNIST
+
+
+class FashionMNIST(MNIST):
+    """60,000 training and 10,000 validation images (the official test set) of clothes, 28×28.
+
+    The four IDX files, gzipped or not, are looked for in `root`, `root/FashionMNIST/raw` and `root/raw`; without
+    `root` in `FashionMNIST/raw` below $NORMZOO_DATA, the cache folder and ./data, and where Debian's package
+    dataset-fashion-mnist puts them.
+
+    Args:
+        root: folder with the files.
+        download: fetch them by torchvision if they are nowhere, into `root` or the cache folder.
+        options: those of `InMemory` and `ImageData`.
+
+    Raises:
+        UserError: the files are missing, damaged, or could not be downloaded.
+
+    Source: H. Xiao, K. Rasul, R. Vollgraf, 2017, arXiv:1708.07747.
+    """
+
+    name = "fashion_mnist"
+    torchvision_class = "FashionMNIST"
+    system_folders = ("/usr/share/datasets/fashion-mnist",)
+    how_to_get = (
+        "Install the Debian or Ubuntu package dataset-fashion-mnist (apt install dataset-fashion-mnist), set "
+        "data.download=true, or set data.root to a folder with the four IDX files."
+    )

@@ -1,0 +1,184 @@
+"""Image folders in ImageNet's layout, read and augmented by worker processes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from normzoo.data.base import ImageData, Split, balanced_order, check_whole
+from normzoo.data.loader import EpochDataLoader, EpochSampler, mix
+from normzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder as Files
+
+LAYOUT = "folders train and val, each with one folder of images per class, are expected in it"
+
+
+class ImageFolder(ImageData):
+    """Images in `root/train/<class>/` and `root/val/<class>/`.
+
+    Training: a random crop of 8 to 100 % of the area, resized to image_size, and a random mirror image. Validation:
+    the shorter side resized to image_size · 256/224, and the centre. Both scaled to [0, 1] and normalized per channel
+    by the fixed `mean` and `std` (those of ImageNet by default), not by statistics of the training subset.
+    The crop of an image is decided by (seed, epoch, image), whatever the number of workers or processes.
+
+    Args:
+        root: folder with train and val.
+        image_size: side of the square images.
+        mean, std: per channel (R, G, B).
+        num_workers: worker processes for each loader; 0 reads in the process itself.
+        options: those of `ImageData`.
+
+    Raises:
+        UserError: no `root`, or one without the layout; in `setup`, val has other classes than train.
+
+    Source: the training of K. He et al., 2016, arXiv:1512.03385, as Y. Wu, K. He, 2018, arXiv:1803.08494 use it.
+    """
+
+    name = "image_folder"
+
+    def __init__(
+        self,
+        *,
+        root: str | Path | None = None,
+        image_size: int = 224,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        num_workers: int = 8,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_whole("image_size", image_size, 1)
+        check_whole("num_workers", num_workers, 0)
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise UserError("data options mean and std: three numbers each are expected, those of std above 0.")
+        if root is None:
+            raise UserError(f"the data set image_folder needs data.root=<folder>: {LAYOUT}.")
+        self.root = Path(root).expanduser()
+        self.image_size = image_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.num_workers = num_workers
+        self._files: dict[str, Files] = {}
+        self._chosen: dict[str, Tensor] = {}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (3, self.image_size, self.image_size)
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]  # read from the folder here, a constant elsewhere
+        folder = self.root / "train"
+        count = sum(entry.is_dir() for entry in folder.iterdir()) if folder.is_dir() else 0
+        if not count:
+            raise UserError(f"the data folder {self.root} has no classes in train: {LAYOUT}. Correct data.root.")
+        return count
+
+    @property
+    def num_train(self) -> int:
+        return len(self._split("train")[1])
+
+    @property
+    def num_val(self) -> int:
+        return len(self._split("val")[1])
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the files and choose the subsets, once."""
+        if not self._chosen:
+            files = {split: self._list(split) for split in ("train", "val")}
+            if files["train"].classes != files["val"].classes:
+                odd = sorted(set(files["train"].classes) ^ set(files["val"].classes))
+                raise UserError(
+                    f"the data folder {self.root} has different classes in train and val ({', '.join(odd[:5])}"
+                    f"{', ...' if len(odd) > 5 else ''} in one of them only). Make them the same."
+                )
+            chosen = {}
+            for split, of in files.items():
+                order = balanced_order(torch.tensor(of.targets), self.split_seed)
+                chosen[split] = order[: self._take_size(f"{split}_size", len(order), f"{self.root / split} holds")]
+            self._files, self._chosen = files, chosen
+        self._check_sizes()
+
+    def loader(
+        self, split: Split, batch_size: int, *, shuffle: bool = False, drop_last: bool = False
+    ) -> EpochDataLoader:
+        files, chosen = self._split(split)
+        if drop_last:
+            self._check_batch(split, batch_size)
+        train = split == "train" and shuffle
+        sampler = _EpochAndIndex(
+            len(chosen),
+            batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=self.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        return EpochDataLoader(
+            _Images(files, chosen, _transform(self.image_size, self.mean, self.std, train=train), self.seed),
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # else each pass would draw from the global one
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _split(self, split: Split) -> tuple["Files", Tensor]:
+        if split not in ("train", "val"):
+            raise ValueError(f"split is {split!r}: 'train' or 'val' is expected")
+        if not self._chosen:
+            raise RuntimeError(f"{self.name}: call setup() first")
+        return self._files[split], self._chosen[split]
+
+    def _list(self, split: str) -> "Files":
+        from torchvision import datasets
+
+        try:
+            return datasets.ImageFolder(str(self.root / split))
+        except OSError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"the data folder {self.root}: {LAYOUT} ({reason}). Correct data.root.") from error
+
+
+class _EpochAndIndex(EpochSampler):
+    """Sends the epoch along with each index: workers live on from epoch to epoch and have no other news of it."""
+
+    def __iter__(self) -> Any:
+        epoch, index = self.take()
+        yield from ((epoch, i) for i in index.tolist())
+
+
+class _Images(Dataset[tuple[Tensor, int]]):
+    def __init__(self, files: "Files", chosen: Tensor, transform: Any, seed: int) -> None:
+        self.files, self.chosen, self.transform, self.seed = files, chosen, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        path, label = self.files.samples[int(self.chosen[index])]
+        try:
+            image = self.files.loader(path)
+        except OSError as error:
+            raise UserError(f"the image {path} cannot be read ({error}). Replace or remove it.") from error
+        # The transforms of torchvision draw from the global generator; it is given back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, epoch, index))
+            return self.transform(image), label
+
+
+def _transform(size: int, mean: Sequence[float], std: Sequence[float], *, train: bool) -> Any:
+    from torchvision.transforms import v2
+
+    if train:
+        crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+    else:
+        crop = [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+    pixels = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+    return v2.Compose([*crop, *pixels])

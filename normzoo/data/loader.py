@@ -1,0 +1,186 @@
+"""Batches whose content is decided by (seed, epoch) alone, not by the number of processes or of earlier passes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from normzoo.errors import UserError
+
+Augment = Callable[[Tensor, Tensor], Tensor]
+
+# A gathered chunk of this size stays in the cache of the processor; larger ones are no faster.
+CHUNK_BYTES = 2**20
+
+
+class BatchLoader(Protocol):
+    """What `loader()` of every data module returns: an iterable of (x, y) with a length and an epoch."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+def mix(*key: int) -> int:
+    """One 64-bit seed out of several numbers; seed + epoch would give seed 0 at epoch 1 what seed 1 has at epoch 0."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator seeded by several numbers."""
+    return torch.Generator().manual_seed(mix(*key))
+
+
+class EpochSampler(DistributedSampler[int]):
+    """The samples of one rank in the order of one epoch.
+
+        order = permutation(seed, epoch) of 0 .. n-1, or 0 .. n-1 itself without `shuffle`
+        rank r of k takes order[r::k]
+
+    With b samples a rank, the t-th batches of all ranks together are the t-th batch of k·b samples in one process.
+    Every pass is the next epoch; `set_epoch` says which one instead, and Lightning calls it before each epoch.
+    It is a `DistributedSampler` so that Lightning and others see that it is sharded already.
+
+    Args:
+        length: number of samples n.
+        batch_size: samples in a batch of one rank.
+        shuffle: a new permutation each epoch.
+        drop_last: leave out the last n mod k·b samples of the order, so that every batch of every rank is full.
+            Otherwise each sample is served exactly once, and ranks may differ by one in their number of batches.
+        seed: decides the permutations.
+        rank, world_size: r and k.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(
+            range(length),  # type: ignore[arg-type]  # torch only ever takes its length
+            num_replicas=world_size,
+            rank=rank,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+        )
+        self.length = length
+        global_batch = batch_size * world_size
+        self.kept = length // global_batch * global_batch if drop_last else length
+
+    def take(self) -> tuple[int, Tensor]:
+        """The current epoch and the indices of this rank in it; moves on to the next epoch."""
+        epoch = self.epoch
+        self.set_epoch(epoch + 1)
+        if self.shuffle:
+            order = torch.randperm(self.length, generator=generator(self.seed, epoch))
+        else:
+            order = torch.arange(self.length)
+        return epoch, order[: self.kept][self.rank :: self.num_replicas]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.take()[1].tolist()
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.kept, self.num_replicas))
+
+
+class TensorLoader:
+    """Batches of tensors in memory, for a few microseconds each.
+
+    Samples are gathered in chunks of many batches and handed out as slices of the chunk, so that a batch of two costs
+    no gather of its own. A batch may be written to without harm to the data set.
+
+    Shape: x (n, C, *), y (n) -> batches (b, C, *), (b)
+
+    Args:
+        x, y: samples and labels.
+        batch_size, shuffle, drop_last, seed, rank, world_size: see `EpochSampler`.
+        augment: called as `augment(x, draws)` on each gathered chunk; draws (len(x), 3) are uniform in [0, 1) and
+            decided by (seed, epoch, place in the order), hence the same for every number of ranks.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        augment: Augment | None = None,
+    ) -> None:
+        self.x, self.y = x, y
+        self.batch_size = batch_size
+        self.batch_sampler = None  # Lightning reads it of whatever has a sampler
+        self.augment = augment
+        self.sampler = EpochSampler(
+            len(x),
+            batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of `epoch`."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # A generator: the epoch is read at the first batch. Lightning makes the iterator of a resumed epoch before it
+        # calls set_epoch.
+        epoch, index = self.sampler.take()
+        batch = self.batch_size
+        sample_bytes = self.x[0].numel() * self.x.element_size()
+        chunk = max(1, CHUNK_BYTES // (sample_bytes * batch)) * batch
+        draws = self._draws(epoch)
+        for start in range(0, len(index), chunk):
+            part = index[start : start + chunk]
+            x, y = self.x[part], self.y[part]
+            if self.augment is not None:
+                x = self.augment(x, draws[start : start + chunk])
+            yield from zip(x.split(batch), y.split(batch), strict=True)
+
+    def _draws(self, epoch: int) -> Tensor:
+        if self.augment is None:
+            return torch.empty(0, 3)
+        sampler = self.sampler
+        draws = torch.rand(sampler.kept, 3, generator=generator(sampler.seed, epoch, 1))
+        return draws[sampler.rank :: sampler.num_replicas]
+
+
+class EpochDataLoader(DataLoader[Any]):
+    """torch's DataLoader over an `EpochSampler`, with `set_epoch` and a start at the first batch.
+
+    A DataLoader with workers asks its sampler for indices as soon as `iter()` is called, which in Lightning is before
+    a resumed run sets its epoch; the generator waits for the first `next()`.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            # What a worker raises arrives with the worker's traceback in its text.
+            raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of `epoch`."""
+        self.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
