@@ -1,0 +1,162 @@
+"""Every model with every registered norm: forward, a training step, the same from the same seed, meta, compile."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import normzoo
+from normzoo.models.blocks import Placement
+from normzoo.models.lenet5 import LeNet5
+from normzoo.models.mlp import MLP
+from normzoo.models.plain_cnn import PlainCNN
+from normzoo.models.resnet import ResNet
+
+# Where a norm needs positions, it is left out of the stages that have a single one.
+ON_MAPS = {"lenet5": (0, 1), "mlp": ()}
+MODELS = {
+    "plain_cnn": (PlainCNN, {}, 16),
+    "lenet5": (LeNet5, {}, 32),
+    "resnet8": (ResNet, {"depth": 8, "width": 4}, 8),
+    "resnet8_b": (ResNet, {"depth": 8, "width": 4, "shortcut": "B"}, 8),
+    "resnet18": (ResNet, {"depth": 18}, 64),
+    "mlp": (MLP, {"image_size": 8, "hidden": (16, 16)}, 8),
+}
+SMALL = [name for name in MODELS if name != "resnet18"]
+
+
+def build(name, norm, order="pre_act", *, seed=0):
+    model, options, _ = MODELS[name]
+    needs_positions = 2 not in normzoo.info(norm).ranks
+    where = ON_MAPS.get(name, "all") if needs_positions else "all"
+    torch.manual_seed(seed)
+    return model(normzoo.factory(norm), Placement(order, where), in_channels=2, num_classes=3, **options)
+
+
+def images(name, *, n=4):
+    side = MODELS[name][2]
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 2, side, side, generator=generator), torch.arange(n) % 3
+
+
+@pytest.mark.parametrize("order", ["pre_act", "post_act"])
+@pytest.mark.parametrize("norm", normzoo.list_norms())
+@pytest.mark.parametrize("name", SMALL)
+def test_a_training_step_lowers_the_loss(name, norm, order):
+    # A step along the gradient as small as float64 lets it be: where few channels are all cut to zero, the norms of a
+    # single position have gradients of 1 / sqrt(eps).
+    model, (x, y) = build(name, norm, order).double(), images(name)
+    x = x.double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-7)
+    before = nn.functional.cross_entropy(model(x), y)
+    before.backward()
+    missing = [key for key, p in model.named_parameters() if p.grad is None]
+    assert not missing
+    optimizer.step()
+    with torch.no_grad():
+        assert nn.functional.cross_entropy(model(x), y) < before
+    assert model.eval()(x).shape == (4, 3)
+
+
+@pytest.mark.parametrize("norm", ["batch_norm", "group_norm", "identity"])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_few_steps_learn_a_tiny_batch(name, norm):
+    model, (x, y) = build(name, norm), images(name)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for _ in range(20):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("order", ["pre_act", "post_act"])
+@pytest.mark.parametrize("norm", normzoo.list_norms())
+@pytest.mark.parametrize("name", MODELS)
+def test_forward_on_the_meta_device(name, norm, order):
+    with torch.device("meta"):
+        model = build(name, norm, order)
+        x = torch.empty(images(name)[0].shape)
+    assert model(x).shape == (4, 3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_gives_the_same_model_and_output(name):
+    x, _ = images(name)
+    one, two, other = (build(name, "batch_norm", seed=seed) for seed in (0, 0, 1))
+    torch.testing.assert_close(one.state_dict(), two.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(one(x), two(x), rtol=0, atol=0)
+    assert not torch.equal(one(x), other(x))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_gives_the_same_weights_with_any_norm_and_placement(name):
+    def weights(norm, order):
+        model = build(name, norm, order)
+        return [m.weight for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+
+    first = weights("batch_norm", "pre_act")
+    for norm, order in [("batch_norm", "post_act"), ("group_norm", "pre_act"), ("identity", "pre_act")]:
+        torch.testing.assert_close(weights(norm, order), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_norm_is_found_by_name(name):
+    pre, post = (len(list(normzoo.norm_layers(build(name, "batch_norm", order)))) for order in ("pre_act", "post_act"))
+    # In post_act the norms of a branch and of its projection are one.
+    assert pre == {"plain_cnn": 4, "lenet5": 4, "resnet8": 7, "resnet8_b": 9, "resnet18": 20, "mlp": 2}[name]
+    assert post == {"plain_cnn": 4, "lenet5": 4, "resnet8": 7, "resnet8_b": 7, "resnet18": 17, "mlp": 2}[name]
+
+
+@pytest.mark.parametrize("norm", normzoo.list_norms())
+@pytest.mark.parametrize("name", SMALL)
+def test_channels_last_gives_the_same_output(name, norm):
+    model, (x, _) = build(name, norm).double(), images(name)
+    x = x.double()
+    expected = copy.deepcopy(model)(x)
+    y = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("name", ["plain_cnn", "resnet8"])
+def test_maps_stay_channels_last(name):
+    model, (x, _) = build(name, "batch_norm").to(memory_format=torch.channels_last), images(name)
+    kept = []
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            module.register_forward_hook(
+                lambda _m, _x, y: kept.append(y.shape[-1] == 1 or y.is_contiguous(memory_format=torch.channels_last))
+            )
+    model(x.to(memory_format=torch.channels_last))
+    assert kept
+    assert all(kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("plain_cnn", "pre_act"), ("lenet5", "pre_act"), ("resnet8", "post_act"), ("mlp", "pre_act")]
+)
+def test_compiles_as_one_graph(name, order):
+    model, (x, y) = build(name, "batch_norm", order), images(name)
+    twin = copy.deepcopy(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), twin(x))
+    nn.functional.cross_entropy(compiled(x), y).backward()
+
+
+@pytest.mark.parametrize("order", ["pre_act", "post_act"])
+@pytest.mark.parametrize("name", MODELS)
+def test_copies_pickles_and_loads(name, order):
+    x, _ = images(name)
+    model = build(name, "group_norm", order)
+    expected = model(x)
+    torch.testing.assert_close(copy.deepcopy(model)(x), expected)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x), expected)
+    other = build(name, "group_norm", order, seed=1)
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(other(x), expected)
