@@ -143,6 +143,13 @@ def test_cell_composes_and_runs_outside_the_checkout(fresh: Path, tmp_path: Path
     assert '"status": "ok"' in record.read_text()
 
 
+def test_configs_of_a_folder_of_the_users_own_are_found(fresh: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_conf" / "norm").mkdir(parents=True)
+    (tmp_path / "my_conf" / "norm" / "scale_only.yaml").write_text("name: scale_only\n")
+    shown = normzoo(fresh, tmp_path, "train", "--config-dir", "my_conf", "norm=scale_only", "--cfg", "job")
+    assert "name: scale_only" in shown
+
+
 def test_configs_are_found_by_other_projects(fresh: Path) -> None:
     """`pkg://normzoo.conf` on the search path of somebody else's Hydra program finds the groups."""
     program = """

@@ -1,0 +1,143 @@
+"""What README.md and the experiments tell a reader to run can be run."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+import normzoo
+from normzoo import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+
+RUN_BLOCKS = """
+import sys
+for number, block in enumerate(sys.stdin.read().split("\\0"), 1):
+    print("block", number, flush=True)
+    exec(compile(block, f"README.md, python block {number}", "exec"), {"__name__": f"block_{number}"})
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    """Command lines of the README, in blocks and within sentences, and of the experiments' headers."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines += re.findall(r"`((?:normzoo|bash scripts/)[^`\n]*)`", README)
+    lines += re.findall(
+        r"^# Command: (.*)$", "\n".join(path.read_text(encoding="utf-8") for path in EXPERIMENTS), re.MULTILINE
+    )
+    found = [shlex.join(shlex.split(line, comments=True)) for line in lines]
+    return sorted({line for line in found if line and "OVERRIDE" not in line})
+
+
+COMMANDS = commands()
+NORMZOO_COMMANDS = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("normzoo ")]
+SWEEP_COMMANDS = [shlex.split(line)[2:] for line in COMMANDS if line.startswith("bash scripts/sweep.sh")]
+# --config-dir wants a folder of the reader's own: test_package.py has one.
+TRAIN_COMMANDS = [words[1:] for words in NORMZOO_COMMANDS if words[0] == "train" and "--config-dir" not in words]
+TRAIN_COMMANDS += [
+    [f"experiment=small_batch{'_quick' if '--quick' in words else ''}", *(word for word in words if word != "--quick")]
+    for words in SWEEP_COMMANDS
+]
+
+
+def test_the_first_screen_holds_both_commands_and_the_figure() -> None:
+    first_screen = "\n".join(README.splitlines()[:30])
+    assert "bash scripts/sweep.sh" in first_screen
+    assert "bash scripts/test.sh" in first_screen
+    assert re.search(r"!\[.+\]\(\.github/.+\.png\)", first_screen)
+
+
+def test_python_blocks_run(tmp_path: Path) -> None:
+    code = blocks("python")
+    assert code
+    pytest.importorskip("timm")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_BLOCKS],
+        input="\0".join(code),
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_block_of_the_guide_names_its_own_file() -> None:
+    """The block that shows a new norm would be found: its file, its name and its yaml are called the same."""
+    (block,) = (block for block in blocks("python") if "@register" in block)
+    (name,) = re.findall(r'@register\("(\w+)"', block)
+    assert block.startswith(f"# normzoo/norms/{name}.py\n")
+    assert f"# conf/norm/{name}.yaml\nname: {name}\n" in blocks("yaml")
+    assert ast.get_docstring(next(node for node in ast.parse(block).body if isinstance(node, ast.ClassDef)))
+
+
+def test_every_norm_is_listed() -> None:
+    ours = [name for name in normzoo.list_norms() if normzoo.info(name).build.__module__.startswith("normzoo.")]
+    assert [name for name in ours if f"`{name}`" not in README] == []
+
+
+@pytest.mark.parametrize("group", ["model", "placement", "data", "optimizer", "trainer", "experiment"])
+def test_every_choice_of_a_group_is_listed(group: str) -> None:
+    (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", README, flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+
+
+def test_linked_files_are_there() -> None:
+    linked = [path for path in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in path]
+    assert [path for path in linked if not (ROOT / path).exists()] == []
+
+
+@pytest.fixture
+def loader() -> Iterator[ConfigLoader]:
+    with initialize_config_module("normzoo.conf", version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+@pytest.mark.parametrize("words", TRAIN_COMMANDS, ids=" ".join)
+def test_train_commands_compose(words: list[str], loader: ConfigLoader) -> None:
+    """The first cell of each composes."""
+    flags = [word for word in words if word.startswith("-")]
+    assert set(flags) <= {"-m", "--help"}
+    overrides = [word for word in words if word not in flags]
+    cell = []
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
+        if override.is_sweep_override():
+            assert "-m" in flags
+            cell.append(f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}")
+        else:
+            cell.append(override.input_line)
+    config = compose("train", cell)
+    assert config.norm.name in normzoo.list_norms()
+
+
+@pytest.mark.parametrize("words", [words for words in NORMZOO_COMMANDS if words[0] != "train"], ids=" ".join)
+def test_other_commands_parse(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They get as far as missing the folder they name: what argparse refuses ends with its usage instead."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "usage:" not in capsys.readouterr().err
+
+
+def test_scripts_of_commands_are_there() -> None:
+    scripts = {shlex.split(line)[1] for line in COMMANDS if line.startswith("bash ")}
+    assert scripts == {"scripts/sweep.sh", "scripts/test.sh"}
+    assert all(os.access(ROOT / script, os.R_OK) for script in scripts)
