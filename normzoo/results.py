@@ -28,7 +28,14 @@ _NO_IDENTITY = frozenset(
     {"hydra", "logger", "paths", "output_dir", "progress", "verbose", "experiment", "sweep", "report"}
 )
 _NO_IDENTITY_TRAINER = frozenset(
-    {"progress", "progress_bar", "enable_progress_bar", "enable_model_summary", "log_every_n_steps"}
+    {
+        "progress",
+        "progress_bar",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "enable_checkpointing",
+        "log_every_n_steps",
+    }
 )
 
 
@@ -71,14 +78,22 @@ def cell_id(config: Mapping[str, Any]) -> str:
     Raises:
         TypeError: the config holds something that is not plain data.
     """
-    decisive = {str(key): value for key, value in config.items() if str(key) not in _NO_IDENTITY}
-    trainer = decisive.get("trainer")
-    if isinstance(trainer, Mapping):
-        decisive["trainer"] = {key: value for key, value in trainer.items() if str(key) not in _NO_IDENTITY_TRAINER}
     text = json.dumps(
-        _integral(_plain(decisive, "config", missing="text")), sort_keys=True, separators=(",", ":"), allow_nan=False
+        _integral(_plain(decisive(config), "config", missing="text")),
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
     )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that decides what its cell computes: all but the entries that only steer output."""
+    kept = {str(key): value for key, value in config.items() if str(key) not in _NO_IDENTITY}
+    trainer = kept.get("trainer")
+    if isinstance(trainer, Mapping):
+        kept["trainer"] = {key: value for key, value in trainer.items() if str(key) not in _NO_IDENTITY_TRAINER}
+    return kept
 
 
 def write_result(folder: str | os.PathLike[str], result: CellResult) -> Path:

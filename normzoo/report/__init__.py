@@ -1,0 +1,84 @@
+"""Reports on a folder of cells: a table, a summary and a figure, all computed from the result records."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from normzoo.errors import UserError
+from normzoo.report.checks import Check, run_checks
+from normzoo.report.figure import draw_figure
+from normzoo.report.summary import build_summary
+from normzoo.report.table import build_table
+from normzoo.report.terminal import terminal_table, terminal_text
+from normzoo.report.text import rows_csv
+from normzoo.results import FILE_NAME, read_results, write_atomic
+
+__all__ = ["Check", "ReportPaths", "report"]
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files a report wrote, what it has for a terminal, and how many cells came to grief.
+
+    `text` is the whole message (table, verdicts, files); `failed` counts cells that failed, were killed, or ran out of
+    memory or time. A refused cell is no failure, and a diverged one is a result.
+    """
+
+    csv: Path
+    summary: Path
+    png: Path
+    svg: Path
+    table: str
+    checks: tuple[Check, ...]
+    text: str
+    failed: int
+
+
+def report(folder: str | os.PathLike[str], *, width: int | None = None) -> ReportPaths:
+    """Write results.csv, summary.md, small_batch.png and small_batch.svg into a sweep's folder.
+
+    The sweep may still be running: whatever records are there are reported.
+
+    Args:
+        folder: the folder of a sweep, with a folder a cell below it.
+        width: characters a line of the table may have; the terminal's width by default.
+
+    Raises:
+        UserError: no readable result lies below the folder, or the folder cannot be written.
+    """
+    root = Path(folder)
+    results, unreadable = read_results(root)
+    if not results:
+        found = f"; {len(unreadable)} could not be read, the first: {unreadable[0]}" if unreadable else ""
+        raise UserError(
+            f"no result of a cell lies below {root} (looked for **/{FILE_NAME}{found}); give the folder of a sweep, "
+            "as `normzoo train -m` names it at its end."
+        )
+    table = build_table(results)
+    checks = run_checks(table)
+    summary = build_summary(table, checks, unreadable, _unfinished(root))
+    written_csv = write_atomic(root / "results.csv", rows_csv(table, str(root)))
+    written_summary = write_atomic(root / "summary.md", summary)
+    png, svg = draw_figure(table)
+    written_png = write_atomic(root / "small_batch.png", png)
+    written_svg = write_atomic(root / "small_batch.svg", svg)
+    width = width or shutil.get_terminal_size().columns
+    in_columns = terminal_table(table, width)
+    return ReportPaths(
+        csv=written_csv,
+        summary=written_summary,
+        png=written_png,
+        svg=written_svg,
+        table=in_columns,
+        checks=tuple(checks),
+        text=terminal_text(in_columns, checks, [written_summary, written_csv, written_png, written_svg], width),
+        failed=sum(row.status in ("failed", "killed", "oom", "timeout") for row in table.rows),
+    )
+
+
+def _unfinished(root: Path) -> int:
+    """Cells that Hydra has begun and that have left no record yet."""
+    with os.scandir(root) as entries:
+        folders = [entry.path for entry in entries if entry.is_dir()]
+    return sum(os.path.isdir(f"{path}/.hydra") and not os.path.exists(f"{path}/{FILE_NAME}") for path in folders)

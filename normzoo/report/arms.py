@@ -1,0 +1,178 @@
+"""Lines found in the rows: which cells belong together, and over which axis.
+
+Nothing here knows the name of an experiment. An arm exists when the records hold cells for it.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from normzoo.report.settings import Setting
+from normzoo.report.table import Row, Table
+
+ERROR = "val_error_running"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean and sample standard deviation over seeds; `std` is None for a single seed."""
+
+    mean: float
+    std: float | None
+    values: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The cells of a line at one x: their statistic, and how many came to no number, by status."""
+
+    x: int
+    stat: Stat | None
+    missing: tuple[tuple[str, int], ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Cells that differ in x and seed only."""
+
+    setting: Setting
+    norm: str
+    variant: str
+    placement: str
+    devices: int | None
+    step_batch: int | None
+    points: tuple[Point, ...]
+
+    @property
+    def measured(self) -> list[tuple[int, Stat]]:
+        return [(point.x, point.stat) for point in self.points if point.stat is not None]
+
+    def at(self, x: int) -> Stat | None:
+        return next((point.stat for point in self.points if point.x == x), None)
+
+
+def stat(rows: Iterable[Row], metric: str = ERROR) -> Stat | None:
+    """Summarise a metric over seeds; cells that share a seed count once, by their mean."""
+    seeds: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        value = row.metric(metric)
+        if value is not None:
+            seeds[row.seed].append(value)
+    values = tuple(math.fsum(found) / len(found) for _, found in sorted(seeds.items()))
+    if not values:
+        return None
+    mean = math.fsum(values) / len(values)
+    std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else None
+    return Stat(mean, std, values)
+
+
+def pooled_std(*stats: Stat) -> float | None:
+    """The common standard deviation of several groups, each weighted by its degrees of freedom."""
+    freedom = sum(s.n - 1 for s in stats)
+    if freedom == 0:
+        return None
+    return math.sqrt(sum((s.n - 1) * (s.std or 0.0) ** 2 for s in stats) / freedom)
+
+
+def batch_lines(table: Table, setting: Setting, placement: str | None = None) -> list[Line]:
+    """Error over batch size per device, a line a norm; norms whose statistics are split within a step are left out."""
+    wanted = placement or table.main_placement(setting)
+    rows = [r for r in table.by_setting[setting] if r.norm not in table.partitioned and r.placement == wanted]
+    return _lines(setting, rows, lambda row: row.batch)
+
+
+def normalization_lines(table: Table, setting: Setting) -> list[Line]:
+    """Error over normalization batch at a fixed step batch, for norms that split a step's batch."""
+    wanted = table.main_placement(setting)
+    rows = [r for r in table.by_setting[setting] if r.norm in table.partitioned and r.placement == wanted]
+    return _lines(setting, rows, lambda row: row.normalization_batch, by_step=True)
+
+
+def flat_references(table: Table, setting: Setting, step_batches: Iterable[int | None]) -> list[Line]:
+    """Norms that do not share statistics between samples, at the step batches of a normalization-batch arm."""
+    steps = set(step_batches)
+    found = []
+    for line in batch_lines(table, setting):
+        points = tuple(p for p in line.points if p.x in steps and p.stat)
+        if points and line.norm not in table.batch_norms:
+            found.append(Line(setting, line.norm, line.variant, line.placement, line.devices, points[-1].x, points))
+    return found
+
+
+def placement_lines(table: Table, setting: Setting) -> list[Line]:
+    """Error over normalization batch, a line a placement, for the norm that was tried in most placements."""
+    placements: dict[str, set[str]] = defaultdict(set)
+    cells: Counter[str] = Counter()
+    for row in table.by_setting[setting]:
+        placements[row.variant].add(row.placement)
+        cells[row.variant] += 1
+    norm_of = {row.variant: row.norm for row in table.by_setting[setting]}
+    tried = [name for name in placements if len(placements[name]) > 1]
+    if not tried:
+        return []
+    chosen = min(tried, key=lambda v: (norm_of[v] not in table.batch_norms, -len(placements[v]), -cells[v], v))
+    rows = [row for row in table.by_setting[setting] if row.variant == chosen]
+    split = norm_of[chosen] in table.partitioned
+    if norm_of[chosen] in table.batch_norms:
+        return _lines(setting, rows, lambda row: row.normalization_batch, by_step=split)
+    return _lines(setting, rows, lambda row: row.batch)
+
+
+def values_lines(table: Table) -> list[Line]:
+    """Error over the net's smallest values per statistic, for every norm that shares statistics between samples."""
+    lines = []
+    for setting in table.settings:
+        wanted = table.main_placement(setting)
+        rows = [r for r in table.by_setting[setting] if r.norm in table.batch_norms and r.placement == wanted]
+        for name in sorted({row.norm for row in rows}):
+            own = [row for row in rows if row.norm == name]
+            lines += _lines(setting, own, lambda row: row.values_min, by_step=name in table.partitioned)
+    return [line for line in lines if line.measured]
+
+
+def has_batch_axis(table: Table, setting: Setting) -> bool:
+    """Whether a setting is a grid over batch sizes, rather than flat references of a normalization-batch arm."""
+    sizes = {point.x for line in batch_lines(table, setting) for point in line.points}
+    arm = any(row.norm in table.partitioned for row in table.by_setting[setting])
+    return len(sizes) > 1 or (bool(sizes) and not arm)
+
+
+def positions(line: Line) -> int | None:
+    """The fewest positions (height × width) a normalized map of the line's net has, from n and normalization batch."""
+    found = {
+        row.values_min // row.normalization_batch
+        for point in line.points
+        for row in point.rows
+        if row.values_min and row.normalization_batch
+    }
+    return min(found) if found else None
+
+
+def _lines(
+    setting: Setting, rows: Sequence[Row], x: Callable[[Row], int | None], *, by_step: bool = False
+) -> list[Line]:
+    several_devices = len({row.devices for row in rows}) > 1
+    groups: dict[tuple[str, str, int | None, int | None], dict[int, list[Row]]] = {}
+    norms = {}
+    for row in rows:
+        at = x(row)
+        if at is None:
+            continue
+        norms[row.variant] = row.norm
+        key = (row.variant, row.placement, row.devices if several_devices else None, row.batch if by_step else None)
+        groups.setdefault(key, defaultdict(list))[at].append(row)
+    return [
+        Line(setting, norms[key[0]], *key, points=tuple(_point(at, cells) for at, cells in sorted(found.items())))
+        for key, found in groups.items()
+    ]
+
+
+def _point(x: int, rows: list[Row]) -> Point:
+    missing = Counter(row.status for row in rows if row.metric(ERROR) is None)
+    return Point(x, stat(rows), tuple(sorted(missing.items())), tuple(rows))

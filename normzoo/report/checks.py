@@ -1,0 +1,138 @@
+"""What the sweep is meant to show, judged by its figures: every verdict is computed from the rows."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from normzoo.report.arms import (
+    Line,
+    Stat,
+    batch_lines,
+    flat_references,
+    has_batch_axis,
+    normalization_lines,
+    pooled_std,
+    positions,
+)
+from normzoo.report.table import Table
+
+Verdict = Literal["holds", "does not hold", "not enough cells"]
+
+SMALL, LARGE = 2, 32
+BATCH_NORM_GAP, BATCH_NORM_STDS, GROUP_NORM_GAP = 10.0, 5.0, 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """A claim, its verdict, and the figures the verdict rests on."""
+
+    claim: str
+    verdict: Verdict
+    figures: str
+
+
+def run_checks(table: Table) -> list[Check]:
+    """Judge the three claims in every setting that has cells for them; each claim is answered at least once."""
+    return [*_over_batch(table, "batch_norm"), *_over_batch(table, "group_norm"), *_soft_arms(table)]
+
+
+def _over_batch(table: Table, norm: str) -> list[Check]:
+    grids = [setting for setting in table.settings if has_batch_axis(table, setting)]
+    lines = [line for setting in grids for line in batch_lines(table, setting) if line.norm == norm]
+    complete = [line for line in lines if line.at(SMALL) and line.at(LARGE)]
+    judge = _batch_norm_falls if norm == "batch_norm" else _group_norm_stays
+    checks = [judge(line, line.at(SMALL), line.at(LARGE), _name(line, table)) for line in complete or lines[:1]]
+    return checks or [judge(None, None, None, norm)]
+
+
+def _batch_norm_falls(line: Line | None, small: Stat | None, large: Stat | None, name: str) -> Check:
+    claim = (
+        f"{name}: the error at batch {SMALL} exceeds that at {LARGE} by at least {BATCH_NORM_GAP:g} points "
+        f"and by {BATCH_NORM_STDS:g} × the pooled seed std"
+    )
+    if small is None or large is None:
+        return Check(claim, "not enough cells", _absent(line))
+    gap, spread = small.mean - large.mean, pooled_std(small, large)
+    figures = f"{show(small)} − {show(large)} = {_signed(gap, 1)} points"
+    if spread is None:
+        return Check(claim, "not enough cells", f"{figures}; one seed has no std{_missing(line)}")
+    holds = gap >= BATCH_NORM_GAP and gap >= BATCH_NORM_STDS * spread
+    figures += f"; {BATCH_NORM_STDS:g} × pooled std = {BATCH_NORM_STDS * spread:.1f}{_missing(line)}"
+    return Check(claim, "holds" if holds else "does not hold", figures)
+
+
+def _group_norm_stays(line: Line | None, small: Stat | None, large: Stat | None, name: str) -> Check:
+    claim = f"{name}: the errors at batch {SMALL} and {LARGE} differ by less than {GROUP_NORM_GAP:g} points"
+    if small is None or large is None:
+        return Check(claim, "not enough cells", _absent(line))
+    gap = small.mean - large.mean
+    figures = f"{show(small)} − {show(large)} = {_signed(gap, 1)} points{_missing(line)}"
+    return Check(claim, "holds" if abs(gap) < GROUP_NORM_GAP else "does not hold", figures)
+
+
+def _soft_arms(table: Table) -> list[Check]:
+    """The arms whose smallest normalized map has several positions, so that n stays above the batch."""
+    arms = []
+    for setting in table.settings:
+        lines = normalization_lines(table, setting)
+        arms += [line for line in lines if (positions(line) or 1) > 1 and len(line.points) > 1]
+    if not arms:
+        claim = "soft arm: with maps larger than 1×1 the error falls with every step of the normalization batch"
+        return [Check(claim, "not enough cells", "no normalization-batch arm with such maps")]
+    return [_falls_steadily(line, table) for line in arms]
+
+
+def _falls_steadily(line: Line, table: Table) -> Check:
+    claim = (
+        f"soft arm, {_name(line, table)}, step batch {line.step_batch} (smallest map {positions(line)} positions): "
+        "the mean error falls with every step of the normalization batch"
+    )
+    points = line.measured
+    if len(points) < 3:
+        return Check(claim, "not enough cells", f"{len(points)} of the arm's points measured, 3 needed")
+    steps = [
+        f"{a}→{b} {_signed(later.mean - earlier.mean, 2)}" + ("" if later.mean < earlier.mean else " (not down)")
+        for (a, earlier), (b, later) in pairwise(points)
+    ]
+    steady = all(later.mean < earlier.mean for (_, earlier), (_, later) in pairwise(points))
+    first, last = points[0][1], points[-1][1]
+    figures = (
+        f"{'; '.join(steps)}; end to end {show(first)} → {show(last)}: {_signed(last.mean - first.mean, 2)} points"
+    )
+    flat = [
+        f"{other.variant} {show(other.points[-1].stat)}"
+        for other in flat_references(table, line.setting, [line.step_batch])
+        if other.points[-1].stat
+    ]
+    figures += f"; beside it {', '.join(flat)}" if flat else ""
+    return Check(claim, "holds" if steady else "does not hold", figures + _missing(line))
+
+
+def show(value: Stat) -> str:
+    """A statistic as text, in the unit of its values."""
+    return f"{value.mean:.1f}" if value.std is None else f"{value.mean:.1f} ± {value.std:.1f}"
+
+
+def _signed(points: float, digits: int) -> str:
+    return f"{points:+.{digits}f}".replace("-", "−")
+
+
+def _name(line: Line, table: Table) -> str:
+    devices = f", {line.devices} devices" if line.devices else ""
+    label = f", {line.setting.label}" if len(table.settings) > 1 else ""
+    return f"{line.variant}{label}{devices}"
+
+
+def _absent(line: Line | None) -> str:
+    if line is None:
+        return "no such cells"
+    have = ", ".join(str(x) for x, _ in line.measured) or "none"
+    return f"measured at batch {have}; needs {SMALL} and {LARGE}{_missing(line)}"
+
+
+def _missing(line: Line | None) -> str:
+    left_out: dict[str, int] = {}
+    for point in line.points if line else ():
+        for status, count in point.missing:
+            left_out[status] = left_out.get(status, 0) + count
+    return "".join(f"; {count} {status} left out" for status, count in left_out.items())

@@ -1,0 +1,147 @@
+"""small_batch.png and .svg: the panels on a page, with a caption made from the records."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from normzoo.errors import UserError
+from normzoo.report import describe
+from normzoo.report.axes import draw_panel
+from normzoo.report.panels import Panel, build_panels
+from normzoo.report.table import Table
+
+_CLASSES = {"mnist5k": 10, "mnist": 10, "fashion_mnist": 10, "digits": 10, "cifar10": 10}
+_LOOKS: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.2,
+    "lines.markeredgewidth": 1.0,
+    "legend.fontsize": 6.8,
+    "legend.framealpha": 0.0,
+    "legend.edgecolor": "none",
+    "legend.handlelength": 2.6,
+    "legend.labelspacing": 0.35,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "svg.hashsalt": "normzoo",
+}
+# Inches: a text-wide figure of two columns, or one panel of a column and a half.
+_WIDTH, _ONE_WIDTH, _HEAD, _ROW, _GAP, _MARGIN = 7.2, 4.6, 0.3, 2.25, 0.62, (0.54, 0.12)
+_CAPTION_SIZE, _CAPTION_LINE = 6.4, 0.125
+
+
+def draw_figure(table: Table) -> tuple[bytes, bytes]:
+    """The figure as PNG and as SVG.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(
+            "results.csv and summary.md are written, but the figure needs matplotlib; "
+            'install it with `pip install "normzoo[sweep]"`.'
+        ) from error
+    panels = build_panels(table)
+    rows = _arranged(panels)
+    columns = max((len(row) for row in rows), default=1)
+    width = _WIDTH if columns == 2 or any(map(_is_wide, panels)) else _ONE_WIDTH
+    left, right = _MARGIN
+    lines = textwrap.wrap(caption(table, panels), int(width * 20.4))
+    foot = 0.48 + _CAPTION_LINE * len(lines)
+    heights = [
+        _ROW + max(0.11 * len(panel.curves) / 4 - 0.4 if _is_wide(panel) else 0.0 for panel in row) for row in rows
+    ]
+    height = _HEAD + sum(heights) + _GAP * max(len(rows) - 1, 0) + foot + (0.4 if not rows else 0.0)
+    chance = chance_level(table)
+    with matplotlib.rc_context(_LOOKS):
+        # Figure and canvas directly, not through pyplot: no window, no state shared with the caller's own figures.
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        letters, y = iter(ascii_uppercase), height - _HEAD + _GAP
+        for row, row_height in zip(rows, heights, strict=True):
+            y -= row_height + _GAP
+            share = (width - (left + right) * len(row)) / len(row)
+            for i, panel in enumerate(row):
+                x = left + i * (share + left + right)
+                axes = figure.add_axes((x / width, y / height, share / width, row_height / height))
+                draw_panel(axes, next(letters) if len(panels) > 1 else "", panel, chance)
+        if not panels:
+            figure.text(0.5, 1 - 0.3 / height, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
+        figure.text(
+            0.12 / width,
+            0.06 / height,
+            "\n".join(lines),
+            fontsize=_CAPTION_SIZE,
+            va="bottom",
+            linespacing=_CAPTION_LINE * 72 / _CAPTION_SIZE / 1.165,
+        )
+        return _saved(figure, "png", dpi=220), _saved(figure, "svg", metadata={"Date": None})
+
+
+def _arranged(panels: Sequence[Panel]) -> list[list[Panel]]:
+    """Panels in rows of two; one with many lines takes a row of its own."""
+    rows: list[list[Panel]] = []
+    for panel in panels:
+        if rows and len(rows[-1]) == 1 and not _is_wide(rows[-1][0]) and not _is_wide(panel):
+            rows[-1].append(panel)
+        else:
+            rows.append([panel])
+    return rows
+
+
+def _is_wide(panel: Panel) -> bool:
+    return len(panel.curves) > 12
+
+
+def caption(table: Table, panels: Sequence[Panel]) -> str:
+    """What is drawn, on which data and model, over which seeds, on which hardware."""
+    rows = table.rows
+    notes = [f"{panel.note[0].upper()}{panel.note[1:]}." for panel in panels]
+    if len(panels) > 1:
+        notes = [f"{letter}: {panel.note}." for letter, panel in zip(ascii_uppercase, panels, strict=False)]
+    drawn = []
+    if any(s.n > 1 for panel in panels for curve in panel.curves for _, s in curve.points):
+        drawn.append("Markers: mean; bars: ± one sample standard deviation; dots: single seeds.")
+    if any(curve.lost for panel in panels for curve in panel.curves):
+        drawn.append("Crosses on the upper edge: cells that diverged or died.")
+    return " ".join(
+        [
+            f"Validation error with running statistics of {describe.models(rows)} on {describe.data(rows)};",
+            f"{describe.seeds(rows)}.",
+            *drawn,
+            *notes,
+            f"{describe.counts(table)}. Run on: {describe.hardware(rows)}; {describe.versions(rows)};",
+            f"{describe.time(rows)}.",
+        ]
+    )
+
+
+def chance_level(table: Table) -> float | None:
+    """The error of guessing, in percent, where every data set has the same known number of classes."""
+    levels = {row.flat.get("data.num_classes") or _CLASSES.get(row.data) for row in table.rows}
+    classes = levels.pop() if len(levels) == 1 else None
+    return 100.0 * (1 - 1 / classes) if isinstance(classes, int) and classes > 0 else None
+
+
+def _saved(figure: Any, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format=kind, **options)
+    return stream.getvalue()

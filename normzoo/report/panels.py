@@ -1,0 +1,139 @@
+"""Which panels the rows have data for, each as curves with their styles; nothing is drawn here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from normzoo.report import describe
+from normzoo.report.arms import (
+    Line,
+    Stat,
+    batch_lines,
+    flat_references,
+    has_batch_axis,
+    normalization_lines,
+    placement_lines,
+    values_lines,
+)
+from normzoo.report.literature import GROUP_NORM_IMAGENET, Reference
+from normzoo.report.settings import Setting
+from normzoo.report.style import DASHED, DOTTED, MARKERS, Style, norm_style, placement_style
+from normzoo.report.table import Table
+
+_MOST_GRIDS = 3
+_MOST_ARMS = 2
+_BATCH = "Batch size per device"
+_NORMALIZATION_BATCH = "Normalization batch (samples that share a statistic)"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a panel; `lost` are the x at which cells diverged or died. `flat` ones are levels, not points."""
+
+    style: Style
+    points: Sequence[tuple[int, Stat]]
+    lost: Sequence[int] = ()
+    flat: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    x_label: str
+    curves: Sequence[Curve]
+    note: str
+    inset: Reference | None = None
+
+
+def build_panels(table: Table) -> list[Panel]:
+    """Every panel there is data for: grids over batch size, values per statistic, placements, further arms."""
+    grids = [setting for setting in table.settings if has_batch_axis(table, setting)]
+    panels = [panel for setting in grids[:_MOST_GRIDS] for panel in _grid(table, setting)]
+    panels += _values(table)
+    placed = next(([s] for s in table.settings if placement_lines(table, s)), [])
+    panels += [panel for setting in placed for panel in _placements(table, setting)]
+    arms = [s for s in table.settings if s not in placed and normalization_lines(table, s)]
+    panels += [panel for setting in arms[:_MOST_ARMS] for panel in _arm(table, setting)]
+    return [panel for panel in panels if any(curve.points or curve.lost for curve in panel.curves)]
+
+
+def _grid(table: Table, setting: Setting) -> list[Panel]:
+    lines = batch_lines(table, setting)
+    several = f", {setting.label}" if len(table.settings) > 1 else ""
+    curves = [_curve(line, norm_style(line.norm, line.variant)) for line in lines]
+    note = f"placement {table.main_placement(setting)}"
+    # A norm that was refused everywhere is missed in the picture, so it is named below it.
+    refused = [curve.style.name for curve, line in zip(curves, lines, strict=True) if _all_refused(line)]
+    note += f"; refused, not drawn: {', '.join(refused)}" if refused else ""
+    return [Panel(f"Batch size{several}", _BATCH, _shown(curves), note)]
+
+
+def _values(table: Table) -> list[Panel]:
+    lines = values_lines(table)
+    if len({x for line in lines for x, _ in line.measured}) < 2:
+        return []
+    ratios = {p.x / row.batch for line in lines for p in line.points for row in p.rows if row.batch}
+    if len(ratios) == 1 and len({line.setting for line in lines}) == 1:
+        return []  # the panel of batch sizes once more, with other numbers below it
+    several = len({line.setting for line in lines}) > 1
+    # The settings of one norm share its colour; the first has filled markers, the next are open and dashed otherwise.
+    ranks = {setting: i for i, setting in enumerate(dict.fromkeys(line.setting for line in lines))}
+    curves = []
+    for line in lines:
+        style = norm_style(line.norm, line.variant)
+        if several:
+            style = replace(style, name=f"{style.name}, {line.setting.label}")
+        rank = ranks[line.setting]
+        if rank:
+            style = replace(style.open(), dash=DASHED if rank == 1 else DOTTED)
+        if rank > 1:
+            style = replace(style, marker=MARKERS[rank % len(MARKERS)])
+        curves.append(_curve(line, style))
+    note = "norms that share statistics between samples; n is the smallest of the net's normalized maps"
+    return [Panel("Values per statistic", "Values per statistic, n = batch · H · W", _shown(curves), note)]
+
+
+def _placements(table: Table, setting: Setting) -> list[Panel]:
+    lines = placement_lines(table, setting)
+    shared = lines[0].norm in table.batch_norms
+    curves = [_curve(line, placement_style(line.placement)) for line in lines]
+    step = f", step batch {_steps(lines)}" if lines[0].step_batch else ""
+    norm = norm_style(lines[0].norm, lines[0].variant).name
+    label = f", {setting.label}" if len(table.settings) > 1 else ""
+    note = f"{norm}{step}, every stage normalized unless the label says otherwise"
+    return [Panel(f"Placement{label}", _NORMALIZATION_BATCH if shared else _BATCH, _shown(curves), note)]
+
+
+def _arm(table: Table, setting: Setting) -> list[Panel]:
+    lines = normalization_lines(table, setting)
+    if max(len(line.points) for line in lines) < 2:
+        return []
+    curves = [_curve(line, norm_style(line.norm, line.variant)) for line in lines]
+    for line in flat_references(table, setting, [line.step_batch for line in lines]):
+        curves.append(replace(_curve(line, norm_style(line.norm, line.variant)), flat=True))
+    label = f", {setting.label}" if len(table.settings) > 1 else ""
+    note = (
+        f"step batch {_steps(lines)}; inset, not measured here: {GROUP_NORM_IMAGENET.what} "
+        f"({GROUP_NORM_IMAGENET.citation})"
+    )
+    return [Panel(f"Normalization batch{label}", _NORMALIZATION_BATCH, _shown(curves), note, GROUP_NORM_IMAGENET)]
+
+
+def _curve(line: Line, style: Style) -> Curve:
+    if line.devices:
+        style = replace(style, name=f"{style.name}, {describe.number(line.devices, 'device')}")
+    lost = [point.x for point in line.points if any(status not in ("ok", "refused") for status, _ in point.missing)]
+    return Curve(style, line.measured, lost)
+
+
+def _all_refused(line: Line) -> bool:
+    return all(row.status == "refused" for point in line.points for row in point.rows)
+
+
+def _shown(curves: Sequence[Curve]) -> list[Curve]:
+    return [curve for curve in curves if curve.points or curve.lost]
+
+
+def _steps(lines: Sequence[Line]) -> str:
+    return ", ".join(str(step) for step in sorted({line.step_batch for line in lines if line.step_batch}))

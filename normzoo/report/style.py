@@ -1,0 +1,104 @@
+"""One colour, marker and line style a norm, the same in every figure.
+
+The colours are those of Okabe and Ito (2008), told apart with every common colour blindness; markers and line styles
+tell the lines apart in grey print as well.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
+
+Dash = str | tuple[int, tuple[float, ...]]
+SOLID: Dash = "-"
+DASHED: Dash = (0, (4, 1.6))
+DOTTED: Dash = (0, (1, 1.4))
+DASH_DOT: Dash = (0, (5, 1.4, 1, 1.4))
+LONG_DASH: Dash = (0, (8, 2))
+_DASHES = (SOLID, DASHED, DASH_DOT, DOTTED, LONG_DASH)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a line is drawn; `filled` markers carry the colour, open ones are white inside."""
+
+    name: str
+    color: str
+    marker: str
+    dash: Dash
+    filled: bool = True
+
+    def open(self) -> "Style":
+        return replace(self, filled=False)
+
+
+_NORMS = {
+    "batch_norm": Style("BatchNorm", VERMILLION, "o", SOLID),
+    "group_norm": Style("GroupNorm", BLUE, "^", SOLID),
+    "layer_norm": Style("LayerNorm", GREEN, "s", DASHED),
+    "instance_norm": Style("InstanceNorm", PURPLE, "v", DASH_DOT),
+    "identity": Style("no norm", BLACK, "x", DOTTED),
+    "ghost_batch_norm": Style("Ghost BatchNorm", ORANGE, "D", DASHED),
+    "sync_batch_norm": Style("SyncBatchNorm", SKY, "P", LONG_DASH),
+    "layer_norm_channel": Style("LayerNorm over C", SKY, "d", DASH_DOT),
+}
+_PLACEMENTS = {
+    "pre_act": Style("before activation", ORANGE, "D", SOLID),
+    "post_act": Style("after activation", PURPLE, "v", DASH_DOT),
+    "last_only": Style("last stage only", BLACK, "s", DOTTED),
+    "all_but_last": Style("all but last stage", BLUE, "^", DASHED),
+    "first_only": Style("first stage only", GREEN, "o", LONG_DASH),
+    "none": Style("nowhere", GREY, "x", DOTTED),
+}
+_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "d", "<", ">", "p", "h")
+
+
+def norm_style(norm: str, variant: str | None = None) -> Style:
+    """The style of a norm; a from-scratch twin is drawn as its original with open markers."""
+    arguments = (variant or norm).removeprefix(norm)
+    known = _NORMS.get(norm.removesuffix("_scratch"))
+    if known is None:
+        style = _from_name(norm)
+    elif norm.endswith("_scratch"):
+        style = replace(known.open(), name=f"{known.name}, from scratch")
+    else:
+        style = known
+    return _varied(style, arguments)
+
+
+def placement_style(placement: str) -> Style:
+    """The style of a placement."""
+    name = placement.partition("(")[0]
+    style = _PLACEMENTS.get(name) or _from_name(name)
+    return _varied(style, placement.removeprefix(name))
+
+
+def matplotlib_arguments(style: Style) -> Mapping[str, Any]:
+    """The style as keyword arguments of `Axes.plot`."""
+    return {
+        "color": style.color,
+        "marker": style.marker,
+        "linestyle": style.dash,
+        "markerfacecolor": style.color if style.filled else "white",
+        "markeredgecolor": style.color,
+    }
+
+
+def _from_name(name: str) -> Style:
+    # Drawn from the name itself, so that a norm keeps its looks whatever else stands in the figure.
+    code = zlib.crc32(name.encode())
+    marker, dash = MARKERS[code // 8 % len(MARKERS)], _DASHES[code // 96 % len(_DASHES)]
+    return Style(name, _COLORS[code % len(_COLORS)], marker, dash)
+
+
+def _varied(style: Style, arguments: str) -> Style:
+    """The same colour with another marker and dash, for a variant that differs in its arguments."""
+    if not arguments:
+        return style
+    code = zlib.crc32(arguments.encode())
+    marker, dash = MARKERS[code % len(MARKERS)], _DASHES[code // 12 % len(_DASHES)]
+    return replace(style, name=f"{style.name} {arguments}", marker=marker, dash=dash)

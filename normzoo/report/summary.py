@@ -1,0 +1,195 @@
+"""summary.md: what was run, what it shows, and what did not run."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from normzoo.report import describe
+from normzoo.report.arms import (
+    Line,
+    batch_lines,
+    flat_references,
+    normalization_lines,
+    placement_lines,
+    positions,
+    stat,
+)
+from normzoo.report.checks import Check, show
+from normzoo.report.literature import GROUP_NORM_IMAGENET
+from normzoo.report.settings import Setting
+from normzoo.report.table import Row, Table
+from normzoo.report.text import line_grid, markdown_table
+
+_MOST_SETTINGS = 20
+_MOST_ENTRIES = 40
+_THREE_ERRORS = (
+    ("val_error_running", "running statistics"),
+    ("val_error_population", "recomputed statistics"),
+    ("val_error_batch", "batch statistics"),
+)
+_LOST = (
+    ("diverged", "Diverged cells", "Training left the finite numbers; these cells are in no mean."),
+    ("failed", "Failed cells", "These ended with an error."),
+    ("killed", "Killed cells", "These processes were ended from outside."),
+    ("oom", "Cells out of memory", "These asked for more memory than there was."),
+    ("timeout", "Cells out of time", "These passed their time limit."),
+)
+
+
+def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[str], unfinished: int) -> str:
+    """The whole page; sections without data are left out."""
+    parts = [
+        "# Sweep report\n",
+        _what_was_run(table, unreadable, unfinished),
+        "![Validation error of every norm, by batch size and by what a statistic averages](small_batch.png)\n",
+        _checks(checks),
+        *_reference(),
+    ]
+    for setting in table.settings[:_MOST_SETTINGS]:
+        parts += _setting(table, setting)
+    if len(table.settings) > _MOST_SETTINGS:
+        parts.append(f"Another {len(table.settings) - _MOST_SETTINGS} settings are in results.csv alone.\n")
+    parts.append(_not_run(table, "refused", "Refused combinations", "Refused before training, since they cannot be."))
+    parts += [_not_run(table, *entry) for entry in _LOST]
+    if unreadable:
+        listed = "\n".join(f"- {message}" for message in unreadable[:_MOST_ENTRIES])
+        parts.append(f"## Files left out\n\n{listed}\n{_more(len(unreadable))}")
+    return "\n".join(part for part in parts if part)
+
+
+def _what_was_run(table: Table, unreadable: Sequence[str], unfinished: int) -> str:
+    rows = table.rows
+    entries = [
+        ("Cells", describe.counts(table)),
+        ("Data", describe.data(rows)),
+        ("Model", describe.models(rows)),
+        ("Seeds", describe.seeds(rows)),
+        ("Hardware", describe.hardware(rows)),
+        ("Versions", describe.versions(rows)),
+        ("Time", describe.time(rows)),
+    ]
+    if unfinished:
+        entries.append(("Without a record", f"{describe.number(unfinished, 'cell')} begun and not finished"))
+    if table.repeated:
+        entries.append(
+            ("Found twice", f"{describe.number(table.repeated, 'record')} of a cell that has another; counted once")
+        )
+    if unreadable:
+        entries.append(("Unreadable", f"{describe.number(len(unreadable), 'file')}, named below"))
+    return "\n".join(f"- {name}: {text}" for name, text in entries) + "\n"
+
+
+def _checks(checks: Sequence[Check]) -> str:
+    body = [[check.claim, f"**{check.verdict}**", check.figures] for check in checks]
+    head = markdown_table(["Claim", "Verdict", "Figures (error in %, mean ± std over seeds)"], body)
+    return f"## Checks\n\n{head.replace('---:', '---')}"
+
+
+def _setting(table: Table, setting: Setting) -> list[str]:
+    rows = table.by_setting[setting]
+    n = describe.usual_seeds(rows)
+    parts = [
+        f"## {setting.title}\n",
+        f"Error in %, mean ± sample std, n = {n} {'seed' if n == 1 else 'seeds'} unless noted.\n",
+    ]
+    placement = table.main_placement(setting)
+    lines = batch_lines(table, setting)
+    title = f"### Validation error by norm and batch size per device (running statistics, placement {placement})"
+    parts.append(_section(title, "norm", lines, n, lambda line: f"{line.variant}{_devices(line)}"))
+    parts.append(_three_errors(table, setting, n))
+    arm = normalization_lines(table, setting)
+    if arm:
+        soft = max((positions(line) or 1 for line in arm), default=1) > 1
+        references = flat_references(table, setting, [line.step_batch for line in arm])
+        title = f"### Validation error by normalization batch{', soft arm' if soft else ''} (placement {placement})"
+        parts.append(
+            _section(
+                title, "norm", arm, n, lambda line: f"{line.variant}, step batch {line.step_batch}{_devices(line)}"
+            )
+        )
+        if soft:
+            beside = [
+                f"{line.variant} {show(point.stat)}" for line in references for point in line.points if point.stat
+            ]
+            smallest = min(positions(line) or 1 for line in arm)
+            parts.append(
+                f"The smallest normalized map has {smallest} positions: n is {smallest} × the normalization batch.\n"
+            )
+            if beside:
+                parts.append(
+                    f"Norms that share nothing between samples, at the same step batch: {'; '.join(beside)}.\n"
+                )
+    return [*parts, _placements(table, setting, n)]
+
+
+def _section(title: str, corner: str, lines: Sequence[Line], n: int, name: Callable[[Line], str]) -> str:
+    if not lines:
+        return ""
+    head, body = line_grid(lines, [f"`{name(line)}`" for line in lines], n)
+    return f"{title}\n\n{markdown_table([corner, *head], body)}"
+
+
+def _three_errors(table: Table, setting: Setting, n: int) -> str:
+    """The same nets judged with three sets of statistics, for norms that share statistics between samples."""
+    parts = []
+    arms = [*batch_lines(table, setting), *normalization_lines(table, setting)]
+    for line in [line for line in arms if line.norm in table.batch_norms]:
+        body = []
+        for metric, name in _THREE_ERRORS:
+            stats = [stat(point.rows, metric) for point in line.points]
+            body.append([name, *(show(s) if s else "–" for s in stats)])
+        axis = (
+            "batch size per device" if line.step_batch is None else f"normalization batch, step batch {line.step_batch}"
+        )
+        head = markdown_table([axis, *(str(point.x) for point in line.points)], body)
+        parts.append(
+            f"### Validation error of `{line.variant}`{_devices(line)} by the statistics it is evaluated with\n\n{head}"
+        )
+    return "\n".join(parts)
+
+
+def _placements(table: Table, setting: Setting, n: int) -> str:
+    lines = placement_lines(table, setting)
+    if not lines:
+        return ""
+    shared = lines[0].norm in table.batch_norms
+    axis = "normalization batch" if shared else "batch size"
+    title = f"### Validation error of `{lines[0].variant}` by placement and {axis}"
+
+    def name(line: Line) -> str:
+        return line.placement + (f", step batch {line.step_batch}" if line.step_batch else "") + _devices(line)
+
+    return _section(title, "placement", lines, n, name)
+
+
+def _reference() -> list[str]:
+    reference = GROUP_NORM_IMAGENET
+    columns = sorted({x for row in reference.errors.values() for x in row})
+    body = [[f"`{norm}`", *(f"{row[x]:.1f}" for x in columns)] for norm, row in reference.errors.items()]
+    text = f"{reference.what}. Source: {reference.citation}. Not measured here.\n"
+    return ["For comparison, the curve of the GN paper:\n", markdown_table(["norm", *map(str, columns)], body), text]
+
+
+def _not_run(table: Table, status: str, title: str, lead: str) -> str:
+    groups: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
+    for row in table.rows:
+        if row.status == status:
+            groups[row.variant, row.placement, row.setting.title, row.reason].append(row)
+    if not groups:
+        return ""
+    entries = []
+    for (variant, placement, where, reason), rows in list(groups.items())[:_MOST_ENTRIES]:
+        sizes = ", ".join(map(str, sorted({row.batch for row in rows if row.batch is not None}))) or "?"
+        cells = f"{describe.seeds(rows)}, {describe.number(len(rows), 'cell')}"
+        said = reason if len(reason) <= 400 else f"{reason[:400]} …"
+        entries.append(
+            f"- `{variant}`, placement {placement}, {where}, batch {sizes}, {cells}: {said or 'no reason recorded'}"
+        )
+    return f"## {title}\n\n{lead}\n\n" + "\n".join(entries) + f"\n{_more(len(groups))}"
+
+
+def _devices(line: Line) -> str:
+    return f", {describe.number(line.devices, 'device')}" if line.devices else ""
+
+
+def _more(count: int) -> str:
+    return f"- and {count - _MOST_ENTRIES} more, in results.csv\n" if count > _MOST_ENTRIES else ""

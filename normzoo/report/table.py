@@ -1,0 +1,247 @@
+"""Result records as rows: one row a cell, and the settings that the rows fall into.
+
+A *setting* is everything that differs between cells of a folder beyond norm, batch size, placement, devices and seed.
+It is found from the records: whatever entry of the configs takes several values splits the cells, with no label needed.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from normzoo.report.settings import Setting, derived_entries, describe
+from normzoo.results import CellResult, decisive
+
+# Axes of the report itself, and entries that say where a cell ran rather than what it was.
+_AXES = frozenset({"seed", "batch_size_per_device"})
+_AXIS_GROUPS = ("norm.", "placement.")
+_WHERE_IT_RAN = frozenset(
+    f"trainer.{key}" for key in ("name", "accelerator", "devices", "num_nodes", "strategy", "threads", "deterministic")
+)
+# The number of samples that share a statistic is an axis of its own, so it does not tell variants of a norm apart.
+_NORM_AXIS = "group_size"
+# The order of a reader's interest; what is not named follows by its name.
+_NORMS_FIRST = (
+    "batch_norm",
+    "ghost_batch_norm",
+    "sync_batch_norm",
+    "group_norm",
+    "layer_norm",
+    "instance_norm",
+    "identity",
+)
+_PLACEMENTS_FIRST = ("pre_act", "post_act", "all_but_last", "last_only", "first_only", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One cell, flat."""
+
+    result: CellResult
+    flat: Mapping[str, Any] = field(repr=False)
+    norm: str
+    variant: str
+    batch: int | None
+    normalization_batch: int | None
+    placement: str
+    model: str
+    data: str
+    image_size: Any
+    devices: int
+    seed: int
+    values_min: int | None
+    setting: Setting
+
+    @property
+    def status(self) -> str:
+        return self.result.status
+
+    @property
+    def reason(self) -> str:
+        """Why the cell is not `ok`, on one line."""
+        return " ".join((self.result.reason or "").split())
+
+    def metric(self, name: str) -> float | None:
+        """A metric of a cell that came to its end; None where there is none or the cell did not."""
+        return self.result.metrics.get(name) if self.status == "ok" else None
+
+    def time(self, name: str) -> float | None:
+        """An entry of the cell's `time` record, if it is a number."""
+        value = self.result.time.get(name)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a folder, the settings (the fullest first) and the cells that were found twice."""
+
+    rows: tuple[Row, ...]
+    settings: tuple[Setting, ...]
+    differing: tuple[str, ...]
+    repeated: int
+
+    @cached_property
+    def by_setting(self) -> dict[Setting, list[Row]]:
+        groups: dict[Setting, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            groups[row.setting].append(row)
+        return groups
+
+    @cached_property
+    def batch_norms(self) -> frozenset[str]:
+        """Norms whose statistics were shared by several samples in some cell."""
+        return frozenset(row.norm for row in self.rows if (row.normalization_batch or 1) > 1)
+
+    @cached_property
+    def partitioned(self) -> frozenset[str]:
+        """Norms whose normalization batch was varied while the batch of a step stayed the same."""
+        seen: dict[tuple[Any, ...], set[int]] = defaultdict(set)
+        for row in self.rows:
+            if row.normalization_batch is not None:
+                seen[row.setting, row.norm, row.placement, row.devices, row.batch].add(row.normalization_batch)
+        return frozenset(key[1] for key, values in seen.items() if len(values) > 1)
+
+    def main_placement(self, setting: Setting) -> str:
+        """The placement most cells of the setting have; `pre_act` where several tie."""
+        counts = Counter(row.placement for row in self.by_setting[setting])
+        return min(counts, key=lambda name: (-counts[name], name != "pre_act", name))
+
+
+def build_table(results: Iterable[CellResult]) -> Table:
+    """Flatten the records, group them into settings and name the variants of norms and placements."""
+    kept, repeated = _once(results)
+    flats = [_flatten(decisive(result.config)) for result in kept]
+    differing = _differing(flats)
+    own_axes = _AXES | _WHERE_IT_RAN
+    splitting = [key for key in differing if key not in own_axes and not key.startswith(_AXIS_GROUPS)]
+    derived = derived_entries(flats, splitting)
+    splitting = [key for key in splitting if key not in derived]
+    keys = [tuple(flat.get(key) for key in splitting) for flat in flats]
+    settings = _settings(keys, splitting, flats)
+    norms = _variants(flats, "norm", skip=(_NORM_AXIS,))
+    placements = _variants(flats, "placement")
+    rows = [
+        _row(result, flat, settings[key], norm, placement)
+        for result, flat, key, norm, placement in zip(kept, flats, keys, norms, placements, strict=True)
+    ]
+    rows.sort(
+        key=lambda row: (
+            row.setting.index,
+            _rank(_NORMS_FIRST, row.norm),
+            row.variant,
+            _rank(_PLACEMENTS_FIRST, row.placement),
+            row.placement,
+            row.devices,
+            row.batch or 0,
+            row.normalization_batch or 0,
+            row.seed,
+        )
+    )
+    return Table(tuple(rows), tuple(settings.values()), differing, repeated)
+
+
+def _rank(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def _once(results: Iterable[CellResult]) -> tuple[list[CellResult], int]:
+    """One record a cell: a finished one rather than another, the later one of equals."""
+    best: dict[str, CellResult] = {}
+    total = 0
+    for result in results:
+        total += 1
+        other = best.get(result.cell)
+        if other is None or _preference(result) >= _preference(other):
+            best[result.cell] = result
+    return list(best.values()), total - len(best)
+
+
+def _preference(result: CellResult) -> tuple[bool, str]:
+    return result.status == "ok", str(result.time.get("started", ""))
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def _differing(flats: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Entries that take more than one value, an absent entry counting as a value; in the order of the configs."""
+    values: dict[str, set[Any]] = {}
+    counts: Counter[str] = Counter()
+    for flat in flats:
+        counts.update(flat.keys())
+        for key, value in flat.items():
+            values.setdefault(key, set()).add(value)
+    return tuple(key for key, seen in values.items() if len(seen) > 1 or counts[key] < len(flats))
+
+
+def _settings(
+    keys: Sequence[tuple[Any, ...]], names: Sequence[str], flats: Sequence[Mapping[str, Any]]
+) -> dict[tuple[Any, ...], Setting]:
+    points: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
+    sizes: Counter[tuple[Any, ...]] = Counter(keys)
+    example: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for key, flat in zip(keys, flats, strict=True):
+        points[key].add((flat.get("norm.name"), flat.get("batch_size_per_device")))
+        example.setdefault(key, flat)
+    ordered = sorted(sizes, key=lambda key: (-len(points[key]), -sizes[key], repr(key)))
+    labels = describe([dict(zip(names, key, strict=True)) for key in ordered], [example[key] for key in ordered])
+    return {key: Setting(i, label, title) for i, (key, (label, title)) in enumerate(zip(ordered, labels, strict=True))}
+
+
+def _variants(flats: Sequence[Mapping[str, Any]], group: str, skip: tuple[str, ...] = ()) -> list[str]:
+    """Name each cell's norm (or placement), with the arguments in which cells of the same name differ."""
+    prefix = f"{group}."
+    skipped = {f"{prefix}{key}" for key in ("name", *skip)}
+    named: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for flat in flats:
+        named[str(flat.get(f"{prefix}name", "?"))].append(flat)
+    telling: dict[str, list[str]] = {}
+    for name, group_flats in named.items():
+        own = [
+            {key: flat[key] for key in flat if key.startswith(prefix) and key not in skipped} for flat in group_flats
+        ]
+        telling[name] = list(_differing(own))
+    variants = []
+    for flat in flats:
+        name = str(flat.get(f"{prefix}name", "?"))
+        arguments = ", ".join(f"{key.removeprefix(prefix)}={flat.get(key)}" for key in telling[name])
+        variants.append(f"{name}({arguments})" if arguments else name)
+    return variants
+
+
+def _row(result: CellResult, flat: Mapping[str, Any], setting: Setting, variant: str, placement: str) -> Row:
+    values = result.values_per_statistic.values()
+    return Row(
+        result=result,
+        flat=flat,
+        norm=str(flat.get("norm.name", "?")),
+        variant=variant,
+        batch=_count(flat.get("batch_size_per_device")),
+        normalization_batch=result.normalization_batch,
+        placement=placement,
+        model=str(flat.get("model.name", "?")),
+        data=str(flat.get("data.name", "?")),
+        image_size=flat.get("data.image_size"),
+        devices=result.world_size if result.status == "ok" else _asked_devices(flat) or result.world_size,
+        seed=result.seed,
+        values_min=min((n for n in values if n), default=None),
+        setting=setting,
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _asked_devices(flat: Mapping[str, Any]) -> int | None:
+    devices, nodes = _count(flat.get("trainer.devices")), _count(flat.get("trainer.num_nodes"))
+    return devices * (nodes or 1) if devices else None
