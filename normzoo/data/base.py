@@ -38,6 +38,15 @@ def balanced_order(labels: Tensor, seed: int) -> Tensor:
     return shuffled[turn.argsort(stable=True)]
 
 
+def mixed(index: Tensor, seed: int) -> Tensor:
+    """The same indices in random order.
+
+    A pass in balanced order would meet every class once in each ten images, and the statistics of such a batch are
+    not those of a random one.
+    """
+    return index[torch.randperm(len(index), generator=generator(seed, 1))]
+
+
 class ImageData(LightningDataModule):
     """Images and labels in a train and a val split.
 

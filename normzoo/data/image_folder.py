@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from normzoo.data.base import ImageData, Split, balanced_order, check_whole
+from normzoo.data.base import ImageData, Split, balanced_order, check_whole, mixed
 from normzoo.data.loader import EpochDataLoader, EpochSampler, mix
 from normzoo.errors import UserError
 
@@ -98,7 +98,8 @@ class ImageFolder(ImageData):
             chosen = {}
             for split, of in files.items():
                 order = balanced_order(torch.tensor(of.targets), self.split_seed)
-                chosen[split] = order[: self._take_size(f"{split}_size", len(order), f"{self.root / split} holds")]
+                size = self._take_size(f"{split}_size", len(order), f"{self.root / split} holds")
+                chosen[split] = mixed(order[:size], self.split_seed)
             self._files, self._chosen = files, chosen
         self._check_sizes()
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from normzoo.data.base import ImageData, Split, balanced_order, check_whole
+from normzoo.data.base import ImageData, Split, balanced_order, check_whole, mixed
 from normzoo.data.loader import TensorLoader
 from normzoo.errors import UserError
 
@@ -135,7 +135,7 @@ class InMemory(ImageData):
             size = self._take_size("train_size", len(y), "the training files hold")
             order_val = balanced_order(val[1], self.split_seed)
             size_val = self._take_size("val_size", len(val[1]), "the validation files hold")
-            train_index, val_index = order[:size], order_val[:size_val]
+            train_index, val_index = mixed(order[:size], self.split_seed), mixed(order_val[:size_val], self.split_seed)
             return (x[train_index], y[train_index]), (val[0][val_index], val[1][val_index])
 
         # Validation images come first in the order, so that they are the same for every train_size.
@@ -146,7 +146,8 @@ class InMemory(ImageData):
                 f"{self.name}: train_size {self.train_size} and val_size {size_val} together exceed its {len(y)} "
                 "images, or leave none for training. Lower data.train_size or data.val_size."
             )
-        val_index, train_index = order[:size_val], order[size_val : size_val + size]
+        val_index = mixed(order[:size_val], self.split_seed)
+        train_index = mixed(order[size_val : size_val + size], self.split_seed)
         return (x[train_index], y[train_index]), (x[val_index], y[val_index])
 
     def _pixels(self, x: Tensor) -> Tensor:

@@ -57,6 +57,13 @@ def test_subsets_are_balanced_disjoint_and_nested() -> None:
     assert same_train == train
 
 
+def test_a_pass_in_order_meets_classes_at_random() -> None:
+    data = ready(Digits(batch_size=2, train_size=1400))
+    for split in ("train", "val"):
+        y = data.tensors(split)[1]
+        assert 0.03 < (y[1:] == y[:-1]).float().mean() < 0.2
+
+
 def test_balanced_order_goes_on_when_a_class_runs_out() -> None:
     labels = torch.tensor([0] * 2 + [1] * 9 + [2] * 5)
     order = balanced_order(labels, seed=0)
