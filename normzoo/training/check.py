@@ -1,5 +1,6 @@
 """What can be known of a cell before it trains: whether it can be at all, and how many values each statistic averages."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -110,5 +111,6 @@ def values_per_statistic(model: nn.Module, shapes: Shapes) -> tuple[dict[str, in
         count = getattr(layers[name], "values_per_statistic", None)
         if count is not None:
             values[name] = count(shape)
-            batches.append(count(shape) // max(1, count((1, *shape[1:]))))
+            within_a_sample = count((2, *shape[1:])) == count((1, *shape[1:]))
+            batches.append(1 if within_a_sample else count(shape) // math.prod(shape[2:]))
     return values, max(batches, default=None)

@@ -33,8 +33,9 @@ class Classifier(LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.curve: list[dict[str, float | int | None]] = []
         self.diverged = False
-        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
-        self.register_buffer("val_loss_sum", torch.zeros(()), persistent=False)
+        # No buffers, which data-parallel training would overwrite by those of the first process.
+        self.loss_sum = torch.zeros(())
+        self.val_loss_sum = torch.zeros(())
         self._steps_summed = 0
         self._val_samples = 0
 
@@ -48,7 +49,7 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        self.loss_sum.zero_()
+        self.loss_sum = torch.zeros((), device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -66,7 +67,7 @@ class Classifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.accuracy.reset()
-        self.val_loss_sum.zero_()
+        self.val_loss_sum = torch.zeros((), device=self.device)
         self._val_samples = 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

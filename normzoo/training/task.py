@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from normzoo.errors import UserError, exit_with
-from normzoo.training.cell import run_cell
+from normzoo.training.cell import run_cell, write_probe
 
 log = logging.getLogger("normzoo")
 
@@ -37,6 +38,16 @@ def train(config: DictConfig) -> float:
         print(f"{result.status}: {folder / 'result.json'}")
     error_rate = result.metrics.get("val_error_running")
     return math.inf if error_rate is None or result.status != "ok" else error_rate
+
+
+class CheckOutput(Callback):
+    """Refuses an output folder that cannot be written, before Hydra makes it."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            write_probe(Path(config.hydra.run.dir))
+        except UserError as error:
+            exit_with(error)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
