@@ -61,6 +61,15 @@ def test_the_bias_goes_only_before_a_norm_with_a_bias(scale_only):
         assert (linear.bias is not None) == has_bias, (norm, order, activation)
 
 
+def test_an_activation_with_a_bias_is_no_norm():
+    class Shifted(nn.ReLU):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(8))
+
+    assert ConvNormAct(3, 8, nn.BatchNorm2d, "post_act", activation=Shifted).conv.bias is not None
+
+
 @pytest.mark.parametrize("block", [ConvNormAct, DenseNormAct])
 def test_a_block_without_a_bias_saves_none(block):
     assert not [key for key in block(3, 8, nn.BatchNorm1d).state_dict() if key in ("conv.bias", "linear.bias")]

@@ -130,6 +130,12 @@ def test_a_norm_that_includes_relu_equals_norm_and_relu_with_one_more_at_each_br
     torch.testing.assert_close(active(x), plain(x))
 
 
+@pytest.mark.parametrize("depth", [8, 18, 50])
+def test_no_activation_overwrites_what_a_norm_keeps_for_its_backward(depth):
+    model = build(depth, norm=lambda channels: nn.Tanh(), device="cpu")
+    model(torch.randn(1, 3, 16, 16)).sum().backward()
+
+
 def test_pre_act_and_post_act_as_documented():
     x = torch.randn(4, 8, 6, 6)
 
