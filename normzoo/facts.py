@@ -28,25 +28,25 @@ class NormInfo:
 
     name: str
     build: Callable[..., nn.Module]
-    aliases: tuple[str, ...]
-    kind: Kind
-    paper: str
-    """Authors, year and arXiv number; empty where there is none."""
-    reduces_over: str
-    """The dimensions that one mean or variance averages, such as `N, *` or `C/G, *`; `-` where nothing is averaged."""
     batch_dependent: bool
     """Whether, in training, the output for one sample depends on the other samples of the batch."""
-    train_eval_differ: bool
-    state: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    kind: Kind = "layer"
+    paper: str = ""
+    """Authors, year and arXiv number; empty where there is none."""
+    reduces_over: str = ""
+    """The dimensions that one mean or variance averages, such as `N, *` or `C/G, *`; `-` where nothing is averaged."""
+    train_eval_differ: bool = False
+    state: tuple[str, ...] = ()
     """The buffers that a forward in training mode writes."""
-    minimum_count: int
+    minimum_count: int = 1
     """The fewest values a statistic may average in training; 1 is no limit."""
-    ranks: tuple[int, ...]
+    ranks: tuple[int, ...] = (2, 3, 4, 5)
     """The numbers of input dimensions accepted, batch and channels included."""
-    fused: bool
+    fused: bool = False
     """Whether one torch kernel does the work, or a composition of several."""
-    includes_activation: bool
-    owner: str
+    includes_activation: bool = False
+    owner: str = ""
     """The module, and for a plug-in the distribution, that registered it."""
 
     @property

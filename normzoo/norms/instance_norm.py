@@ -80,7 +80,8 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        if self.running_mean is not None:
+        # The kernel with running statistics has no output for no samples.
+        if self.running_mean is not None and input.numel():
             y = self._forward_tracked(input)
         else:
             # With one channel to a group the kernel is several times slower on channels_last than with both copies.
@@ -96,8 +97,7 @@ class InstanceNorm(nn.InstanceNorm2d):
         # With momentum 1 the kernel writes the batch's own mean and unbiased variance.
         mean, var = (x.new_zeros(self.num_features, dtype=self.running_mean.dtype) for _ in range(2))
         y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input_stats=True, momentum=1.0, eps=self.eps)
-        if x.numel():
-            update_running(self, mean, var)
+        update_running(self, mean, var)
         return y
 
 

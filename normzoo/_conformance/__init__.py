@@ -1,0 +1,31 @@
+"""What is asked of every norm: a function for each property, whose docstring opens the message of its failure."""
+
+from collections.abc import Callable
+
+from normzoo._conformance import inputs, torch_features, values
+from normzoo._conformance.subject import Subject as Subject
+
+CHECKS: tuple[Callable[[Subject], None], ...] = (
+    values.facts_hold,
+    values.independent_of_batch,
+    values.agrees_with_reference,
+    values.gradcheck,
+    values.gradgradcheck,
+    values.evaluates_deterministically,
+    values.keeps_dtype,
+    values.autocast,
+    values.huge_offset,
+    inputs.leaves_inputs_alone,
+    inputs.keeps_channels_last,
+    inputs.takes_any_strides,
+    inputs.empty_batch,
+    inputs.one_sample,
+    inputs.ranks_as_stated,
+    torch_features.survives_saving,
+    torch_features.compiles,
+    torch_features.exports,
+    torch_features.exports_to_onnx,
+    torch_features.replicas_under_vmap,
+    torch_features.leaves_global_state_alone,
+    torch_features.meta_device,
+)

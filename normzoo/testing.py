@@ -1,0 +1,124 @@
+"""The conformance suite that every norm here passes, for yours as well: `check_norm("my_norm")`.
+
+In pytest, one test for each property:
+
+    @pytest.mark.parametrize("check", normzoo.testing.checks("my_norm"), ids=str)
+    def test_my_norm(check):
+        check()
+
+It needs torch and nothing else. What a norm says of itself when it is registered decides what is asked of it; the
+properties are the functions in `normzoo/_conformance/`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from unittest import SkipTest
+
+from torch import Tensor, nn
+
+from normzoo._conformance import CHECKS, Subject
+from normzoo.facts import NormInfo, check_facts
+from normzoo.registry import info, list_norms
+
+__all__ = ["Check", "check_norm", "checks"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property of one norm: called, it returns, raises AssertionError, or raises `unittest.SkipTest`."""
+
+    function: Callable[[Subject], None]
+    subject: Subject
+    reason: str = ""
+    """Why it is to be skipped, if it is."""
+
+    def __str__(self) -> str:
+        return self.function.__name__
+
+    def __call__(self) -> None:
+        if self.reason:
+            raise SkipTest(self.reason)
+        asked = " ".join((self.function.__doc__ or "").split())
+        try:
+            self.function(self.subject)
+        except SkipTest:
+            raise
+        except Exception as error:
+            how = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+            raise AssertionError(f"{self.subject.info.name} fails {self}: {asked}\n  {how}") from error
+
+
+def checks(
+    norm: str | Callable[[int], nn.Module],
+    *,
+    reference: Callable[[Tensor, nn.Module], Any] | None = None,
+    skip: Mapping[str, str] | None = None,
+    num_features: int = 8,
+    device: str = "cpu",
+    **facts: Any,
+) -> list[Check]:
+    """The checks of one norm, to be called one by one; the arguments are those of `check_norm`."""
+    names = [function.__name__ for function in CHECKS]
+    skip = dict(skip or {})
+    for name in skip:
+        if name not in names:
+            raise ValueError(f"there is no check {name!r} to skip; checks: {', '.join(names)}")
+    build, known = _resolve(norm, facts)
+    subject = Subject(build, known, num_features, device, reference)
+    return [Check(function, subject, skip.get(function.__name__, "")) for function in CHECKS]
+
+
+def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[str, str]:
+    """Hold a norm to every check, and report all failures at once.
+
+    Args:
+        norm: A registered name, class or function, what `factory` returns, or any callable that takes a number of
+            channels and returns a layer.
+        reference: `reference(x, layer)` is given a float64 input and a layer in training mode, and returns what the
+            layer should, as a tensor or an array: an independent formula.
+        skip: The checks that do not apply, by name, each with the reason.
+        num_features: Channels to build the norm with.
+        device: Where to run.
+        facts: Facts in place of the registered ones; for a norm that is not registered, what `register` would be told.
+
+    Returns:
+        For each check "passed", or "skipped: " and the reason.
+
+    Raises:
+        AssertionError: Names each check that fails, what it asks, and how the norm differs.
+        TypeError: If a norm is not registered and `batch_dependent` is not given.
+    """
+    outcome, failures = {}, []
+    for check in checks(norm, **options):
+        try:
+            check()
+            outcome[str(check)] = "passed"
+        except SkipTest as reason:
+            outcome[str(check)] = f"skipped: {reason}"
+        except AssertionError as error:
+            failures.append(str(error))
+    if failures:
+        raise AssertionError("\n\n".join([f"{len(failures)} of {len(CHECKS)} checks fail", *failures]))
+    return outcome
+
+
+def _resolve(
+    norm: str | Callable[[int], nn.Module], facts: dict[str, Any]
+) -> tuple[Callable[..., nn.Module], NormInfo]:
+    check_facts(facts)
+    if isinstance(norm, str):
+        known = info(norm)
+        norm = known.build
+    else:
+        built = norm.keywords.get("build", norm.func) if isinstance(norm, functools.partial) else norm
+        registered = [each for each in map(info, list_norms()) if each.build is built]
+        if not registered:
+            name = getattr(norm, "__name__", repr(norm))
+            if "batch_dependent" not in facts:
+                raise TypeError(f"{name} is not registered: state batch_dependent=True or False, as for register")
+            return norm, NormInfo(name, norm, **facts)
+        known = registered[0]
+    return norm, dataclasses.replace(known, **facts)

@@ -1,0 +1,42 @@
+"""Every registered norm passes the public conformance suite, with an independent formula."""
+
+from typing import Any
+
+import pytest
+import torch
+from norm_cases import NAMES
+from oracles import ORACLES
+
+import normzoo
+from normzoo.testing import checks
+
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+# Beside the defaults: keywords that change what is computed, and the facts that change with them.
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    *((name, {}, {}) for name in NAMES),
+    ("layer_norm_channel", {"channel_dim": -1}, {}),
+    ("ghost_batch_norm", {"group_size": 2}, {}),
+    ("instance_norm", {"track_running_stats": True}, {"train_eval_differ": True, "state": RUNNING}),
+]
+
+
+def formula(name, **keywords):
+    def reference(x, layer):
+        ones = torch.ones(x.shape[1], dtype=torch.float64)
+        weight, bias = (getattr(layer, key, ones).detach().numpy() for key in ("weight", "bias"))
+        return ORACLES[name](x.numpy(), weight, bias, **keywords)
+
+    return reference
+
+
+def all_checks():
+    for name, keywords, facts in CASES:
+        title = "-".join([name, *(f"{key}={value}" for key, value in keywords.items())])
+        norm = normzoo.factory(name, **keywords)
+        for check in checks(norm, reference=formula(name, **keywords), **facts):
+            yield pytest.param(check, id=f"{title}-{check}")
+
+
+@pytest.mark.parametrize("check", list(all_checks()))
+def test_conformance(check):
+    check()
