@@ -75,8 +75,7 @@ class _Standardize(torch.autograd.Function):
         shift = grad_mean - grad.sum(ctx.dims, keepdim=True) / std
         if ctx.group is not None:
             slope, shift = sum_across_ranks(torch.stack([slope, shift]), ctx.group)
-        grad_x = grad / std
-        grad_x = grad_x.addcmul_(x_hat, slope / total).add_(shift / total)
+        grad_x = torch.addcmul(grad / std, x_hat, slope / total).add_(shift / total)
         return grad_x.to(dtype), None, None, None
 
 

@@ -82,12 +82,12 @@ class GhostBatchNorm(BatchNorm):
             check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.uses_batch_statistics or len(input) <= self.group_size or not input.numel():
-            return super().forward(input)  # one group, or none
+        if not self.uses_batch_statistics or not input.numel():
+            return super().forward(input)
         self._check_input_dim(input)
         k, left = divmod(len(input), self.group_size)
-        if left == 0:
-            y, mean, var = self._forward_groups(input, k)
+        if k == 0 or left == 0:
+            y, mean, var = self._forward_groups(input, max(k, 1))
         else:
             parts = (self._forward_groups(input[:-left], k), self._forward_groups(input[-left:], 1))
             y, mean, var = (torch.cat(both) for both in zip(*parts, strict=True))

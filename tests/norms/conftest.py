@@ -1,0 +1,21 @@
+"""Tests of norms run over the registry: a norm that is registered is tested."""
+
+import pytest
+from norm_cases import NAMES
+from oracles import KEYWORDS
+
+import normzoo
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Arguments called `name`, `name, rank` or `name, keywords` take every norm's."""
+    if "name" not in metafunc.fixturenames:
+        return
+    if "keywords" in metafunc.fixturenames:
+        cases = [(name, keywords) for name in NAMES for keywords in ({}, *KEYWORDS.get(name, []))]
+        ids = ["-".join([name, *(f"{key}={value}" for key, value in keywords.items())]) for name, keywords in cases]
+        metafunc.parametrize(("name", "keywords"), cases, ids=ids)
+    elif "rank" in metafunc.fixturenames:
+        metafunc.parametrize(("name", "rank"), [(name, rank) for name in NAMES for rank in normzoo.info(name).ranks])
+    elif not any("name" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")):
+        metafunc.parametrize("name", NAMES)

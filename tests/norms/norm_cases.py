@@ -1,0 +1,28 @@
+"""Which norms there are, and layers and inputs to try them on."""
+
+import torch
+from torch import Tensor, nn
+
+import normzoo
+
+NAMES = [
+    name
+    for name in normzoo.list_norms(kind="layer")
+    if normzoo.info(name).build.__module__.startswith("normzoo.norms.")
+]
+CHANNELS = 8
+
+
+def build(name: str, dtype: torch.dtype = torch.float64, channels: int = CHANNELS, **keywords) -> nn.Module:
+    """A layer whose weight and bias are not their initial ones."""
+    layer = normzoo.create(name, channels, **keywords).to(dtype)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    return layer
+
+
+def an_input(
+    rank: int, dtype: torch.dtype = torch.float64, samples: int = 6, side: int = 3, channels: int = CHANNELS
+) -> Tensor:
+    """Values of another mean and spread than a norm gives them; rank counts batch and channels."""
+    return torch.randn(samples, channels, *[side] * (rank - 2), dtype=torch.float64).mul(2).add(0.5).to(dtype)

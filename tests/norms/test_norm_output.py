@@ -1,0 +1,159 @@
+"""Every registered norm gives what its definition says, whatever the rank, dtype, memory format or offset."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from norm_cases import CHANNELS, NAMES, an_input, build
+from oracles import ORACLES
+
+import normzoo
+
+
+def expected(name, layer, x, **keywords):
+    """The oracle's output in float64, for the values that the layer holds."""
+    vectors = [getattr(layer, key, torch.tensor([fill] * CHANNELS)) for key, fill in (("weight", 1.0), ("bias", 0.0))]
+    weight, bias = (vector.detach().double().numpy() for vector in vectors)
+    return torch.from_numpy(ORACLES[name](x.detach().double().numpy(), weight, bias, **keywords))
+
+
+def test_every_norm_has_an_oracle():
+    assert sorted(ORACLES) == NAMES
+
+
+def test_output_at_each_rank(name, rank):
+    layer, x = build(name), an_input(rank)
+    torch.testing.assert_close(layer(x), expected(name, layer, x), rtol=1e-12, atol=1e-12)
+
+
+def test_output_with_keywords(name, keywords):
+    layer, x = build(name, **keywords), an_input(4)
+    if keywords.get("channel_dim") == -1:
+        x = x.movedim(1, -1)
+    torch.testing.assert_close(layer(x), expected(name, layer, x, **keywords), rtol=1e-12, atol=1e-12)
+
+
+def test_output_without_affine(name):
+    if "affine" not in normzoo.info(name).arguments:
+        pytest.skip("learns nothing")
+    layer, x = build(name, affine=False), an_input(4)
+    assert list(layer.parameters()) == []
+    y = torch.from_numpy(ORACLES[name](x.numpy(), np.ones(CHANNELS), np.zeros(CHANNELS)))
+    torch.testing.assert_close(layer(x), y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_output_in_other_dtypes(name, dtype):
+    """As close as the dtype can write the output; a statistic in half precision would be off by far more."""
+    layer, x = build(name, dtype), an_input(4, dtype, samples=16, side=8)
+    y = layer(x)
+    assert y.dtype == dtype
+    step = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), expected(name, layer, x), rtol=4 * step, atol=4 * step)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_input_on_float32_parameters(name, dtype):
+    layer, x = build(name, torch.float32), an_input(4, dtype, samples=16, side=8)
+    y = layer(x)
+    assert y.dtype == dtype
+    step = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), expected(name, layer, x), rtol=4 * step, atol=4 * step)
+
+
+def test_a_large_offset_leaves_the_output(name):
+    """x + 1e6 in float32, of which only 1/16 is a step: exact from scratch, within a kernel's rounding if fused.
+
+    torch's kernels compute x · scale + shift, whose two terms are of the size of the offset.
+    """
+    layer, x = build(name, torch.float32), an_input(4, torch.float32) + 1e6
+    if name == "identity":
+        assert torch.equal(layer(x), x)
+        return
+    y = expected(name, layer, x)
+    scale = ((y.amax() - y.amin()) / (x.amax() - x.amin()).double()).item()
+    fused = normzoo.info(name).fused or name == "sync_batch_norm"  # which in one process is the fused one
+    atol = 4 * 1e6 * torch.finfo(torch.float32).eps * scale if fused else 4e-6
+    torch.testing.assert_close(layer(x).double(), y, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("last", [torch.channels_last, torch.channels_last_3d])
+def test_channels_last_is_kept(name, last):
+    layer, x = build(name), an_input(4 if last is torch.channels_last else 5)
+    y = layer(x.contiguous(memory_format=last))
+    assert y.is_contiguous(memory_format=last)
+    torch.testing.assert_close(y, expected(name, layer, x), rtol=1e-12, atol=1e-12)
+
+
+def test_contiguous_is_kept(name):
+    """But by `layer_norm_channel`, whose kernel wants, and leaves, the channels last."""
+    y = build(name)(an_input(4))
+    assert y.is_contiguous(
+        memory_format=torch.channels_last if name == "layer_norm_channel" else torch.contiguous_format
+    )
+
+
+@pytest.mark.parametrize("view", ["sliced", "transposed", "expanded"])
+def test_input_that_is_not_contiguous(name, view):
+    x = an_input(4, side=6)
+    x = {
+        "sliced": lambda: x[::2, :, 1:5, ::3],
+        "transposed": lambda: x.transpose(2, 3),
+        "expanded": lambda: x[:, :1].expand(-1, CHANNELS, -1, -1),
+    }[view]()
+    layer = build(name)
+    torch.testing.assert_close(layer(x), expected(name, layer, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_batch(name, keywords, training):
+    layer = build(name, **keywords).train(training)
+    before = copy.deepcopy(dict(layer.named_buffers()))
+    x = an_input(4, samples=0)
+    x = (x.movedim(1, -1) if keywords.get("channel_dim") == -1 else x).requires_grad_()
+    y = layer(x)
+    y.sum().backward()
+    assert y.shape == x.shape
+    assert x.grad.shape == x.shape
+    assert all(not parameter.grad.any() for parameter in layer.parameters())
+    for key, value in layer.named_buffers():
+        assert key == "num_batches_tracked" or torch.equal(value, before[key]), "an empty batch has no statistics"
+
+
+def test_one_sample(name):
+    layer, x = build(name), an_input(4, samples=1)
+    torch.testing.assert_close(layer(x), expected(name, layer, x), rtol=1e-12, atol=1e-12)
+
+
+def test_constant_input_gives_the_bias(name):
+    if name == "identity":
+        pytest.skip("normalizes nothing")
+    layer = build(name)
+    y = layer(torch.full((6, CHANNELS, 3, 3), 3.0, dtype=torch.float64))
+    torch.testing.assert_close(y, layer.bias.view(-1, 1, 1).expand_as(y), rtol=0, atol=1e-12)
+
+
+def test_batch_independence_is_as_registered(name):
+    """The output for a sample changes with the rest of the batch just where the facts say so."""
+    layer, x = build(name), an_input(4)
+    alone, among = layer(x[:2]), layer(x)[:2]
+    assert torch.allclose(alone, among) is not normzoo.info(name).batch_dependent
+
+
+def test_evaluation_is_as_registered(name):
+    layer, x = build(name), an_input(4)
+    training = layer(x)
+    layer.eval()
+    before = copy.deepcopy(layer.state_dict())
+    assert torch.equal(layer(x), layer(x))
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+    assert torch.allclose(layer(x), training) is not normzoo.info(name).train_eval_differ
+
+
+def test_what_training_writes_is_as_registered(name):
+    layer = build(name)
+    before = copy.deepcopy(layer.state_dict())
+    layer(an_input(4))
+    written = {key for key, value in layer.state_dict().items() if not torch.equal(value, before[key])}
+    assert written == set(normzoo.info(name).state)
