@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator
     try:
         yield context
     finally:
-        multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        _stop_server()
 
 
 def run_jobs(
@@ -93,6 +94,14 @@ def run_jobs(
             on_wait()
     finally:
         _stop(list(running.values()))
+
+
+def _stop_server() -> None:
+    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid is not None:
+        # Told to end, it would first finish its imports, and this process would wait for them.
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._stop()
 
 
 def _run(target: Callable[..., object], arguments: tuple[Any, ...], log: Path) -> None:

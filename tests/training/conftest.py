@@ -20,6 +20,12 @@ TINY = (
 
 
 @pytest.fixture
+def tiny() -> tuple[str, ...]:
+    """Overrides that make a cell of less than a second."""
+    return TINY
+
+
+@pytest.fixture
 def config() -> Callable[..., dict[str, Any]]:
     """The configuration that these overrides compose to, plain; a tiny cell unless they say otherwise."""
 

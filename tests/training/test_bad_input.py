@@ -1,0 +1,104 @@
+"""One clear error for each wrong input, no traceback, and nothing trained."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., tuple[int, str, str]]
+
+WRONG = {
+    "unknown norm": (("norm=grup_norm",), r"grup_norm[\s\S]*group_norm"),
+    "unknown model": (("model=resnet9000",), r"resnet9000[\s\S]*resnet50"),
+    "unknown data set": (("data=mnist6k",), r"mnist6k[\s\S]*mnist5k"),
+    "misspelt option": (("norm=group_norm", "norm.num_group=4"), r"num_group"),
+    "misspelt option, forced": (("norm=group_norm", "+norm.num_group=4"), r"num_group[\s\S]*num_groups"),
+    "misspelt model option, forced": (("+model.width=4",), r"plain_cnn[\s\S]*width"),
+    "group count": (("norm=group_norm", "norm.num_groups=3"), r"3[\s\S]*1, 2, 4, 8"),
+    "batch larger than the data": (("batch_size_per_device=97",), r"97[\s\S]*96"),
+    "no batch": (("batch_size_per_device=0",), r"batch_size"),
+    "batch 1 with batch norm on a 1×1 map": (("norm=batch_norm", "batch_size_per_device=1"), r"\(1, 64, 1, 1\)"),
+    "instance norm on a 1×1 map": (("norm=instance_norm",), r"\(8, 64, 1, 1\)"),
+    "more devices than there are": (("trainer.devices=999",), r"999"),
+    "a GPU where there is none": (("trainer=gpu",), r"CUDA"),
+    "unknown accelerator": (("trainer.accelerator=tpu",), r"auto, cpu or gpu"),
+    "unwritable output": (("hydra.run.dir=/dev/null/run",), r"cannot write into /dev/null/run"),
+    "unknown placement": (("placement.where=everywhere",), r"everywhere[\s\S]*all_but_last"),
+    "unknown schedule": (("optimizer.schedule=zigzag",), r"cosine"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_cell(cli: Cli, tiny: tuple[str, ...], tmp_path: Path, what: str) -> None:
+    overrides, words = WRONG[what]
+    if what == "a GPU where there is none" and __import__("torch").cuda.is_available():
+        pytest.skip("there is a GPU here")
+    code, out, err = cli("train", *tiny, "hydra.run.dir=out", *overrides)
+    said = out + err
+    assert code != 0
+    assert "Traceback" not in said, said
+    assert re.search(words, said), said
+    assert "epoch 1/" not in said
+
+
+@pytest.mark.parametrize("what", ["misspelt option", "more devices than there are", "misspelt option, forced"])
+def test_a_wrong_sweep(cli: Cli, tiny: tuple[str, ...], tmp_path: Path, what: str) -> None:
+    overrides, words = WRONG[what]
+    code, out, err = cli("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=out", *overrides)
+    said = out + err
+    assert code != 0
+    assert "Traceback" not in said, said
+    assert re.search(words, said), said
+    assert not list(tmp_path.glob("out/*/result.json"))
+
+
+def test_an_unwritable_sweep_folder(cli: Cli, tiny: tuple[str, ...]) -> None:
+    code, out, err = cli("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=/dev/null/sweep")
+    assert code != 0
+    assert "cannot write into /dev/null/sweep" in err
+    assert "Traceback" not in out + err
+
+
+def test_a_sweep_in_which_no_cell_can_be(cli: Cli, tiny: tuple[str, ...]) -> None:
+    code, out, err = cli("train", "-m", *tiny, "norm=instance_norm", "seed=0,1", "hydra.sweep.dir=out")
+    assert code == 2
+    assert "none of the 2 cells can be" in err
+    assert "Traceback" not in out + err
+
+
+def test_a_corrupt_cache_file(cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMZOO_CACHE", str(tmp_path / "cache"))
+    cli("train", *tiny, "data=mnist5k", "trainer.limit_train_batches=1", "hydra.run.dir=out")
+    (cached,) = (tmp_path / "cache").rglob("*.npz")
+    cached.write_bytes(cached.read_bytes()[:1000])
+    code, out, err = cli("train", *tiny, "data=mnist5k", "hydra.run.dir=out2")
+    assert code != 0
+    assert str(cached) in err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("content", [None, "empty", "foreign", "absent"])
+def test_report_on_a_folder_without_results(cli: Cli, tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "results"
+    if content != "absent":
+        folder.mkdir()
+    if content == "foreign":
+        (folder / "result.json").write_text('{"accuracy": 1}')
+    code, out, err = cli("report", str(folder))
+    assert code != 0
+    assert "Traceback" not in out + err
+    assert str(folder) in err
+
+
+def test_an_unknown_command_and_help(cli: Cli) -> None:
+    code, _, err = cli("tran")
+    assert code != 0
+    assert "train" in err
+    code, out, _ = cli("--help")
+    assert code == 0
+    assert "normzoo train -m experiment=small_batch" in out
+    code, out, _ = cli("train", "--help")
+    assert code == 0
+    for group in ("norm:", "model:", "placement:", "data:", "optimizer:", "trainer:", "logger:", "experiment:"):
+        assert group in out

@@ -1,0 +1,123 @@
+"""What a sweep on this machine leaves behind, also when a cell dies or the sweep is run again."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normzoo.results import read_results
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def test_a_sweep_refuses_runs_reports_and_does_not_repeat(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    command = (
+        "train", "-m", *tiny, "norm=batch_norm,instance_norm", "seed=0,1", "trainer.max_epochs=1", "hydra.sweep.dir=s"
+    )  # fmt: skip
+    code, out, err = cli(*command)
+    assert code == 0, err
+    results, unreadable = read_results(tmp_path / "s")
+    assert not unreadable
+    assert sorted(result.status for result in results) == ["ok", "ok", "refused", "refused"]
+    assert "4 cells: 2 to run" in out
+    assert "refused: norm=instance_norm" in out
+    assert out.index("refused: norm=instance_norm") < out.index("cell 1/2")
+    assert "cell 2/2  norm=batch_norm seed=" in out
+    assert all((tmp_path / "s" / result.cell / "cell.log").exists() for result in results if result.status == "ok")
+    for name in ("results.csv", "summary.md", "small_batch.png", "small_batch.svg"):
+        assert (tmp_path / "s" / name).stat().st_size > 0
+    before = {result.cell: result.time for result in results}
+
+    code, out, err = cli(*command)
+    assert code == 0, err
+    assert "0 to run" in out
+    assert {result.cell: result.time for result in read_results(tmp_path / "s")[0] if result.status == "ok"} == {
+        cell: time for cell, time in before.items() if "wall_s" in time
+    }
+
+    code, out, _ = cli("report", "s")
+    assert code == 0
+    assert "batch_norm" in out
+
+
+def die(*_: object) -> None:
+    os._exit(7)
+
+
+def test_a_cell_that_dies_does_not_end_the_sweep(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = cli(
+        "train", "-m", *tiny, "model._target_=normzoo.models.plain_cnn.PlainCNN,test_sweep.Dying", "hydra.sweep.dir=s",
+        "hydra.launcher.n_jobs=1",
+    )  # fmt: skip
+    results = {result.config["model"]["_target_"]: result for result in read_results(tmp_path / "s")[0]}
+    assert results["normzoo.models.plain_cnn.PlainCNN"].status == "ok", out + err
+    dead = results["test_sweep.Dying"]
+    assert dead.status == "failed"
+    assert "exit code 7" in (dead.reason or "")
+    assert "exit code 7" in out
+    assert code == 1
+    assert "exit code 7" in (tmp_path / "s" / "summary.md").read_text()
+
+
+def Dying(**arguments: object) -> object:  # noqa: N802  # named as the model class it stands for
+    """A plain CNN whose second training step ends the process, as a crash in native code would."""
+    from normzoo.models.plain_cnn import PlainCNN
+
+    model = PlainCNN(**arguments)  # type: ignore[arg-type]
+    if next(model.parameters()).device.type != "meta":
+        model.register_forward_hook(die)
+    return model
+
+
+def test_every_registered_norm_by_glob(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    import normzoo
+
+    code, out, err = cli(
+        "train", "-m", *tiny, "norm=glob(*)", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "hydra.sweep.dir=s"
+    )  # fmt: skip
+    assert code == 0, out + err
+    results, _ = read_results(tmp_path / "s")
+    assert {result.config["norm"]["name"] for result in results} == set(normzoo.list_norms())
+    assert {result.status for result in results} <= {"ok", "refused"}
+
+
+@pytest.mark.ddp
+def test_one_and_two_devices_in_one_sweep_in_any_order(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = cli("train", "-m", *tiny, "trainer.devices=2,1,2", "seed=0", "trainer.max_epochs=1", "hydra.sweep.dir=s")
+    assert code == 0, out + err
+    results, _ = read_results(tmp_path / "s")
+    assert sorted(result.world_size for result in results) == [1, 2]
+
+
+def test_experiments_of_the_literature_run_on_generated_images(cli: Cli, tmp_path: Path) -> None:
+    """The commands a user with the hardware types, on a handful of generated images, one device, two steps."""
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            folder = tmp_path / "imagenet" / split / label
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (40, 40), (60 * number, 200 if label == "a" else 20, 0)).save(folder / f"{number}.png")
+    code, out, err = cli(
+        "train", "-m", "experiment=imagenet_small_batch", f"data.root={tmp_path / 'imagenet'}", "data.image_size=64",
+        "data.num_workers=0", "trainer=cpu", "trainer.devices=1", "trainer.max_epochs=1", "batch_size_per_device=4,2",
+        "trainer.limit_train_batches=2", "hydra.sweep.dir=s",
+    )  # fmt: skip
+    assert code == 0, out + err
+    results, _ = read_results(tmp_path / "s")
+    assert len(results) == 4
+    assert {result.status for result in results} == {"ok"}
+    by_batch = {result.config["batch_size_per_device"]: result.metrics["lr"] for result in results}
+    assert by_batch == {4: pytest.approx(0.0125 * 4 / 32), 2: pytest.approx(0.0125 * 2 / 32)}
+
+
+def test_tab_completion(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_LINE", "normzoo train norm=group")
+    code, out, _ = cli("-sc", "query=bash")
+    assert code == 0
+    assert "norm=group_norm" in out.split()
+    monkeypatch.setenv("COMP_LINE", "normzoo tr")
+    assert "train" in cli("-sc", "query=bash")[1].split()
+    assert "hydra_bash_completion" in cli("train", "-sc", "install=bash")[1]
