@@ -140,7 +140,7 @@ def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[s
         raise UserError(f"{root} is not a folder; give the folder that a sweep wrote its cells into.")
     results: list[CellResult] = []
     unreadable: list[str] = []
-    for file in _result_files(root):
+    for file in map(Path, _result_files(str(root))):
         try:
             results.append(_read(file))
         except UserError as error:
@@ -234,12 +234,20 @@ def _fault(record: dict[str, Any]) -> str | None:
     return None
 
 
-def _result_files(root: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(root):
+def _result_files(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError:
+        # Left to the reader of the file, who says why it cannot be read.
+        yield os.path.join(folder, FILE_NAME)
+        return
+    for entry in entries:
+        if entry.name == FILE_NAME:
+            yield entry.path
         # Hydra keeps a folder of its own in every cell; not entering it halves the walk.
-        subfolders[:] = sorted(name for name in subfolders if name != ".hydra")
-        if FILE_NAME in files:
-            yield Path(folder, FILE_NAME)
+        elif entry.name != ".hydra" and entry.is_dir(follow_symlinks=False):
+            yield from _result_files(entry.path)
 
 
 def _refuse_constant(name: str) -> float:

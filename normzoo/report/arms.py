@@ -7,10 +7,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, cast
 
 from normzoo.report.settings import Setting
 from normzoo.report.table import Row, Table
 
+_P = ParamSpec("_P")
 ERROR = "val_error_running"
 
 
@@ -80,6 +83,21 @@ def pooled_std(*stats: Stat) -> float | None:
     return math.sqrt(sum((s.n - 1) * (s.std or 0.0) ** 2 for s in stats) / freedom)
 
 
+def _remembered(find: Callable[_P, list[Line]]) -> Callable[_P, list[Line]]:
+    """Look for lines once per table."""
+
+    @wraps(find)
+    def remembering(*args: _P.args, **kwargs: _P.kwargs) -> list[Line]:
+        found = cast(Table, args[0]).found
+        key = (find.__name__, *args[1:], *kwargs.items())
+        if key not in found:
+            found[key] = find(*args, **kwargs)
+        return cast(list[Line], found[key])
+
+    return remembering
+
+
+@_remembered
 def batch_lines(table: Table, setting: Setting, placement: str | None = None) -> list[Line]:
     """Error over batch size per device, a line a norm; norms whose statistics are split within a step are left out."""
     wanted = placement or table.main_placement(setting)
@@ -87,6 +105,7 @@ def batch_lines(table: Table, setting: Setting, placement: str | None = None) ->
     return _lines(setting, rows, lambda row: row.batch)
 
 
+@_remembered
 def normalization_lines(table: Table, setting: Setting) -> list[Line]:
     """Error over normalization batch at a fixed step batch, for norms that split a step's batch."""
     wanted = table.main_placement(setting)
@@ -105,6 +124,7 @@ def flat_references(table: Table, setting: Setting, step_batches: Iterable[int |
     return found
 
 
+@_remembered
 def placement_lines(table: Table, setting: Setting) -> list[Line]:
     """Error over normalization batch, a line a placement, for the norm that was tried in most placements."""
     placements: dict[str, set[str]] = defaultdict(set)

@@ -162,12 +162,17 @@ def _inset(axes: Axes, reference: Reference, curves: Sequence[Curve], log: bool)
         style = norm_style(norm)
         drawn = {**matplotlib_arguments(style), "lw": 0.9, "ms": 2.4, "mew": 0.5}
         inset.plot(list(errors), list(errors.values()), **drawn)
+        first = next(iter(errors.items()))
+        place: Any = {"textcoords": "offset points", "fontsize": 5.6, "color": style.color}
+        inset.annotate(style.name, first, xytext=(5, -3) if norm == "batch_norm" else (-2, -8), **place)
+    bottom, top = inset.get_ylim()
+    inset.set_ylim(bottom - 0.28 * (top - bottom), top + 0.03 * (top - bottom))  # room for the lower name
     inset.set_title(reference.short, fontsize=6, pad=2)
     inset.set_xscale("log", base=2)
     inset.xaxis.set_major_locator(FixedLocator(sorted({x for row in reference.errors.values() for x in row})))
     inset.xaxis.set_minor_locator(NullLocator())
     inset.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    inset.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    inset.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 5, 10]))
     inset.tick_params(labelsize=5.6, pad=1.5, length=1.8)
     inset.patch.set_alpha(0.0)
     return inset

@@ -1,7 +1,7 @@
 """What was run, said from the records: counts, seeds, hardware, versions and time."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -77,12 +77,13 @@ def hardware(rows: Iterable[Row]) -> str:
     return listing(dict(found.most_common())) if found else "hardware not recorded"
 
 
-def versions(rows: Iterable[Row]) -> str:
-    """The versions of what trained the cells; several of one name are all listed."""
+def versions(rows: Iterable[Row], only: Container[str] | None = None) -> str:
+    """The versions of what trained the cells, all of them or `only` these; several of one name are all listed."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         for name, version in row.result.versions.items():
-            found.setdefault(str(name), {})[str(version)] = None
+            if only is None or name in only:
+                found.setdefault(str(name), {})[str(version)] = None
     return ", ".join(f"{name} {'/'.join(seen)}" for name, seen in found.items()) or "versions not recorded"
 
 

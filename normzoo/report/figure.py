@@ -119,7 +119,7 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         notes = [f"{letter}: {panel.note}." for letter, panel in zip(ascii_uppercase, panels, strict=False)]
     drawn = []
     if any(s.n > 1 for panel in panels for curve in panel.curves for _, s in curve.points):
-        drawn.append("Markers: mean; bars: ± one sample standard deviation; dots: single seeds.")
+        drawn.append("Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation; dots: single seeds.")
     if any(curve.lost for panel in panels for curve in panel.curves):
         drawn.append("Crosses on the upper edge: cells that diverged or died.")
     return " ".join(
@@ -128,8 +128,8 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
             f"{describe.seeds(rows)}.",
             *drawn,
             *notes,
-            f"{describe.counts(table)}. Run on: {describe.hardware(rows)}; {describe.versions(rows)};",
-            f"{describe.time(rows)}.",
+            f"{describe.counts(table)}. Run on: {describe.hardware(rows)};",
+            f"{describe.versions(rows, ('normzoo', 'torch'))}; {describe.time(rows)}.",
         ]
     )
 

@@ -74,8 +74,8 @@ def _values(table: Table) -> list[Panel]:
     if len({x for line in lines for x, _ in line.measured}) < 2:
         return []
     ratios = {p.x / row.batch for line in lines for p in line.points for row in p.rows if row.batch}
-    if len(ratios) == 1 and len({line.setting for line in lines}) == 1:
-        return []  # the panel of batch sizes once more, with other numbers below it
+    if len(lines) == 1 or (len(ratios) == 1 and len({line.setting for line in lines}) == 1):
+        return []  # another panel once more, with other numbers below it
     several = len({line.setting for line in lines}) > 1
     # The settings of one norm share its colour; the first has filled markers, the next are open and dashed otherwise.
     ranks = {setting: i for i, setting in enumerate(dict.fromkeys(line.setting for line in lines))}
@@ -114,7 +114,7 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
         curves.append(replace(_curve(line, norm_style(line.norm, line.variant)), flat=True))
     label = f", {setting.label}" if len(table.settings) > 1 else ""
     note = (
-        f"step batch {_steps(lines)}; inset, not measured here: {GROUP_NORM_IMAGENET.what} "
+        f"step batch {_steps(lines)}, levels: norms that share nothing between samples; inset, not measured here: {GROUP_NORM_IMAGENET.what} "
         f"({GROUP_NORM_IMAGENET.citation})"
     )
     return [Panel(f"Normalization batch{label}", _NORMALIZATION_BATCH, _shown(curves), note, GROUP_NORM_IMAGENET)]

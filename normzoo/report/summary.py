@@ -1,5 +1,6 @@
 """summary.md: what was run, what it shows, and what did not run."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -173,14 +174,17 @@ def _not_run(table: Table, status: str, title: str, lead: str) -> str:
     groups: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
     for row in table.rows:
         if row.status == status:
-            groups[row.variant, row.placement, row.setting.title, row.reason].append(row)
+            # Reasons that differ only in the numbers they quote, as a shape with its batch, are one reason.
+            alike = re.sub(r"\d+", "·", row.reason)
+            groups[row.variant, row.placement, row.setting.title, alike].append(row)
     if not groups:
         return ""
     entries = []
-    for (variant, placement, where, reason), rows in list(groups.items())[:_MOST_ENTRIES]:
+    for (variant, placement, where, _), rows in list(groups.items())[:_MOST_ENTRIES]:
+        reason = rows[0].reason
         sizes = ", ".join(map(str, sorted({row.batch for row in rows if row.batch is not None}))) or "?"
         cells = f"{describe.seeds(rows)}, {describe.number(len(rows), 'cell')}"
-        said = reason if len(reason) <= 400 else f"{reason[:400]} …"
+        said = reason if len(reason) <= 500 else f"{reason[:500]} …"
         entries.append(
             f"- `{variant}`, placement {placement}, {where}, batch {sizes}, {cells}: {said or 'no reason recorded'}"
         )

@@ -73,7 +73,7 @@ class Row:
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """All rows of a folder, the settings (the fullest first) and the cells that were found twice."""
 
@@ -81,6 +81,8 @@ class Table:
     settings: tuple[Setting, ...]
     differing: tuple[str, ...]
     repeated: int
+    # Lines once found in these rows, by what was asked for: summary, checks and figure ask for the same ones.
+    found: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def by_setting(self) -> dict[Setting, list[Row]]:
@@ -175,12 +177,15 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _differing(flats: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Entries that take more than one value, an absent entry counting as a value; in the order of the configs."""
     values: dict[str, set[Any]] = {}
-    counts: Counter[str] = Counter()
     for flat in flats:
-        counts.update(flat.keys())
         for key, value in flat.items():
-            values.setdefault(key, set()).add(value)
-    return tuple(key for key, seen in values.items() if len(seen) > 1 or counts[key] < len(flats))
+            if key in values:
+                values[key].add(value)
+            else:
+                values[key] = {value}
+    shapes = {tuple(flat) for flat in flats}
+    everywhere = set.intersection(*map(set, shapes)) if shapes else set()
+    return tuple(key for key, seen in values.items() if len(seen) > 1 or key not in everywhere)
 
 
 def _settings(
@@ -226,7 +231,8 @@ def _row(result: CellResult, flat: Mapping[str, Any], setting: Setting, variant:
         norm=str(flat.get("norm.name", "?")),
         variant=variant,
         batch=_count(flat.get("batch_size_per_device")),
-        normalization_batch=result.normalization_batch,
+        # A cell that died has no record of it, and yet belongs at its place on the axis.
+        normalization_batch=result.normalization_batch or _count(flat.get(f"norm.{_NORM_AXIS}")),
         placement=placement,
         model=str(flat.get("model.name", "?")),
         data=str(flat.get("data.name", "?")),

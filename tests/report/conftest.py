@@ -88,7 +88,7 @@ def make_cell(
     )
 
 
-def default_cells(seeds: int = 3) -> Iterator[CellResult]:
+def small_batch_cells(seeds: int = 3) -> Iterator[CellResult]:
     """Records in the shape of the default experiment."""
     random.seed(20)
 
@@ -110,7 +110,7 @@ def default_cells(seeds: int = 3) -> Iterator[CellResult]:
         yield make_cell("instance_norm", 64, seed, noisy(9.9, 1, 0.3), image_size=16)
 
 
-def write_cells(folder: Path, cells: Iterator[CellResult] | list[CellResult]) -> Path:
+def write_cells(folder: Path, cells: list[CellResult]) -> Path:
     """A sweep folder with these cells."""
     for cell in cells:
         write_result(folder / cell.cell, cell)
@@ -130,6 +130,12 @@ def sweep(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def default_sweep(tmp_path: Path) -> Path:
+def default_cells() -> list[CellResult]:
     """A whole default experiment, generated."""
-    return write_cells(tmp_path / "sweep", default_cells())
+    return list(small_batch_cells())
+
+
+@pytest.fixture
+def default_sweep(tmp_path: Path) -> Path:
+    """The folder of a whole default experiment, generated."""
+    return write_cells(tmp_path / "sweep", list(small_batch_cells()))
