@@ -4,7 +4,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normzoo.models.blocks import Norm, Placement, begins_with_bias, norm_and_act
 
@@ -14,8 +14,8 @@ def torchvision_resnet(
 ) -> tuple[OrderedDict[str, nn.Module], list[nn.Module]]:
     """The parts of torchvision's network in the order they run, and the norms at the ends of branches.
 
-    The network is built with empty norms, then each stage gets its own; a convolution that no norm with a bias
-    follows gets a bias, of zeros.
+    torchvision builds the network and draws its weights; then each stage gets its norms, and each convolution that no
+    norm with a bias follows a bias of zeros. Parameters keep torchvision's names.
     """
     from torchvision.models import resnet18, resnet50
 
@@ -23,72 +23,77 @@ def torchvision_resnet(
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    # A norm may keep its output for the backward pass, which an activation in place would overwrite.
-    for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-
-    layers = [network.layer1, network.layer2, network.layer3, network.layer4]
     at = [norm if placement.at(stage, 5) else None for stage in range(5)]
 
     follow = norm_and_act(64, at[0], placement.order, nn.ReLU)
     _set_bias(network.conv1, follow)
-    torchvision_names = {"norm": "bn1", "act": "relu"}
     parts: OrderedDict[str, nn.Module] = OrderedDict(conv1=network.conv1)
-    parts.update({torchvision_names[name]: module for name, module in follow.items()})
+    parts.update({{"norm": "bn1", "act": "relu"}[name]: module for name, module in follow.items()})
     parts["maxpool"] = network.maxpool
     branch_ends: list[nn.Module] = []
-    for stage, layer in enumerate(layers, start=1):
-        for i in range(len(layer)):
-            branch_ends += _fill(layer, i, at[stage], placement.order)
-        parts[f"layer{stage}"] = layer
+    for stage, layer in enumerate([network.layer1, network.layer2, network.layer3, network.layer4], start=1):
+        blocks = [TorchvisionBlock(block, at[stage], placement.order) for block in layer]
+        parts[f"layer{stage}"] = nn.Sequential(*blocks)
+        if placement.order == "pre_act" and at[stage]:
+            branch_ends += [block.get_submodule(block.branch[-1]) for block in blocks]
     parts["avgpool"] = network.avgpool
     parts["flatten"] = nn.Flatten()
     parts["fc"] = network.fc
     return parts, branch_ends
 
 
-def _nothing(channels: int) -> nn.Module:
-    # An empty Sequential hands its input on; nn.Identity could be taken for a norm, for there is one of that name.
-    return nn.Sequential()
+class TorchvisionBlock(nn.Module):
+    """The layers of one of torchvision's residual blocks, under their names, with norms in either order.
 
+    pre_act: `relu(bn2(conv2(relu(bn1(conv1(x))))) + downsample(x))`; a bottleneck has a third convolution
+    post_act: `bn(relu(conv2(bn1(relu(conv1(x)))) + downsample(x)))`
 
-def _fill(layer: nn.Sequential, index: int, norm: Norm | None, order: str) -> list[nn.Module]:
-    """Put norms into a block of torchvision's that has none; returns the norm at the end of its branch, if any.
+    torchvision's own block overwrites its last norm's output with the sum, and norms' outputs with their ReLU: a norm
+    that keeps its output for the backward pass could not be trained in it.
 
-    The block runs conv1, bn1, relu, conv2, bn2 (relu, conv3, bn3), adds the shortcut, and ends in the same relu. Where
-    another order is wanted, or that relu must go because the norm includes an activation, `bn1` holds all that follows
-    conv1, the relu is emptied, and what follows the addition is put behind the block.
+    Shape: `(N, in_channels, H, W) -> (N, channels, H / stride, W / stride)`, rounded up.
     """
-    block = layer[index]
-    numbers = [number for number in (1, 2, 3) if hasattr(block, f"conv{number}")]
-    before_sum, after_sum = (norm, None) if order == "pre_act" else (None, norm)
-    rewired = False
-    for number in numbers[:-1]:
-        conv = getattr(block, f"conv{number}")
-        follow = norm_and_act(conv.out_channels, norm, order, nn.ReLU)
-        _set_bias(conv, follow)
-        if norm is not None and list(follow) != ["norm", "act"]:
-            rewired = True
-            setattr(block, f"bn{number}", nn.Sequential(OrderedDict(follow)))
-        elif norm is not None:
-            setattr(block, f"bn{number}", follow["norm"])
 
-    last = getattr(block, f"conv{numbers[-1]}")
-    end = norm_and_act(last.out_channels, before_sum, order, None)
-    _set_bias(last, end)
-    setattr(block, f"bn{numbers[-1]}", end.get("norm", nn.Sequential()))
-    if isinstance(block.downsample, nn.Sequential):
-        conv, _ = block.downsample
-        projected = norm_and_act(last.out_channels, before_sum, order, None)
-        _set_bias(conv, projected)
-        block.downsample[1] = projected.get("norm", nn.Sequential())
+    def __init__(self, block: nn.Module, norm: Norm | None, order: str) -> None:
+        super().__init__()
+        before_sum, after_sum = (norm, None) if order == "pre_act" else (None, norm)
+        convs: list[Any] = [layer for layer in block.children() if isinstance(layer, nn.Conv2d)]
+        channels = convs[-1].out_channels
+        for number, conv in enumerate(convs, start=1):
+            inside = number < len(convs)
+            follow = norm_and_act(conv.out_channels, norm if inside else before_sum, order, nn.ReLU if inside else None)
+            _set_bias(conv, follow)
+            self.add_module(f"conv{number}", conv)
+            for name, module in follow.items():
+                self.add_module({"norm": f"bn{number}", "act": f"relu{number}"}[name], module)
+        self.branch = list(self._modules)
+        """The names of the layers of the branch, in the order they run."""
 
-    if rewired:
-        block.relu = nn.Sequential()
-        after = norm_and_act(last.out_channels, after_sum, order, nn.ReLU)
-        layer[index] = nn.Sequential(OrderedDict(block=block, **after))
-    return list(end.values())
+        self.downsample = nn.Sequential()
+        if isinstance(block.downsample, nn.Sequential):
+            conv, _ = block.downsample
+            follow = norm_and_act(channels, before_sum, order, None)
+            _set_bias(conv, follow)
+            self.downsample = nn.Sequential(conv, *follow.values())
+
+        follow = norm_and_act(channels, after_sum, order, nn.ReLU)
+        self.after = [{"norm": "bn", "act": "relu"}[name] for name in follow]
+        """The names of the layers after the sum."""
+        for name, module in zip(self.after, follow.values(), strict=True):
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = x
+        for name in self.branch:
+            branch = self.get_submodule(name)(branch)
+        x = branch + self.downsample(x)
+        for name in self.after:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+def _nothing(channels: int) -> nn.Module:
+    return nn.Identity()
 
 
 def _set_bias(conv: Any, follow: dict[str, nn.Module]) -> None:

@@ -60,6 +60,12 @@ def test_a_training_step_lowers_the_loss(name, norm, order):
     assert model.eval()(x).shape == (4, 3)
 
 
+@pytest.mark.parametrize("norm", [norm for norm in normzoo.list_norms() if "affine" in normzoo.info(norm).arguments])
+def test_norms_without_parameters_train_in_torchvisions_blocks(norm):
+    model = ResNet(normzoo.factory(norm, affine=False), in_channels=2, num_classes=3, depth=18)
+    model(images("resnet18")[0]).sum().backward()
+
+
 @pytest.mark.parametrize("norm", ["batch_norm", "group_norm", "identity"])
 @pytest.mark.parametrize("name", SMALL)
 def test_a_few_steps_learn_a_tiny_batch(name, norm):
@@ -138,13 +144,20 @@ def test_maps_stay_channels_last(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "order"), [("plain_cnn", "pre_act"), ("lenet5", "pre_act"), ("resnet8", "post_act"), ("mlp", "pre_act")]
+    ("name", "order"),
+    [
+        ("plain_cnn", "pre_act"),
+        ("lenet5", "pre_act"),
+        ("resnet8", "post_act"),
+        ("resnet18", "pre_act"),
+        ("mlp", "pre_act"),
+    ],
 )
 def test_compiles_as_one_graph(name, order):
     model, (x, y) = build(name, "batch_norm", order), images(name)
     twin = copy.deepcopy(model)
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), twin(x))
     nn.functional.cross_entropy(compiled(x), y).backward()
 

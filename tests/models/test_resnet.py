@@ -158,7 +158,7 @@ def test_torchvisions_block_in_post_act_as_documented():
     def bn(x):
         return nn.functional.batch_norm(x, None, None, training=True)
 
-    block = model.layer2[0].block
+    block = model.layer2[0]
     shortcut = block.downsample[0](x)
     expected = bn(torch.relu(block.conv2(bn(torch.relu(block.conv1(x)))) + shortcut))
     torch.testing.assert_close(model.layer2[0](x), expected)
