@@ -90,7 +90,10 @@ class MLP(nn.Module):
 
 def _sides(image_size: Any) -> tuple[int, int]:
     if image_size is None:
-        raise UserError("mlp has to know the size of the images: set model.image_size, such as model.image_size=28")
+        raise UserError(
+            "mlp has to know the size of the images, and it is null: set data.image_size, or model.image_size, "
+            "such as data.image_size=28"
+        )
     check_positive("mlp", image_size=image_size)
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(sides) != 2:
