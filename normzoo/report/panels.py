@@ -114,7 +114,8 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
         curves.append(replace(_curve(line, norm_style(line.norm, line.variant)), flat=True))
     label = f", {setting.label}" if len(table.settings) > 1 else ""
     note = (
-        f"step batch {_steps(lines)}, levels: norms that share nothing between samples; inset, not measured here: {GROUP_NORM_IMAGENET.what} "
+        f"step batch {_steps(lines)}, levels: norms that share nothing between samples; "
+        f"inset, not measured here: {GROUP_NORM_IMAGENET.what} "
         f"({GROUP_NORM_IMAGENET.citation})"
     )
     return [Panel(f"Normalization batch{label}", _NORMALIZATION_BATCH, _shown(curves), note, GROUP_NORM_IMAGENET)]
