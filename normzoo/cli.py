@@ -20,7 +20,7 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; the process exits with 0 when all went well, 1 on a failure, 2 on what the user can mend."""
+    """Run the command line: exit code 0 when all went well, 1 on a failure, 2 on what the user can mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["train"]:

@@ -32,7 +32,10 @@ def with_population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> n
 def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Predicted and true classes over `batches`, each of shape (samples,), on the model's device; empty for no batch."""
     device = next(model.parameters()).device
-    predicted, true = [torch.empty(0, dtype=torch.long, device=device)], [torch.empty(0, dtype=torch.long, device=device)]
+    predicted, true = (
+        [torch.empty(0, dtype=torch.long, device=device)],
+        [torch.empty(0, dtype=torch.long, device=device)],
+    )
     for x, y in batches:
         predicted.append(model(x.to(device)).argmax(dim=1))
         true.append(y.to(device))

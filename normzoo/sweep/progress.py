@@ -16,7 +16,9 @@ class Progress:
         stream: Where the lines go.
     """
 
-    def __init__(self, labels: Sequence[str], costs: Sequence[float], n_jobs: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, labels: Sequence[str], costs: Sequence[float], n_jobs: int, stream: TextIO | None = None
+    ) -> None:
         self.labels, self.costs, self.n_jobs = labels, costs, n_jobs
         self.stream = stream or sys.stdout
         self.live = self.stream.isatty()
@@ -49,7 +51,9 @@ class Progress:
 
     def time_left(self) -> str:
         """Minutes and seconds, from the cost of the cells still to end."""
-        seconds, cost = (sum(values) for values in zip(*self.seconds_per_cost, strict=True)) if self.done else (0.0, 0.0)
+        seconds, cost = (
+            (sum(values) for values in zip(*self.seconds_per_cost, strict=True)) if self.done else (0.0, 0.0)
+        )
         if not cost:
             return "?:??"
         now = time.monotonic()

@@ -72,7 +72,9 @@ class Recorder(Callback):
         values, normalization_batch = values_per_statistic(module.model, self.shapes)  # type: ignore[arg-type]
         if trainer.is_global_zero:
             curve: Any = module.curve
-            metrics = {key: value for key, value in (curve[-1] if curve else {}).items() if key not in ("epoch", "samples")}
+            metrics = {
+                key: value for key, value in (curve[-1] if curve else {}).items() if key not in ("epoch", "samples")
+            }
             metrics["steps"] = metrics.pop("step", trainer.global_step)
             result = CellResult(
                 **self.record,

@@ -64,7 +64,9 @@ def write_probe(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another folder with hydra.run.dir or hydra.sweep.dir") from error
+        raise UserError(
+            f"cannot write into {folder}: {error.strerror}; choose another folder with hydra.run.dir or hydra.sweep.dir"
+        ) from error
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -83,7 +85,9 @@ def describe(config: Config) -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("normzoo", "torch", "lightning", "torchmetrics", "hydra-core")},
+            **{
+                package: version(package) for package in ("normzoo", "torch", "lightning", "torchmetrics", "hydra-core")
+            },
         },
     }
 

@@ -1,4 +1,4 @@
-"""What can be known of a cell before it trains: whether it can be at all, and how many values each statistic averages."""
+"""What can be known of a cell before it trains: whether it can be, and how many values each statistic averages."""
 
 import math
 import os
@@ -10,7 +10,15 @@ from torch import nn
 
 from normzoo.errors import UserError
 from normzoo.registry import norm_layers
-from normzoo.training.build import Config, build_model, build_norm, build_optimizer, build_placement, global_batch, schedule
+from normzoo.training.build import (
+    Config,
+    build_model,
+    build_norm,
+    build_optimizer,
+    build_placement,
+    global_batch,
+    schedule,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -33,12 +41,16 @@ def check_devices(config: Config) -> None:
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(f"trainer.accelerator={accelerator} is not supported; choose auto, cpu or gpu")
     if accelerator in ("gpu", "cuda") and gpus == 0:
-        raise UserError(f"trainer.accelerator={accelerator}, but this machine has no CUDA device; use trainer.accelerator=cpu")
+        raise UserError(
+            f"trainer.accelerator={accelerator}, but this machine has no CUDA device; use trainer.accelerator=cpu"
+        )
     on_cpu = accelerator == "cpu" or gpus == 0
     there_are = (os.cpu_count() or 1) if on_cpu else gpus
     if devices > there_are:
         kind = "processor cores" if on_cpu else "GPUs"
-        raise UserError(f"trainer.devices={devices}, but this machine has {there_are} {kind}; ask for at most {there_are}")
+        raise UserError(
+            f"trainer.devices={devices}, but this machine has {there_are} {kind}; ask for at most {there_are}"
+        )
 
 
 def check_cell(config: Config, data: Any) -> Shapes:
@@ -78,7 +90,7 @@ def check_cell(config: Config, data: Any) -> Shapes:
 
 
 def statistic_shapes(model: nn.Module, x: torch.Tensor) -> Shapes:
-    """The shape of the input of each norm layer when `model` sees `x` in training mode; `x` may be on the meta device."""
+    """The shape of each norm layer's input when `model` sees `x` in training mode, on any device, also `meta`."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def recorder(name: str) -> Callable[[nn.Module, tuple[torch.Tensor]], None]:

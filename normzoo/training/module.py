@@ -95,7 +95,7 @@ class Classifier(LightningModule):
             self.log_dict({k: v for k, v in point.items() if isinstance(v, float)}, rank_zero_only=True)
 
     def _gap(self, running: float | None, population_samples: int) -> dict[str, float | None]:
-        """The error with recomputed statistics and with those of the current batch, where they differ from running ones."""
+        """The error with recomputed statistics and with those of the current batch, where they differ."""
         if not differs(self.model):
             return {"val_error_population": running, "val_error_batch": running}
         size = self.config["batch_size_per_device"]
@@ -113,7 +113,7 @@ class Classifier(LightningModule):
         }
 
     def _batches(self, split: str, size: int | None, samples: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
-        """This process's share of a split, in batches of exactly `size`, or of any size for None; about `samples` in all."""
+        """This process's share of a split, in batches of exactly `size`, or of any for None; about `samples` in all."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         batch_size = size or data.eval_batch_size
         loader = data.loader(split, batch_size, drop_last=size is not None)

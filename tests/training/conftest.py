@@ -37,7 +37,9 @@ def config() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def cli(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     """Run `normzoo ...` in this process, in an empty folder; gives exit code, standard output and standard error."""
     from normzoo.cli import main
 

@@ -60,7 +60,7 @@ def test_a_cell_that_dies_does_not_end_the_sweep(cli: Cli, tiny: tuple[str, ...]
     assert "exit code 7" in (tmp_path / "s" / "summary.md").read_text()
 
 
-def Dying(**arguments: object) -> object:  # noqa: N802  # named as the model class it stands for
+def Dying(**arguments: object) -> object:  # named as the model class it stands for
     """A plain CNN whose second training step ends the process, as a crash in native code would."""
     from normzoo.models.plain_cnn import PlainCNN
 
@@ -74,7 +74,8 @@ def test_every_registered_norm_by_glob(cli: Cli, tiny: tuple[str, ...], tmp_path
     import normzoo
 
     code, out, err = cli(
-        "train", "-m", *tiny, "norm=glob(*)", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "hydra.sweep.dir=s"
+        "train", "-m", *tiny, "norm=glob(*)", "trainer.max_epochs=1", "trainer.limit_train_batches=2",
+        "hydra.sweep.dir=s",
     )  # fmt: skip
     assert code == 0, out + err
     results, _ = read_results(tmp_path / "s")
@@ -84,7 +85,9 @@ def test_every_registered_norm_by_glob(cli: Cli, tiny: tuple[str, ...], tmp_path
 
 @pytest.mark.ddp
 def test_one_and_two_devices_in_one_sweep_in_any_order(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    code, out, err = cli("train", "-m", *tiny, "trainer.devices=2,1,2", "seed=0", "trainer.max_epochs=1", "hydra.sweep.dir=s")
+    code, out, err = cli(
+        "train", "-m", *tiny, "trainer.devices=2,1,2", "seed=0", "trainer.max_epochs=1", "hydra.sweep.dir=s"
+    )
     assert code == 0, out + err
     results, _ = read_results(tmp_path / "s")
     assert sorted(result.world_size for result in results) == [1, 2]

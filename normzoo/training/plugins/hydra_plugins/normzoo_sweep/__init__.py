@@ -1,4 +1,4 @@
-"""Hydra finds launchers and sweepers here; Hydra imports this file in every Hydra program, so it imports nothing heavy."""
+"""Where Hydra finds the launcher and the sweeper; every Hydra program imports this, so it imports nothing heavy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,9 @@ class NormzooLauncher(Launcher):
 class NormzooSweeper(BasicSweeper):
     """Hydra's grid sweeper over a list of grids; see `normzoo.sweep.grids`."""
 
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None, grids: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, max_batch_size: int | None, params: dict[str, str] | None, grids: Sequence[dict[str, Any]]
+    ) -> None:
         super().__init__(max_batch_size, params)
         self.grids = grids
 
