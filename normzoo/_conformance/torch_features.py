@@ -1,6 +1,7 @@
 """What torch does with a norm: saving, compiling, exporting, stacking, building without memory."""
 
 import copy
+import importlib
 import importlib.util
 import io
 import itertools
@@ -54,13 +55,19 @@ def exports(norm: Subject) -> None:
 
 
 def exports_to_onnx(norm: Subject) -> None:
-    """torch.onnx takes the layer, in evaluation."""
-    if importlib.util.find_spec("onnxscript") is None:
-        raise SkipTest("onnxscript is not installed")
+    """torch.onnx takes the layer, in evaluation, and the model gives the same output."""
+    if any(importlib.util.find_spec(package) is None for package in ("onnx", "onnxscript")):
+        raise SkipTest("onnx and onnxscript are not both installed")
+    reference = importlib.import_module("onnx.reference")
     _, layer = norm.modes(torch.float32)
+    x = norm.x().float()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(layer, (norm.x().float(),), dynamo=True, verbose=False)
+        program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    model = program.model_proto
+    (y,) = reference.ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x.cpu().numpy()})
+    same([torch.as_tensor(y)], [layer(x).detach().cpu()], "the model", TOLERANCE[torch.float32])
 
 
 def replicas_under_vmap(norm: Subject) -> None:
