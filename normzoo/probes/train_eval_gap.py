@@ -16,7 +16,7 @@ def differs(model: nn.Module) -> bool:
 
 
 def with_batch_statistics(model: nn.Module) -> nn.Module:
-    """A copy of the model that normalizes by the statistics of the batch it is given; all else is in evaluation mode."""
+    """A copy of the model that normalizes by the statistics of the batch it is given, and else evaluates."""
     twin = copy.deepcopy(model).eval()
     for _, layer in norm_layers(twin):
         layer.train()
@@ -30,7 +30,7 @@ def with_population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> n
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Predicted and true classes over `batches`, each of shape (samples,), on the model's device; empty for no batch."""
+    """Predicted and true classes over `batches`, each of shape (samples,), on the model's device."""
     device = next(model.parameters()).device
     predicted, true = (
         [torch.empty(0, dtype=torch.long, device=device)],

@@ -97,7 +97,7 @@ def run_jobs(
 
 
 def _stop_server() -> None:
-    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = multiprocessing.forkserver._forkserver
     if server._forkserver_pid is not None:
         # Told to end, it would first finish its imports, and this process would wait for them.
         os.kill(server._forkserver_pid, signal.SIGKILL)
