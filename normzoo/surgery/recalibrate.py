@@ -13,7 +13,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Replace running statistics by the mean of the batch statistics over `batches`.
 
     The population statistics of the BatchNorm paper's Algorithm 2, called PreciseBN by Wu & Johnson. Weights stay as
-    they are; layers without running statistics, and everything that is not a norm (dropout, say), stay in evaluation mode.
+    they are; layers without running statistics, and whatever is not a norm (dropout, say), stay in evaluation mode.
 
     Args:
         model: changed in place; it is left in evaluation mode.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from normzoo.errors import UserError
-from normzoo.registry import norm_layers
+from normzoo.registry import info, norm_layers
 from normzoo.training.build import (
     Config,
     build_model,
@@ -77,7 +77,13 @@ def check_cell(config: Config, data: Any) -> Shapes:
             f"a global batch of {together} samples is larger than the training set of {data.num_train}: "
             f"lower batch_size_per_device={per_device} or trainer.devices={config['trainer']['devices']}"
         )
+    name = config["norm"]["name"]
     build_norm(config)
+    if info(name).kind != "layer":
+        raise RefusedError(
+            f"{name} is no layer that a model here can be built of, but of kind {info(name).kind!r}: put it into a model "
+            f"in code, with normzoo.create({name!r}, ...); `normzoo.list_norms(kind='layer')` lists those that can be swept"
+        )
     build_placement(config)
     build_optimizer(config, [nn.Parameter(torch.zeros(1))])
     schedule(config, 1)
