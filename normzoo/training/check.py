@@ -81,8 +81,8 @@ def check_cell(config: Config, data: Any) -> Shapes:
     build_norm(config)
     if info(name).kind != "layer":
         raise RefusedError(
-            f"{name} is no layer that a model here can be built of, but of kind {info(name).kind!r}: put it into a model "
-            f"in code, with normzoo.create({name!r}, ...); `normzoo.list_norms(kind='layer')` lists those that can be swept"
+            f"{name} is of kind {info(name).kind!r}, and a model is built of layers: put it into yours in code, with "
+            f"normzoo.create({name!r}, ...); normzoo.list_norms(kind='layer') lists those that can be swept"
         )
     build_placement(config)
     build_optimizer(config, [nn.Parameter(torch.zeros(1))])
