@@ -54,3 +54,13 @@ def update_running(layer: _NormBase, mean: Tensor, var: Tensor) -> None:
     for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
         w = weight.to(running.dtype) if isinstance(weight, Tensor) else weight
         running.mul_(1 - w).add_(w * new.reshape(-1).to(running.dtype))
+
+
+def snapshot(*values: Tensor) -> tuple[Tensor, ...]:
+    """The values, of one shape, kept as they are now: for a forward that reads a buffer and then moves it in place.
+
+    To save memory, torch.compile may compute in the backward what the forward had, starting from the buffer: by then it
+    has moved, and the gradient is wrong without a word (seen in torch 2.15, for any compiled layer that multiplies by a
+    function of a buffer). A stack is not computed again but saved.
+    """
+    return torch.stack(values).unbind()

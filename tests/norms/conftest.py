@@ -8,7 +8,9 @@ import normzoo
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Arguments called `name`, `name, rank` or `name, keywords` take every norm's."""
+    """`name`, `name, rank` and `name, keywords` take every norm, `normalizer` all but the identity."""
+    if "normalizer" in metafunc.fixturenames:
+        metafunc.parametrize("normalizer", [name for name in NAMES if name != "identity"])
     if "name" not in metafunc.fixturenames:
         return
     if "keywords" in metafunc.fixturenames:
@@ -17,5 +19,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("name", "keywords"), cases, ids=ids)
     elif "rank" in metafunc.fixturenames:
         metafunc.parametrize(("name", "rank"), [(name, rank) for name in NAMES for rank in normzoo.info(name).ranks])
-    elif not any("name" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")):
+    else:
         metafunc.parametrize("name", NAMES)

@@ -1,0 +1,133 @@
+"""Batch renormalization: batch statistics, corrected towards the running ones that evaluation uses."""
+
+import torch
+from torch import Tensor
+
+from normzoo.norms._refuse import NormValueError
+from normzoo.norms._running import newest_weight, snapshot
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms.batch_norm import BatchNorm
+from normzoo.registry import register
+
+
+@register(
+    "batch_renorm",
+    aliases=("BRN", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d", "batch_renormalization"),
+    batch_dependent=True,
+    paper="Ioffe, Batch Renormalization, 2017, arXiv:1702.03275",
+    reduces_over="N, *",
+    train_eval_differ=True,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+)
+class BatchRenorm(BatchNorm):
+    """Batch normalization whose training output is corrected towards what evaluation would give.
+
+        σ_B = sqrt(var + eps),  σ = sqrt(running_var + eps),  mean and var over (N, *)
+        r = clip(σ_B / σ, 1/r_max, r_max),  d = clip((mean − running_mean) / σ, −d_max, d_max),  without gradient
+        y = ((x − mean) / σ_B · r + d) · weight + bias
+        running_mean ← running_mean + momentum (mean − running_mean),  σ ← σ + momentum (σ_B − σ)
+
+    Unclipped, r and d make the training output that of evaluation, (x − running_mean) / σ. The limits start at
+    r_max = 1 and d_max = 0, where it is batch norm, so that the running statistics can settle; after `warmup_steps`
+    training batches they grow linearly. The batches are counted by `num_batches_tracked`. A run of fewer batches than
+    `warmup_steps` is one of batch norm: scale the three numbers of steps to its length.
+
+    The buffers are those of batch norm, so that the state dicts are interchangeable, the count included: a model that
+    was trained longer than `r_max_steps` starts at the full limits. As in the paper, the running average is one of
+    σ_B, of the biased variance; chainer's and Keras's average variances.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics (0.01 in the paper); None for their cumulative
+            average.
+        affine: Whether to learn `weight` and `bias`.
+        r_max: The final limit of r, 1 or more.
+        d_max: The final limit of d, 0 or more.
+        warmup_steps: Training batches before the limits begin to grow.
+        r_max_steps: Training batches after which the limit of r is `r_max`.
+        d_max_steps: Training batches after which the limit of d is `d_max`.
+
+    Raises:
+        ValueError: If a limit is out of its range, a number of steps is less than `warmup_steps`, the number of
+            channels of an input differs, or a statistic of the batch would be over one value.
+
+    Source: Ioffe 2017, arXiv:1702.03275, Algorithm 1 and section 4.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        *,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        warmup_steps: int = 5000,
+        r_max_steps: int = 40_000,
+        d_max_steps: int = 25_000,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if r_max < 1 or d_max < 0:
+            raise NormValueError(f"r_max is 1 or more and d_max 0 or more; got r_max={r_max}, d_max={d_max}")
+        if not 0 <= warmup_steps <= min(r_max_steps, d_max_steps):
+            raise NormValueError(
+                f"the limits grow from warmup_steps on, so that r_max_steps and d_max_steps are not less; got "
+                f"warmup_steps={warmup_steps}, r_max_steps={r_max_steps}, d_max_steps={d_max_steps}"
+            )
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+        self.r_max = r_max
+        self.d_max = d_max
+        self.warmup_steps = warmup_steps
+        self.r_max_steps = r_max_steps
+        self.d_max_steps = d_max_steps
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """r_max and d_max for the next training batch."""
+        assert self.num_batches_tracked is not None
+
+        def grown(steps: int) -> Tensor:
+            """How far the limit is on its way, from 0 at `warmup_steps` to 1 at `steps`."""
+            return ((self.num_batches_tracked - self.warmup_steps) / max(1, steps - self.warmup_steps)).clamp(0, 1)
+
+        return 1 + (self.r_max - 1) * grown(self.r_max_steps), self.d_max * grown(self.d_max_steps)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        x_hat, mean, var, _ = standardize(input, (0, *range(2, input.dim())), self.eps)
+        r, d = self._correct(mean.detach().flatten(), var.detach().flatten(), moves=input.numel() > 0)
+        # As the affine maps follow each other, one of both saves an activation.
+        scale, shift = (self.weight * r, self.weight * d + self.bias) if self.affine else (r, d)
+        return (x_hat * per_channel(scale, input) + per_channel(shift, input)).to(input.dtype)
+
+    @torch.no_grad()
+    def _correct(self, mean: Tensor, var: Tensor, *, moves: bool) -> tuple[Tensor, Tensor]:
+        """r and d; then the running statistics are moved."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        running_mean, running_var = self.running_mean.to(mean.dtype), self.running_var.to(mean.dtype)
+        sigma_batch, sigma = (var + self.eps).sqrt(), (running_var + self.eps).sqrt()
+        r_max, d_max = (limit.to(mean.dtype) for limit in self.limits())
+        r, d = snapshot(
+            (sigma_batch / sigma).clamp(1 / r_max, r_max), ((mean - running_mean) / sigma).clamp(-d_max, d_max)
+        )
+        if moves:
+            self.num_batches_tracked.add_(1)
+            w = newest_weight(self.num_batches_tracked, self.momentum)
+            w = w.to(mean.dtype) if isinstance(w, Tensor) else w
+            sigma = sigma + w * (sigma_batch - sigma)
+            self.running_mean.copy_(running_mean + w * (mean - running_mean))
+            self.running_var.copy_((sigma.square() - self.eps).clamp(min=0))
+        return r, d
+
+    def extra_repr(self) -> str:
+        steps = f"warmup_steps={self.warmup_steps}, r_max_steps={self.r_max_steps}, d_max_steps={self.d_max_steps}"
+        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, {steps}"
