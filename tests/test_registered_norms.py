@@ -31,6 +31,8 @@ TYPED = [
     ("timm", "batchnorm", "batch_norm"),
     ("timm", "batchnorm1d", "batch_norm"),
     ("timm", "batchnorm2d", "batch_norm"),
+    ("timm", "frozenbatchnorm2d", "frozen_batch_norm"),
+    ("timm", "SplitBatchNorm2d", "split_batch_norm"),
     ("timm", "groupnorm", "group_norm"),
     ("timm", "groupnorm1", "layer_norm"),
     ("timm", "layernorm", "layer_norm"),
@@ -56,8 +58,11 @@ TYPED = [
     ("detectron2", "naiveSyncBN", "sync_batch_norm"),
     ("detectron2", "naiveSyncBN_N", "sync_batch_norm"),
     ("detectron2", "GN", "group_norm"),
+    ("detectron2", "FrozenBN", "frozen_batch_norm"),
+    ("torchvision", "FrozenBatchNorm2d", "frozen_batch_norm"),
     ("tables of papers", "none", "identity"),
     ("tables of papers", "ghost_bn", "ghost_batch_norm"),
+    ("tables of papers", "BRN", "batch_renorm"),
     ("people", "batch norm", "batch_norm"),
     ("people", "Batch-Norm", "batch_norm"),
     ("people", "instancenorm", "instance_norm"),
@@ -83,7 +88,7 @@ def test_every_norm_of_timm_that_we_have_is_found_by_its_name_there():
     from timm.layers.create_norm import _NORM_MAP
 
     # Learnt or frozen otherwise than anything here so far: a norm that is added takes its name off this list.
-    absent = {"rmsnorm", "rmsnorm2d", "rmsnormfp32", "rmsnorm2dfp32", "frozenbatchnorm2d"}
+    absent = {"rmsnorm", "rmsnorm2d", "rmsnormfp32", "rmsnorm2dfp32"}
     absent |= {name for name in _NORM_MAP if name.startswith("simplenorm")}
     known = {name for _, name, _ in TYPED}
     for name in _NORM_MAP:

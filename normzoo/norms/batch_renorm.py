@@ -90,25 +90,27 @@ class BatchRenorm(BatchNorm):
     def limits(self) -> tuple[Tensor, Tensor]:
         """r_max and d_max for the next training batch."""
         assert self.num_batches_tracked is not None
+        wide = torch.float32 if self.num_batches_tracked.device.type == "mps" else torch.float64
+        step = self.num_batches_tracked.to(wide)
 
         def grown(steps: int) -> Tensor:
             """How far the limit is on its way, from 0 at `warmup_steps` to 1 at `steps`."""
-            return ((self.num_batches_tracked - self.warmup_steps) / max(1, steps - self.warmup_steps)).clamp(0, 1)
+            return ((step - self.warmup_steps) / max(1, steps - self.warmup_steps)).clamp(0, 1)
 
         return 1 + (self.r_max - 1) * grown(self.r_max_steps), self.d_max * grown(self.d_max_steps)
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
+        if not self.training or not input.numel():
+            return super().forward(input)  # batch norm; an empty batch has nothing to correct
         self._check_input_dim(input)
         x_hat, mean, var, _ = standardize(input, (0, *range(2, input.dim())), self.eps)
-        r, d = self._correct(mean.detach().flatten(), var.detach().flatten(), moves=input.numel() > 0)
+        r, d = self._correct(mean.detach().flatten(), var.detach().flatten())
         # As the affine maps follow each other, one of both saves an activation.
         scale, shift = (self.weight * r, self.weight * d + self.bias) if self.affine else (r, d)
         return (x_hat * per_channel(scale, input) + per_channel(shift, input)).to(input.dtype)
 
     @torch.no_grad()
-    def _correct(self, mean: Tensor, var: Tensor, *, moves: bool) -> tuple[Tensor, Tensor]:
+    def _correct(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """r and d; then the running statistics are moved."""
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -119,13 +121,12 @@ class BatchRenorm(BatchNorm):
         r, d = snapshot(
             (sigma_batch / sigma).clamp(1 / r_max, r_max), ((mean - running_mean) / sigma).clamp(-d_max, d_max)
         )
-        if moves:
-            self.num_batches_tracked.add_(1)
-            w = newest_weight(self.num_batches_tracked, self.momentum)
-            w = w.to(mean.dtype) if isinstance(w, Tensor) else w
-            sigma = sigma + w * (sigma_batch - sigma)
-            self.running_mean.copy_(running_mean + w * (mean - running_mean))
-            self.running_var.copy_((sigma.square() - self.eps).clamp(min=0))
+        self.num_batches_tracked.add_(1)
+        w = newest_weight(self.num_batches_tracked, self.momentum)
+        w = w.to(mean.dtype) if isinstance(w, Tensor) else w
+        sigma = sigma + w * (sigma_batch - sigma)
+        self.running_mean.copy_(running_mean + w * (mean - running_mean))
+        self.running_var.copy_((sigma.square() - self.eps).clamp(min=0))
         return r, d
 
     def extra_repr(self) -> str:

@@ -12,7 +12,7 @@ from normzoo.registry import register
 
 @register(
     "frozen_batch_norm",
-    aliases=("FrozenBN", "FrozenBatchNorm2d", "FrozenBatchNorm3d"),
+    aliases=("FrozenBN", "FrozenBatchNorm2d"),
     batch_dependent=False,
     paper="He et al., Deep Residual Learning, 2015, arXiv:1512.03385; as a layer Wu et al., Detectron2, 2019",
     reduces_over="-",
@@ -24,8 +24,8 @@ class FrozenBatchNorm(nn.Module):
         y = (x − running_mean) / sqrt(running_var + eps) · weight + bias,  all four buffers
 
     Training changes nothing in it, and it is the same in evaluation: batch norm in evaluation whose `weight` and `bias`
-    are not learnt. It has no parameters, and loads the state dict of any batch norm with them, torch's included; new, it
-    is the identity but for eps. In torchvision and detectron2 it is called FrozenBatchNorm2d.
+    are not learnt. It has no parameters, and loads the state dict of any batch norm that has them, torch's included;
+    new, it is the identity but for eps. In torchvision and detectron2 it is called FrozenBatchNorm2d.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 

@@ -25,7 +25,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 2; Wu & Johnson 2021 (arXiv:2105.07576), section 3.
     """
     model.eval()
-    tracking = [layer for _, layer in norm_layers(model) if getattr(layer, "running_mean", None) is not None]
+    tracking = [layer for _, layer in norm_layers(model) if hasattr(layer, "reset_running_stats")]
+    tracking = [layer for layer in tracking if getattr(layer, "running_mean", None) is not None]
     momenta = [layer.momentum for layer in tracking]
     for layer in tracking:
         layer.reset_running_stats()  # type: ignore[operator]

@@ -1,14 +1,19 @@
 """Tests of norms run over the registry: a norm that is registered is tested."""
 
 import pytest
-from norm_cases import NAMES
+from norm_cases import NAMES, NOT_STANDARDIZING
 from oracles import KEYWORDS
 
 import normzoo
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`name`, `name, rank` and `name, keywords` take every norm, `normalizer` all but the identity."""
+    """`name`, `name, rank` and `name, keywords` take every norm, `normalizer` all but the identity.
+
+    `standardizer` takes those that subtract a mean of the input and divide by its deviation.
+    """
+    if "standardizer" in metafunc.fixturenames:
+        metafunc.parametrize("standardizer", [name for name in NAMES if name not in NOT_STANDARDIZING])
     if "normalizer" in metafunc.fixturenames:
         metafunc.parametrize("normalizer", [name for name in NAMES if name != "identity"])
     if "name" not in metafunc.fixturenames:

@@ -11,6 +11,8 @@ NAMES = [
     if normzoo.info(name).build.__module__.startswith("normzoo.norms.")
 ]
 CHANNELS = 8
+# Whose output changes with the offset or the scale of the input.
+NOT_STANDARDIZING = {"identity", "frozen_batch_norm"}
 
 
 def build(name: str, dtype: torch.dtype = torch.float64, channels: int = CHANNELS, **keywords) -> nn.Module:

@@ -1,12 +1,17 @@
 """What each norm computes in training, in NumPy and float64, from its definition and not from our code.
 
-An oracle takes the input, `weight` and `bias` as float64 arrays and the layer's own keywords, and returns the output.
+An oracle takes the input, `weight` and `bias` as float64 arrays, those other parameters of the layer that it names
+(`tau`; `aux_bn_0_bias` for `aux_bn.0.bias`), and the layer's own keywords, and returns the output.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import batch_oracles
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -100,6 +105,7 @@ ORACLES: dict[str, Callable[..., Array]] = {
     "instance_norm_scratch": instance_norm,
     "group_norm": group_norm,
     "group_norm_scratch": group_norm,
+    **batch_oracles.ORACLES,
 }
 
 # Keywords, beside the defaults, that each norm is checked with.
@@ -113,4 +119,16 @@ KEYWORDS: dict[str, list[dict[str, Any]]] = {
     "instance_norm": [{"track_running_stats": True}],
     "group_norm": [{"num_groups": 2}, {"channels_per_group": 2}, {"channels_per_group": 16}],
     "group_norm_scratch": [{"num_groups": 8, "eps": 1e-2}, {"channels_per_group": 4}],
+    **batch_oracles.KEYWORDS,
 }
+
+
+def expected(name: str, layer: nn.Module, x: Tensor, **keywords: Any) -> Tensor:
+    """The oracle's output in float64, for the values that the layer holds."""
+    channels = x.shape[keywords.get("channel_dim", 1)]
+    held = {key.replace(".", "_"): value for key, value in layer.named_parameters()}
+    held = {key: value for key, value in held.items() if key in inspect.signature(ORACLES[name]).parameters}
+    held["weight"] = getattr(layer, "weight", torch.ones(channels))
+    held["bias"] = getattr(layer, "bias", torch.zeros(channels))
+    arrays = {key: value.detach().double().numpy() for key, value in held.items()}
+    return torch.from_numpy(ORACLES[name](x.detach().double().numpy(), **arrays, **keywords))

@@ -72,8 +72,8 @@ def test_the_scale_of_the_weights_before_it_is_lost(scaled):
 
 @pytest.mark.parametrize("shift", [3.0, -1e3])
 @pytest.mark.parametrize("factor", [4.0, 1e-2])
-def test_output_is_invariant_to_offset_and_scale(normalizer, shift, factor):
-    layer, x = build(normalizer, eps=EPS), an_input(4)
+def test_output_is_invariant_to_offset_and_scale(standardizer, shift, factor):
+    layer, x = build(standardizer, eps=EPS), an_input(4)
     torch.testing.assert_close(layer(factor * x + shift), layer(x))
 
 

@@ -9,16 +9,9 @@ import numpy as np
 import pytest
 import torch
 from norm_cases import CHANNELS, NAMES, an_input, build
-from oracles import ORACLES
+from oracles import ORACLES, expected
 
 import normzoo
-
-
-def expected(name, layer, x, **keywords):
-    """The oracle's output in float64, for the values that the layer holds."""
-    vectors = [getattr(layer, key, torch.tensor([fill] * CHANNELS)) for key, fill in (("weight", 1.0), ("bias", 0.0))]
-    weight, bias = (vector.detach().double().numpy() for vector in vectors)
-    return torch.from_numpy(ORACLES[name](x.detach().double().numpy(), weight, bias, **keywords))
 
 
 def test_every_norm_has_an_oracle():
@@ -38,6 +31,8 @@ def test_output_with_keywords(name, keywords):
 
 
 def test_output_without_affine(normalizer):
+    if "affine" not in normzoo.info(normalizer).arguments:
+        pytest.skip("has no such option")
     layer, x = build(normalizer, affine=False), an_input(4)
     assert list(layer.parameters()) == []
     y = torch.from_numpy(ORACLES[normalizer](x.numpy(), np.ones(CHANNELS), np.zeros(CHANNELS)))
@@ -94,12 +89,17 @@ def test_empty_batch(name, keywords, training):
     y.sum().backward()
     assert y.shape == x.shape
     assert x.grad.shape == x.shape
-    assert all(not parameter.grad.any() for parameter in layer.parameters())
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in layer.parameters())
     for key, value in layer.named_buffers():
-        assert key == "num_batches_tracked" or torch.equal(value, before[key]), "an empty batch has no statistics"
+        assert key.endswith("num_batches_tracked") or torch.equal(value, before[key]), (
+            "an empty batch has no statistics"
+        )
 
 
-def test_constant_input_gives_the_bias(normalizer):
-    layer = build(normalizer)
+def test_constant_input_gives_the_bias(standardizer):
+    layer = build(standardizer)
+    for key, parameter in layer.named_parameters():
+        if key.endswith(".bias"):
+            parameter.data.copy_(layer.bias)
     y = layer(torch.full((6, CHANNELS, 3, 3), 3.0, dtype=torch.float64))
     torch.testing.assert_close(y, layer.bias.view(-1, 1, 1).expand_as(y), rtol=0, atol=1e-12)

@@ -144,5 +144,5 @@ def test_values_per_statistic(norm, keywords, shape, count):
 
 
 def test_every_norm_with_a_statistic_counts_its_values(name):
-    least = normzoo.info(name).minimum_count
-    assert hasattr(normzoo.create(name, 8), "values_per_statistic") is (least > 1)
+    if normzoo.info(name).minimum_count > 1:
+        assert hasattr(normzoo.create(name, 8), "values_per_statistic")

@@ -1,0 +1,105 @@
+"""Split batch normalization: one batch norm for each part of the batch, the first of which is kept."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms.batch_norm import BatchNorm
+from normzoo.registry import register
+
+MEND = "use a larger batch, fewer splits or a larger map"
+
+
+@register(
+    "split_batch_norm",
+    aliases=("SplitBN", "SplitBatchNorm2d", "auxiliary_batch_norm", "AuxBN", "auxiliary_bn"),
+    batch_dependent=True,
+    paper="Xie et al., Adversarial Examples Improve Image Recognition, 2019, arXiv:1911.09665",
+    reduces_over="N/k, *",
+    train_eval_differ=True,
+    state=tuple(
+        f"{prefix}{name}"
+        for prefix in ("", "aux_bn.0.")
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    ),
+    minimum_count=2,
+    fused=True,
+)
+class SplitBatchNorm(BatchNorm):
+    """Normalize each of k parts of the batch by a batch norm of its own; evaluate with that of the first part.
+
+        (x_0, …, x_{k−1}) = x, cut along the batch;  y = (BN(x_0), BN_1(x_1), …, BN_{k−1}(x_{k−1}))
+        evaluation: y = BN(x)
+
+    Each of the k has its own statistics, running statistics and affine. The paper trains on `cat([clean, adversarial])`
+    with k = 2: clean images meet the main batch norm, adversarial ones the auxiliary one, and only the main one is used
+    afterwards. The state dict is that of `batch_norm` with the others under `aux_bn.0` and so on, as in timm's
+    SplitBatchNorm2d: the auxiliary norms can be dropped from it.
+
+    The parts are equal if k divides N, as it does when equal batches are joined; otherwise the first N % k of them have
+    one sample more, where timm refuses.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_splits: k, 2 or more.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
+        affine: Whether to learn `weight` and `bias`, for each part.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+
+    Raises:
+        ValueError: If `num_splits` is less than 2, the number of channels of an input differs, or a statistic of a part
+            would be over one value.
+
+    Source: Xie et al. 2019, arXiv:1911.09665, sections 4.1 and 4.2.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_splits: int = 2,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if num_splits < 2:
+            raise NormValueError(f"num_splits is the number of parts of a batch, 2 or more; got {num_splits}")
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.num_splits = num_splits
+        self.aux_bn = nn.ModuleList(
+            BatchNorm(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+            for _ in range(num_splits - 1)
+        )
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a statistic of the smallest part; of a part of one sample, where some are empty."""
+        return (shape[0] // self.num_splits or min(shape[0], 1)) * math.prod(shape[2:])
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """What the main batch norm asks of its own input, a part in training and the batch in evaluation."""
+        check_input(self, input.shape, self.num_features)
+        if self.uses_batch_statistics:
+            check_count(self, input.shape, super().values_per_statistic(input.shape), MEND)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        check_input(self, input.shape, self.num_features)
+        check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+        norms = [super().forward, *self.aux_bn]
+        parts = zip(norms, input.tensor_split(self.num_splits), strict=True)
+        y = torch.cat([norm(part) for norm, part in parts])
+        return channels_last(y) if is_channels_last(input) else y
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()}, num_splits={self.num_splits})"
