@@ -67,14 +67,30 @@ def split_batch_norm(
     return y
 
 
+def mean_only_batch_norm(x: Array, weight: Array, bias: Array, **_: Any) -> Array:
+    return per_channel(x, lambda values, c: values - values.mean() + bias[c])
+
+
+def l1_batch_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5, **_: Any) -> Array:
+    def normalized(values: Array, c: int) -> Array:
+        deviation = np.sqrt(np.pi / 2) * np.abs(values - values.mean()).sum() / values.size
+        return weight[c] * (values - values.mean()) / (deviation + eps) + bias[c]
+
+    return per_channel(x, normalized)
+
+
 ORACLES: dict[str, Callable[..., Array]] = {
     "batch_renorm": batch_renorm,
     "frozen_batch_norm": frozen_batch_norm,
+    "l1_batch_norm": l1_batch_norm,
+    "mean_only_batch_norm": mean_only_batch_norm,
     "split_batch_norm": split_batch_norm,
 }
 
 KEYWORDS: dict[str, list[dict[str, Any]]] = {
     "batch_renorm": [{"eps": 1e-2}, {"momentum": None}],
     "frozen_batch_norm": [{"eps": 1e-2}],
+    "l1_batch_norm": [{"eps": 1e-2}, {"track_running_stats": False}],
+    "mean_only_batch_norm": [{"momentum": None}, {"track_running_stats": False}],
     "split_batch_norm": [{"eps": 1e-2}, {"momentum": None}],
 }

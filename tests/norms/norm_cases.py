@@ -12,7 +12,7 @@ NAMES = [
 ]
 CHANNELS = 8
 # Whose output changes with the offset or the scale of the input.
-NOT_STANDARDIZING = {"identity", "frozen_batch_norm"}
+NOT_STANDARDIZING = {"identity", "frozen_batch_norm", "mean_only_batch_norm"}
 
 
 def build(name: str, dtype: torch.dtype = torch.float64, channels: int = CHANNELS, **keywords) -> nn.Module:

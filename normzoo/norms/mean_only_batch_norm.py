@@ -1,0 +1,122 @@
+"""Mean-only batch normalization: the mean of each channel is subtracted, its variance left alone."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._running import newest_weight
+from normzoo.norms._standardize import per_channel
+from normzoo.registry import register
+
+MEND = "use a larger batch or a larger map, or leave the norm out at this place"
+
+
+@register(
+    "mean_only_batch_norm",
+    aliases=("MeanOnlyBN", "mean_only_bn"),
+    batch_dependent=True,
+    paper="Salimans & Kingma, Weight Normalization, 2016, arXiv:1602.07868",
+    reduces_over="N, *",
+    train_eval_differ=True,
+    state=("running_mean", "num_batches_tracked"),
+    minimum_count=2,
+)
+class MeanOnlyBatchNorm(nn.Module):
+    """Subtract from each channel its mean over the batch and the positions; the running mean in evaluation.
+
+        y = x − mean + bias,  mean over (N, *)
+        running_mean ← (1 − momentum) · running_mean + momentum · mean
+
+    The paper's companion of weight normalization, which sees to the scale: put `weight_norm` on the layer before. It
+    has a `bias` and no `weight`. The gradient that reaches the layer before is centred.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        momentum: Weight of the newest batch in the running mean; None for the cumulative average.
+        affine: Whether to learn `bias`.
+        track_running_stats: Whether to keep a running mean; without one evaluation uses the batch's own.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or a mean of the batch would be over one value.
+
+    Source: Salimans & Kingma 2016, arXiv:1602.07868, section 4.
+    """
+
+    bias: nn.Parameter  # None without affine
+    running_mean: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+        self.register_parameter("bias", bias)
+        mean = torch.empty(num_features, device=device, dtype=dtype)
+        self.register_buffer("running_mean", mean if track_running_stats else None)
+        count = torch.empty((), device=device, dtype=torch.long)
+        self.register_buffer("num_batches_tracked", count if track_running_stats else None)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        if self.running_mean is not None and self.num_batches_tracked is not None:
+            self.running_mean.zero_()
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        if self.affine:
+            nn.init.zeros_(self.bias)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return shape[0] * math.prod(shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        if self.training or self.running_mean is None:
+            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+            y = self._centre(x)
+        else:
+            y = x - per_channel(self.running_mean, x)
+        if self.affine:
+            y = y + per_channel(self.bias, x)
+        return y.to(x.dtype)
+
+    def _centre(self, x: Tensor) -> Tensor:
+        dims = (0, *range(2, x.dim()))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = wide.mean(dims, keepdim=True)
+        # A mean is only as exact as its own last digit, which at an offset of 1e6 is 0.06: take out what it left.
+        rest = (wide - mean).mean(dims, keepdim=True)
+        if self.training and x.numel():
+            self._update((mean + rest).detach().flatten())
+        return wide - mean - rest
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor) -> None:
+        if self.running_mean is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        w = newest_weight(self.num_batches_tracked, self.momentum)
+        w = w.to(mean.dtype) if isinstance(w, Tensor) else w
+        self.running_mean.copy_((1 - w) * self.running_mean + w * mean)
+
+    def extra_repr(self) -> str:
+        tracked = f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+        return f"{self.num_features}, momentum={self.momentum}, {tracked}"
