@@ -2,18 +2,15 @@
 
 import difflib
 import functools
-import importlib.metadata
 import inspect
 import re
-import sys
 import threading
-import types
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 from torch import nn
 
+from normzoo import plugins
 from normzoo.facts import FACTS, Kind, NormInfo, UnknownArgumentError, UnknownNormError, check_facts, check_signature
 from normzoo.norm_act import NormFactory, build_norm
 
@@ -30,18 +27,12 @@ __all__ = [
     "register",
 ]
 
-ENTRY_POINT_GROUP = "normzoo.norms"
-
 Build = TypeVar("Build", bound=Callable[..., nn.Module])
 
 _infos: dict[str, NormInfo] = {}
 _names: dict[str, str] = {}  # key of a name or alias -> name
-_broken: dict[str, str] = {}  # plug-in -> why it did not load
-_plugins_loaded = False
-_loading: str | None = None  # the distribution whose plug-in is being imported
-# Two locks, because a plug-in registers its norms while it is being loaded, perhaps from a thread that only imports it.
+# Not the plug-ins' lock, because a plug-in registers its norms while it is being loaded, perhaps from another thread.
 _table_lock = threading.Lock()
-_plugin_lock = threading.RLock()
 
 
 def _key(name: str) -> str:
@@ -104,7 +95,7 @@ def register(
             ranks=tuple(ranks),
             fused=fused,
             includes_activation=includes_activation,
-            owner=f"{_loading} ({module})" if _loading else module,
+            owner=f"{plugins.loading} ({module})" if plugins.loading else module,
         )
         with _table_lock:
             _add(info)
@@ -150,7 +141,7 @@ def info(name: str) -> NormInfo:
     Raises:
         UnknownNormError: If no norm is called so; the message lists the nearest names.
     """
-    _load_plugins()
+    plugins.load_plugins(_infos, _forget)
     return _find(name)
 
 
@@ -190,7 +181,7 @@ def list_norms(**facts: Any) -> list[str]:
     Raises:
         UnknownArgumentError: A TypeError, if there is no such fact; the message lists the facts.
     """
-    _load_plugins()
+    plugins.load_plugins(_infos, _forget)
     check_facts(facts)
     return sorted(name for name, norm in list(_infos.items()) if norm.holds(facts))
 
@@ -221,48 +212,14 @@ def _find(name: str) -> NormInfo:
         raise UnknownNormError(f"a norm is asked for by its name, a string such as 'group_norm'; got {name!r}")
     key = _key(name)
     if key not in _names:
-        _load_plugins()
+        plugins.load_plugins(_infos, _forget)
     if key not in _names:
         raise UnknownNormError(_unknown(name, key))
     return _infos[_names[key]]
 
 
 def _unknown(name: str, key: str) -> str:
-    nearest = dict.fromkeys(_names[match] for match in difflib.get_close_matches(key, _names, n=6))
+    nearest = dict.fromkeys(_names[match] for match in difflib.get_close_matches(key, _names, n=6, cutoff=0.5))
     guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(sorted(_infos))}."
-    broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in _broken.items())
+    broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in plugins.broken.items())
     return f"no norm is called {name!r}; {guess} normzoo.list_norms() lists all {len(_infos)}.{broken}"
-
-
-def _load_plugins() -> None:
-    """Import the plug-ins once; one that fails is reported by name, and the others load all the same."""
-    global _plugins_loaded, _loading
-    if _plugins_loaded:
-        return
-    with _plugin_lock:
-        if _plugins_loaded or _loading:
-            return
-        for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-            _loading = entry_point.dist.name if entry_point.dist else entry_point.name
-            try:
-                _load(entry_point)
-            except (Exception, SystemExit) as error:
-                _broken[f"{entry_point.name!r} from {_loading}"] = f"{type(error).__name__}: {error}"
-            finally:
-                _loading = None
-        _plugins_loaded = True
-    # After the loop, so that a warning turned into an error does not keep the other plug-ins out.
-    for plugin, why in _broken.items():
-        warnings.warn(f"the normzoo plug-in {plugin} did not load and is left out: {why}", stacklevel=3)
-
-
-def _load(entry_point: importlib.metadata.EntryPoint) -> None:
-    try:
-        loaded = entry_point.load()
-    except (Exception, SystemExit):
-        # Python drops a module that failed to import; what it had registered before that goes with it.
-        for norm in [norm for norm in list(_infos.values()) if norm.build.__module__ not in sys.modules]:
-            _forget(norm.name)
-        raise
-    if not isinstance(loaded, types.ModuleType) and all(norm.build is not loaded for norm in _infos.values()):
-        raise LookupError(f"{entry_point.value} is not registered; decorate it with @normzoo.register")

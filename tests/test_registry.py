@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import normzoo
-from normzoo import facts, registry
+from normzoo import facts, plugins, registry
 
 
 class Mine(nn.Module):
@@ -50,9 +50,9 @@ def make_mine(num_features: int, eps: float = 1e-5) -> Mine:
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
     """Each test writes into a copy of the registry."""
-    for table in ("_infos", "_names", "_broken"):
-        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
-    monkeypatch.setattr(registry, "_plugins_loaded", True)
+    for module, table in ((registry, "_infos"), (registry, "_names"), (plugins, "broken")):
+        monkeypatch.setattr(module, table, dict(getattr(module, table)))
+    monkeypatch.setattr(plugins, "_loaded", True)
 
 
 @pytest.fixture
@@ -222,7 +222,9 @@ def test_what_the_registry_could_not_check_or_call_is_refused():
         assert "first parameter" in message(TypeError, decorate, function)
     assert "'inplace' means something else" in message(TypeError, decorate, reserved)
     assert "sequences" in message(TypeError, normzoo.register, "odd", aliases="odd2", batch_dependent=False)
-    assert "layer, weight" in message(ValueError, normzoo.register, "odd", kind="layers", batch_dependent=False)
+    assert "kind is one of layer, " in message(
+        ValueError, normzoo.register, "odd", kind="layers", batch_dependent=False
+    )
     with pytest.raises(TypeError, match="batch_dependent"):
         normzoo.register("odd")
     assert "odd" not in normzoo.list_norms()
@@ -287,19 +289,19 @@ LOADS = {}
 
 
 @pytest.fixture
-def plugins(monkeypatch):
+def install(monkeypatch):
     """Make these the installed plug-ins, not loaded yet."""
 
-    def install(**loads):
+    def these(**loads):
         LOADS.clear()
         LOADS.update(loads)
         points = [FakeEntryPoint(name=name, value=f"{name}:it", group="normzoo.norms") for name in loads]
         monkeypatch.setattr(
             "importlib.metadata.entry_points", lambda *, group: points if group == "normzoo.norms" else ()
         )
-        monkeypatch.setattr(registry, "_plugins_loaded", False)
+        monkeypatch.setattr(plugins, "_loaded", False)
 
-    return install
+    return these
 
 
 def register_mine():
@@ -314,8 +316,8 @@ def fail():
     raise RuntimeError("no such file")
 
 
-def test_plugins_load_on_the_first_name_that_is_not_there(plugins):
-    plugins(one=register_mine)
+def test_plugins_load_on_the_first_name_that_is_not_there(install):
+    install(one=register_mine)
     assert "my_norm" not in registry._infos
     normzoo.register("here", batch_dependent=False)(Theirs)
     normzoo.create("here", 3)
@@ -325,8 +327,8 @@ def test_plugins_load_on_the_first_name_that_is_not_there(plugins):
 
 
 @pytest.mark.parametrize("call", [normzoo.list_norms, lambda: normzoo.info("my_norm")])
-def test_plugins_load_on_the_first_list_or_info(plugins, call):
-    plugins(one=register_mine)
+def test_plugins_load_on_the_first_list_or_info(install, call):
+    install(one=register_mine)
     call()
     assert "my_norm" in registry._infos
 
@@ -336,8 +338,8 @@ def exit_loudly():
 
 
 @pytest.mark.parametrize("broken", [fail, exit_loudly], ids=["raises", "exits"])
-def test_a_broken_plugin_is_reported_once_by_name_and_the_others_load(plugins, broken):
-    plugins(one=register_mine, bad=broken, two=register_theirs)
+def test_a_broken_plugin_is_reported_once_by_name_and_the_others_load(install, broken):
+    install(one=register_mine, bad=broken, two=register_theirs)
     with pytest.warns(
         UserWarning, match=r"plug-in 'bad' from bad-dist did not load .*(RuntimeError: no such|SystemExit)"
     ):
@@ -350,8 +352,8 @@ def test_a_broken_plugin_is_reported_once_by_name_and_the_others_load(plugins, b
     assert "The plug-in 'bad' from bad-dist did not load" in said
 
 
-def test_a_warning_turned_into_an_error_keeps_no_plugin_out(plugins):
-    plugins(bad=fail, two=register_theirs)
+def test_a_warning_turned_into_an_error_keeps_no_plugin_out(install):
+    install(bad=fail, two=register_theirs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match="bad"):
@@ -359,21 +361,34 @@ def test_a_warning_turned_into_an_error_keeps_no_plugin_out(plugins):
     assert "their_norm" in normzoo.list_norms()
 
 
-def test_a_plugin_that_takes_a_taken_name_is_broken_and_the_owner_keeps_it(plugins):
+def test_a_plugin_that_takes_a_taken_name_is_broken_and_the_owner_keeps_it(install):
     normzoo.register("my_norm", batch_dependent=True)(Theirs)
-    plugins(bad=register_mine)
+    install(bad=register_mine)
     with pytest.warns(UserWarning, match=f"'bad' .* from bad-dist .*already taken by 'my_norm' from {__name__}"):
         normzoo.list_norms()
     assert normzoo.info("my_norm").build is Theirs
 
 
-def test_a_plugin_that_registers_nothing_says_so(plugins):
-    plugins(bad=lambda: Mine)
+def test_of_two_plugins_that_want_a_name_the_first_by_its_distribution_gets_it(install):
+    install(zeta=lambda: normzoo.register("wanted", batch_dependent=False)(Theirs), alpha=wanted_by_alpha)
+    with pytest.warns(
+        UserWarning, match=r"'zeta' .* from zeta-dist \(test_registry\) is already taken by 'wanted' from alpha-dist"
+    ):
+        assert "wanted" in normzoo.list_norms()
+    assert normzoo.info("wanted").build is Mine
+
+
+def wanted_by_alpha():
+    return normzoo.register("wanted", batch_dependent=False)(Mine)
+
+
+def test_a_plugin_that_registers_nothing_says_so(install):
+    install(bad=lambda: Mine)
     with pytest.warns(UserWarning, match="'bad' .* bad:it is not registered; decorate it with @normzoo.register"):
         normzoo.list_norms()
 
 
-def test_what_half_a_plugin_registered_goes_with_its_module(plugins, tmp_path, monkeypatch):
+def test_what_half_a_plugin_registered_goes_with_its_module(install, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "half_a_plugin.py").write_text(
         "import normzoo\nfrom torch import nn\n"
@@ -381,20 +396,20 @@ def test_what_half_a_plugin_registered_goes_with_its_module(plugins, tmp_path, m
         "    def __init__(self, num_features): super().__init__()\n"
         "import does_not_exist_anywhere\n"
     )
-    plugins(bad=lambda: importlib.import_module("half_a_plugin"))
+    install(bad=lambda: importlib.import_module("half_a_plugin"))
     with pytest.warns(UserWarning, match="'bad' .*does_not_exist_anywhere"):
         assert "half" not in normzoo.list_norms()
 
 
-def test_a_plugin_may_use_the_registry_while_it_loads(plugins):
-    plugins(one=lambda: (normzoo.list_norms(), register_mine())[1])
+def test_a_plugin_may_use_the_registry_while_it_loads(install):
+    install(one=lambda: (normzoo.list_norms(), register_mine())[1])
     assert "my_norm" in normzoo.list_norms()
 
 
-def test_threads_that_come_together_load_the_plugins_once(plugins):
+def test_threads_that_come_together_load_the_plugins_once(install):
     loaded = []
     gate = threading.Barrier(8)
-    plugins(one=lambda: (loaded.append(1), register_mine())[1])
+    install(one=lambda: (loaded.append(1), register_mine())[1])
 
     def ask():
         gate.wait()
