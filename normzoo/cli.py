@@ -1,4 +1,4 @@
-"""The command line: `normzoo train | report`."""
+"""The command line: `normzoo train | list | show | report`."""
 
 import argparse
 import os
@@ -7,13 +7,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from normzoo import catalogue
 from normzoo.errors import UserError, exit_with
+from normzoo.registry import list_norms
+
+COMMANDS = ("train", "report", "list", "show")
 
 DESCRIPTION = """Every normalization layer for PyTorch under a name, put into models, swept and explained.
 
   normzoo train [OVERRIDE ...]       train one cell; normzoo train --help lists groups and options
   normzoo train -m [OVERRIDE ...]    train every combination of comma-separated values
   normzoo report FOLDER              tables and figure from the results in a folder, finished or not
+  normzoo list [FACT ...]            the norms; normzoo list --help lists what can be asked for
+  normzoo show NORM                  equation, facts, arguments and source of one norm
 
   normzoo train norm=group_norm batch_size_per_device=2
   normzoo train -m experiment=small_batch"""
@@ -53,11 +59,12 @@ def _train(arguments: Sequence[str]) -> None:
 def _complete(arguments: Sequence[str]) -> None:
     """Answer the shell's completion script, which knows of no subcommands."""
     line = os.environ.get("COMP_LINE", "")
-    words = line.split()
-    if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
-        print("train report")
-        return
-    if words[1] == "train":
+    words = [*line.split(), *([""] if line.endswith(" ") else [])]  # the last is the one to complete
+    if len(words) <= 2:
+        print(*(command for command in COMMANDS if command.startswith(words[1] if len(words) == 2 else "")))
+    elif words[1] == "show":
+        print(*(name for name in list_norms() if name.startswith(words[-1])))
+    elif words[1] == "train":
         os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+\s+)train(\s+|$)", r"\1", line)
         _train(arguments)
 
@@ -70,10 +77,13 @@ def _parse(arguments: Sequence[str]) -> None:
     commands.add_parser("train", help="train one cell, or with -m a sweep", add_help=False)
     report = commands.add_parser("report", help="results.csv, summary.md and the figure from a folder of results")
     report.add_argument("folder", type=Path)
-    _report(parser.parse_args(arguments).folder)
+    report.set_defaults(run=_report)
+    catalogue.add_commands(commands)
+    chosen = parser.parse_args(arguments)
+    chosen.run(chosen)
 
 
-def _report(folder: Path) -> None:
+def _report(chosen: argparse.Namespace) -> None:
     from normzoo.report import report
 
-    print(report(folder).text)
+    print(report(chosen.folder).text)

@@ -1,0 +1,211 @@
+"""`normzoo list` and `normzoo show`: as tables, for pipes and programs, and what they say to a wrong question."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import normzoo
+from normzoo import cli, plugins, registry
+from normzoo.catalogue import COLUMNS, FLAGS
+from normzoo.facts import FACTS
+
+
+@pytest.fixture
+def run(capsys):
+    """Run `normzoo ...` in this process; gives exit code, standard output and standard error."""
+
+    def main(*arguments):
+        code = 0
+        try:
+            cli.main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return main
+
+
+@pytest.fixture
+def terminal(run, monkeypatch):
+    """The lines that a terminal of this width is given."""
+
+    def lines(width, *arguments):
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        monkeypatch.setenv("COLUMNS", str(width))
+        return run(*arguments)[1].splitlines()
+
+    return lines
+
+
+@pytest.fixture
+def unregistered(monkeypatch):
+    """What a test registers is gone after it."""
+    for table in ("_infos", "_names"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+
+
+def test_into_a_pipe_list_gives_a_norm_a_line(run):
+    code, out, err = run("list")
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert [row[0] for row in rows] == normzoo.list_norms()
+    assert {len(row) for row in rows} == {len(COLUMNS)}
+    (row,) = (row for row in rows if row[0] == "group_norm")
+    assert row[1:] == ["C/G, *", "no", "no", "no", normzoo.info("group_norm").paper]
+
+
+@pytest.mark.parametrize(("fact", "so", "not_so"), [(fact, so, not_so) for fact, (so, _), (not_so, _) in FLAGS])
+def test_each_flag_asks_for_its_fact(run, fact, so, not_so):
+    for flag, value in ((so, True), (not_so, False)):
+        names = [line.split("\t")[0] for line in run("list", flag)[1].splitlines()]
+        assert names == normzoo.list_norms(**{fact: value})
+    code, _, err = run("list", so, not_so)
+    assert code == 2
+    assert f"{not_so}: not allowed with argument {so}" in err
+
+
+def test_facts_are_combined(run):
+    out = run("list", "--batch-independent", "--no-state", "--kind", "layer", "--rank", "3", "--fused")[1]
+    expected = normzoo.list_norms(batch_dependent=False, state=False, kind="layer", ranks=3, fused=True)
+    assert [line.split("\t")[0] for line in out.splitlines()] == expected
+    assert "group_norm" in expected
+
+
+def test_where_no_norm_has_the_facts_nothing_is_listed_and_it_is_said(run):
+    assert run("list", "--rank", "9") == (0, "", "no norm has all these facts\n")
+    assert run("list", "--rank", "9", "--json") == (0, "[]\n", "")
+
+
+@pytest.mark.parametrize("width", [20, 60, 100, 300])
+def test_the_table_fits_the_terminal(terminal, width):
+    header, *rows = terminal(width, "list")
+    assert [row.split(" ")[0].rstrip("…") for row in rows] == [name[: width - 1] for name in normzoo.list_norms()]
+    assert all(len(line) <= width for line in (header, *rows))
+    assert ("paper" in header) == (width >= 100)
+    assert any(row.endswith("…") for row in rows) == (width < 300)
+    if width >= 100:
+        places = [header.index(column) for column in COLUMNS]
+        assert all(row[place - 1] == " " != row[place] for row in rows for place in places[1:])
+
+
+def test_json_holds_every_fact_of_every_norm(run):
+    code, out, err = run("list", "--json")
+    assert (code, err) == (0, "")
+    listed = json.loads(out)
+    assert [norm["name"] for norm in listed] == normzoo.list_norms()
+    for norm in listed:
+        info = normzoo.info(norm["name"])
+        assert set(norm) == {*FACTS, "name", "summary", "arguments", "file", "line"}
+        assert norm["ranks"] == list(info.ranks)
+        assert list(norm["arguments"]) == list(info.arguments)
+        assert norm["summary"] == info.summary
+        assert f"{info.build.__name__}(" in "".join(inspect.getblock(source_lines(norm["file"])[norm["line"] - 1 :]))
+    assert json.loads(run("list", "--json", "--has-state")[1]) == [norm for norm in listed if norm["state"]]
+
+
+def source_lines(file):
+    return Path(file).read_text(encoding="utf-8").splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("name", normzoo.list_norms())
+def test_show_says_all_that_is_known(run, name):
+    code, out, err = run("show", name)
+    info = normzoo.info(name)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{name}\n\n{info.summary}\n")
+    assert inspect.getdoc(info.build) in out
+    said = dict(line.strip().split("  ", 1) for line in out.partition("\nFacts:\n")[2].splitlines())
+    said = {title: value.strip() for title, value in said.items()}
+    assert said["kind"] == info.kind
+    assert said["paper"] == (info.paper or "-")
+    assert said["batch-dependent"] == ("yes" if info.batch_dependent else "no")
+    assert said["state"] == (", ".join(info.state) or "none")
+    assert said["input dimensions"] == ", ".join(map(str, info.ranks))
+    assert all(alias in said["aliases"] for alias in info.aliases)
+    for argument, default in info.arguments.items():
+        assert (argument if default is inspect.Parameter.empty else f"{argument}={default!r}") in said["arguments"]
+    assert said["file"].startswith(f"{inspect.getsourcefile(info.build)}:")
+
+
+def test_show_takes_aliases(run):
+    assert run("show", "nn.GroupNorm") == run("show", "GN") == run("show", "group_norm")
+
+
+def test_an_unknown_name_gets_the_nearest_on_one_line(run):
+    code, out, err = run("show", "gruop")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: no norm is called 'gruop'; did you mean group_norm")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("list", "--rank", "four"), ("list", "--kind", "layers"), ("lst",)])
+def test_a_wrong_command_ends_with_its_usage(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: normzoo")
+
+
+def test_what_has_no_docstring_no_source_and_odd_arguments_is_shown_too(run, unregistered):
+    namespace = {"__name__": "typed_in", "nn": nn}
+    exec("class Odd(nn.Identity):\n    def __init__(self, num_features, size, act=nn.ReLU): ...", namespace)
+    normzoo.register("odd_norm", batch_dependent=True)(namespace["Odd"])
+    namespace["Odd"].__doc__ = None
+    out = run("show", "odd_norm")[1]
+    assert "arguments              size, act=<class" in out
+    assert out.rstrip().endswith("unknown")
+    (norm,) = (norm for norm in json.loads(run("list", "--json")[1]) if norm["name"] == "odd_norm")
+    assert norm["arguments"] == {"size": {}, "act": {"default": repr(nn.ReLU)}}
+    assert norm["file"] is norm["line"] is None
+
+
+def test_a_broken_plugin_is_said_on_a_line_and_the_rest_listed(run, monkeypatch):
+    def broken(*_):
+        import warnings
+
+        warnings.warn("the normzoo plug-in 'bad' did not load", stacklevel=1)
+
+    monkeypatch.setattr(plugins, "load_plugins", broken)
+    code, out, err = run("show", "group_norm")
+    assert (code, out.split()[0]) == (0, "group_norm")
+    assert set(err.splitlines()) == {"warning: the normzoo plug-in 'bad' did not load"}
+
+
+def test_a_reader_that_has_enough_ends_it_quietly():
+    program = "import sys; from normzoo.cli import main; sys.stdin.read(); main(['list', '--json'])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate("", timeout=300)
+    assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "answers"),
+    [
+        ("normzoo ", set(cli.COMMANDS)),
+        ("normzoo", set(cli.COMMANDS)),
+        ("normzoo li", {"list"}),
+        ("normzoo show group_n", {"group_norm", "group_norm_scratch"}),
+        ("normzoo show ", set(normzoo.list_norms())),
+        ("normzoo report ", set()),
+    ],
+)
+def test_tab_completion(run, monkeypatch, line, answers):
+    monkeypatch.setenv("COMP_LINE", line)
+    code, out, _ = run("-sc", "query=bash")
+    assert (code, set(out.split())) == (0, answers)
+
+
+def test_every_command_is_completed_and_described(run):
+    said = run("--help")[1]
+    assert all(f"  normzoo {command}" in said for command in cli.COMMANDS)
+    refusal = run("unknown")[2]
+    assert all(command in refusal for command in cli.COMMANDS)
