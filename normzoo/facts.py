@@ -11,7 +11,7 @@ from torch import nn
 
 from normzoo.errors import UserError
 
-Kind = Literal["layer", "weight"]
+Kind = Literal["layer", "weight", "conditional"]
 
 
 class UnknownNormError(UserError, LookupError):

@@ -11,6 +11,11 @@ class NormValueError(UserError, ValueError):
     """An input shape, or an argument, for which a norm is not defined."""
 
 
+def describe(layer: nn.Module) -> str:
+    """The layer with its options, on one line: as it prints, but for the layers that it is made of."""
+    return f"{type(layer).__name__}({layer.extra_repr()})"
+
+
 def check_input(layer: nn.Module, shape: Sequence[int], num_features: int, *, channel_dim: int = 1) -> None:
     """Refuse an input without the layer's number of channels at `channel_dim`.
 
@@ -21,7 +26,7 @@ def check_input(layer: nn.Module, shape: Sequence[int], num_features: int, *, ch
         return
     where = "(N, C, *)" if channel_dim == 1 else f"at least 2 dimensions and C at dimension {channel_dim}"
     raise NormValueError(
-        f"{layer} takes an input of {where} with C = {num_features} channels; got the shape {tuple(shape)}: "
+        f"{describe(layer)} takes an input of {where} with C = {num_features} channels; got the shape {tuple(shape)}: "
         f"build the layer with the number of channels that the layer before it gives"
     )
 
@@ -34,6 +39,6 @@ def check_count(layer: nn.Module, shape: Sequence[int], count: int, mend: str) -
     """
     if count == 1:
         raise NormValueError(
-            f"{layer} got the shape {tuple(shape)}, which leaves a single value for each mean and variance, "
+            f"{describe(layer)} got the shape {tuple(shape)}, which leaves a single value for each mean and variance, "
             f"so that every output would be the bias whatever the input; at least 2 are needed: {mend}"
         )
