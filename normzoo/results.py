@@ -27,16 +27,19 @@ STATUSES = ("ok", "diverged", "failed", "killed", "oom", "timeout", "refused")
 _NO_IDENTITY = frozenset(
     {"hydra", "logger", "paths", "output_dir", "progress", "verbose", "experiment", "sweep", "report"}
 )
-_NO_IDENTITY_TRAINER = frozenset(
-    {
-        "progress",
-        "progress_bar",
-        "enable_progress_bar",
-        "enable_model_summary",
-        "enable_checkpointing",
-        "log_every_n_steps",
-    }
-)
+_NO_IDENTITY_WITHIN = {
+    "trainer": frozenset(
+        {
+            "progress",
+            "progress_bar",
+            "enable_progress_bar",
+            "enable_model_summary",
+            "enable_checkpointing",
+            "log_every_n_steps",
+        }
+    ),
+    "data": frozenset({"download", "num_workers"}),  # not root: another root may hold other images
+}
 
 
 @dataclass(kw_only=True)
@@ -90,9 +93,9 @@ def cell_id(config: Mapping[str, Any]) -> str:
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that decides what its cell computes: all but the entries that only steer output."""
     kept = {str(key): value for key, value in config.items() if str(key) not in _NO_IDENTITY}
-    trainer = kept.get("trainer")
-    if isinstance(trainer, Mapping):
-        kept["trainer"] = {key: value for key, value in trainer.items() if str(key) not in _NO_IDENTITY_TRAINER}
+    for group, names in _NO_IDENTITY_WITHIN.items():
+        if isinstance(kept.get(group), Mapping):
+            kept[group] = {key: value for key, value in kept[group].items() if str(key) not in names}
     return kept
 
 

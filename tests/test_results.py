@@ -211,6 +211,7 @@ CONFIG: dict[str, Any] = {
     "model": {"widths": [8, 16]},
     "optimizer": {"base_lr": 1.0},
     "trainer": {"devices": 1, "enable_progress_bar": True},
+    "data": {"root": "here", "num_workers": 0, "download": False},
 }
 
 
@@ -230,6 +231,7 @@ def test_an_identity_is_twelve_hex_digits() -> None:
         {"trainer": {"devices": 1, "enable_progress_bar": False}},
         {"trainer": {"enable_progress_bar": True, "devices": 1.0}},
         {"optimizer": {"base_lr": 1}},
+        {"data": {"root": "here", "num_workers": 8, "download": True}},
         {"norm": {"eps": 1e-5, "name": "batch_norm"}},
         {"model": {"widths": (8, 16)}},
     ],
@@ -246,6 +248,7 @@ def test_what_decides_nothing_leaves_the_identity(change: dict[str, Any]) -> Non
         {"model": {"widths": [16, 8]}},
         {"trainer": {"devices": 2, "enable_progress_bar": True}},
         {"optimizer": {"base_lr": None}},
+        {"data": {"root": "there", "num_workers": 0, "download": False}},
         {"evaluation": {"population_samples": 4}},
     ],
 )

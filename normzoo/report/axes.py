@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LOG_FROM = 3.0  # ratio of the largest to the smallest mean from which the errors go on a logarithmic axis
-_TICKS = [m * 10.0**e for e in range(-3, 3) for m in (1, 1.5, 2, 3, 5, 7)] + [100.0]
+_TICKS = [m * 10.0**e for e in range(-3, 2) for m in (1, 1.5, 2, 3, 5, 7)] + [100.0]
 _MOST_SEED_DOTS = 20
 
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 
 from normzoo.results import read_results
+from normzoo.training.build import learning_rate
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -93,27 +95,52 @@ def test_one_and_two_devices_in_one_sweep_in_any_order(cli: Cli, tiny: tuple[str
     assert sorted(result.world_size for result in results) == [1, 2]
 
 
-def test_experiments_of_the_literature_run_on_generated_images(cli: Cli, tmp_path: Path) -> None:
-    """The commands a user with the hardware types, on a handful of generated images, one device, two steps."""
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes of generated images in ImageNet's layout."""
     from PIL import Image
 
     for split in ("train", "val"):
         for label in ("a", "b"):
-            folder = tmp_path / "imagenet" / split / label
+            folder = tmp_path / "images" / split / label
             folder.mkdir(parents=True)
             for number in range(4):
                 Image.new("RGB", (40, 40), (60 * number, 200 if label == "a" else 20, 0)).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "norms", "base_lr", "size"),
+    [("imagenet_small_batch", 2, 0.0125, 64), ("cifar10_small_batch", 2, 0.025, 32)],
+)
+def test_experiments_for_gpus_run_on_generated_images(
+    cli: Cli, images: Path, tmp_path: Path, experiment: str, norms: int, base_lr: float, size: int
+) -> None:
+    """The commands a user with the hardware types, on a handful of images, one device, two steps."""
     code, out, err = cli(
-        "train", "-m", "experiment=imagenet_small_batch", f"data.root={tmp_path / 'imagenet'}", "data.image_size=64",
-        "data.num_workers=0", "trainer=cpu", "trainer.devices=1", "trainer.max_epochs=1", "batch_size_per_device=4,2",
-        "trainer.limit_train_batches=2", "hydra.sweep.dir=s",
+        "train", "-m", f"experiment={experiment}", "data=image_folder", f"data.root={images}",
+        f"data.image_size={size}", "data.num_workers=0", "trainer=cpu", "trainer.devices=1", "trainer.max_epochs=1",
+        "batch_size_per_device=4,2",
+        "seed=0", "trainer.limit_train_batches=2", "hydra.sweep.dir=s",
     )  # fmt: skip
     assert code == 0, out + err
     results, _ = read_results(tmp_path / "s")
-    assert len(results) == 4
+    assert len(results) == 2 * norms
     assert {result.status for result in results} == {"ok"}
     by_batch = {result.config["batch_size_per_device"]: result.metrics["lr"] for result in results}
-    assert by_batch == {4: pytest.approx(0.0125 * 4 / 32), 2: pytest.approx(0.0125 * 2 / 32)}
+    assert by_batch == {4: pytest.approx(base_lr * 4 / 32), 2: pytest.approx(base_lr * 2 / 32)}
+
+
+def test_the_gpu_experiments_compose_to_the_protocols() -> None:
+    with initialize_config_module("normzoo.conf", version_base="1.3"):
+        imagenet = compose("train", ["experiment=imagenet_small_batch", "data.root=x"])
+        cifar10 = compose("train", ["experiment=cifar10_small_batch"])
+    assert (imagenet.trainer.devices, imagenet.trainer.max_epochs, imagenet.data.image_size) == (8, 100, 224)
+    # Wu & He: lr 0.1 for 32 images on each of 8 GPUs.
+    assert learning_rate(imagenet) == pytest.approx(0.1)
+    assert (cifar10.trainer.devices, cifar10.model.name, cifar10.data.name) == (1, "resnet20", "cifar10")
+    # He et al.: lr 0.1 for a batch of 128.
+    assert learning_rate(cifar10) == pytest.approx(0.1)
 
 
 def test_tab_completion(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
