@@ -45,8 +45,8 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         refused = sum(cell.refused is not None for cell in cells)
         n_jobs = launcher.n_jobs or _n_jobs(todo)
         log.info(
-            "%d cells: %d to run, %d at a time; %d done before, %d refused",
-            len(cells), len(todo), n_jobs, len(cells) - len(todo) - refused, refused,
+            "%d cells: %d to run, %d at a time; %d done before, %d refused; results in %s",
+            len(cells), len(todo), n_jobs, len(cells) - len(todo) - refused, refused, launcher.config.hydra.sweep.dir,
         )  # fmt: skip
         _run(context, launcher, todo, n_jobs)
     return [_job_return(cell) for cell in cells]
