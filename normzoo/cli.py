@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         exit_with(error)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what had finished is kept, and a sweep told hydra.sweep.dir=<its folder> goes on from there\n")
+        sys.stderr.write(
+            "interrupted; what had finished is kept, and a sweep told hydra.sweep.dir=<its folder> goes on from there\n"
+        )
         sys.exit(130)
 
 
