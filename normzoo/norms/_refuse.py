@@ -31,14 +31,26 @@ def check_input(layer: nn.Module, shape: Sequence[int], num_features: int, *, ch
     )
 
 
-def check_count(layer: nn.Module, shape: Sequence[int], count: int, mend: str) -> None:
-    """Refuse a statistic over one value: its variance is 0, and the output would be the bias whatever the input.
+def check_count(
+    layer: nn.Module,
+    shape: Sequence[int],
+    count: int,
+    mend: str,
+    *,
+    statistic: str = "mean and variance",
+    outcome: str = "the bias",
+) -> None:
+    """Refuse a statistic over one value: a variance is 0 then, and the output would be the bias whatever the input.
+
+    Args:
+        statistic: What is taken over the values.
+        outcome: What the output would be.
 
     Raises:
         NormValueError: A ValueError that names the layer, the shape received, the invariant and the mend.
     """
     if count == 1:
         raise NormValueError(
-            f"{describe(layer)} got the shape {tuple(shape)}, which leaves a single value for each mean and variance, "
-            f"so that every output would be the bias whatever the input; at least 2 are needed: {mend}"
+            f"{describe(layer)} got the shape {tuple(shape)}, which leaves a single value for each {statistic}, "
+            f"so that every output would be {outcome} whatever the input; at least 2 are needed: {mend}"
         )

@@ -107,6 +107,6 @@ def standardize(
     return _Standardize.apply(x, tuple([dim % x.dim() for dim in dims]), eps, group)
 
 
-def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """A vector of length C, shaped to multiply or add to `x` of shape (N, C, *)."""
-    return parameter.view(-1, *[1] * (x.dim() - 2))
+def per_channel(parameter: Tensor, x: Tensor, channel_dim: int = 1) -> Tensor:
+    """A vector of length C, shaped to multiply or add to `x` of shape (N, C, *), or with C at `channel_dim`."""
+    return parameter.view(-1, *[1] * (x.dim() - 1 - channel_dim % x.dim()))

@@ -1,5 +1,6 @@
 """Which norms there are, and layers and inputs to try them on."""
 
+import sample_oracles
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ NAMES = [
 CHANNELS = 8
 # Whose output changes with the offset or the scale of the input.
 NOT_STANDARDIZING = {"identity", "frozen_batch_norm", "mean_only_batch_norm"}
+NOT_STANDARDIZING |= set(sample_oracles.ORACLES) - {"positional_norm"}
 
 
 def build(name: str, dtype: torch.dtype = torch.float64, channels: int = CHANNELS, **keywords) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import Any
 
 import batch_oracles
 import numpy as np
+import sample_oracles
 import torch
 from torch import Tensor, nn
 
@@ -106,6 +107,7 @@ ORACLES: dict[str, Callable[..., Array]] = {
     "group_norm": group_norm,
     "group_norm_scratch": group_norm,
     **batch_oracles.ORACLES,
+    **sample_oracles.ORACLES,
 }
 
 # Keywords, beside the defaults, that each norm is checked with.
@@ -120,6 +122,7 @@ KEYWORDS: dict[str, list[dict[str, Any]]] = {
     "group_norm": [{"num_groups": 2}, {"channels_per_group": 2}, {"channels_per_group": 16}],
     "group_norm_scratch": [{"num_groups": 8, "eps": 1e-2}, {"channels_per_group": 4}],
     **batch_oracles.KEYWORDS,
+    **sample_oracles.KEYWORDS,
 }
 
 
@@ -128,7 +131,8 @@ def expected(name: str, layer: nn.Module, x: Tensor, **keywords: Any) -> Tensor:
     channels = x.shape[keywords.get("channel_dim", 1)]
     held = {key.replace(".", "_"): value for key, value in layer.named_parameters()}
     held = {key: value for key, value in held.items() if key in inspect.signature(ORACLES[name]).parameters}
-    held["weight"] = getattr(layer, "weight", torch.ones(channels))
-    held["bias"] = getattr(layer, "bias", torch.zeros(channels))
+    for key, absent in (("weight", torch.ones(channels)), ("bias", torch.zeros(channels))):
+        value = getattr(layer, key, None)
+        held[key] = absent if value is None else value
     arrays = {key: value.detach().double().numpy() for key, value in held.items()}
     return torch.from_numpy(ORACLES[name](x.detach().double().numpy(), **arrays, **keywords))

@@ -1,0 +1,108 @@
+"""Divisive normalization: mean and variance of each sample over all channels in a window around each position."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._standardize import per_channel
+from normzoo.registry import register
+
+
+@register(
+    "divisive_norm",
+    aliases=("DN", "DivNorm"),
+    batch_dependent=False,
+    paper="Ren, Liao, Urtasun, Sinz & Zemel, Normalizing the Normalizers, 2017, arXiv:1611.04520",
+    reduces_over="C, window",
+    minimum_count=2,
+)
+class DivisiveNorm(nn.Module):
+    """Normalize each position of each sample over all channels in a window around it.
+
+        v = x − mean(x);  y = v / sqrt(sigma² + mean(v²)) · weight + bias,  both means over C and the window
+
+    The second mean is of the v of the window, each with the mean of its own window taken out. The sigma is not there
+    for the digits: it decides from which contrast on the output saturates. At the borders the window is cut off, and on
+    `(N, C)`, as after a dense layer, it runs over neighbouring channels.
+
+    The paper gives its best results (DN*) together with an L1 penalty on v, which is part of a loss and not of this
+    layer, and leaves weight and bias out; `affine=False` does.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        window_size: Positions in a window in each dimension, an odd number; the paper takes 5 on large and 3 on small
+            maps, and 61 or 121 channels in recurrent networks.
+        sigma: What the deviation is smoothed with; the paper searches for it.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+
+    Raises:
+        ValueError: If `window_size` is not an odd number, the number of channels of an input differs, or a window
+            holds one value.
+
+    Source: Ren et al. 2017, arXiv:1611.04520, equations 3, 4, 6 and 7, table 1. The authors' code counts zeros beyond
+    the borders, and divides the second mean by the size of the first one's window.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        window_size: int = 5,
+        sigma: float = 0.5,
+        affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if window_size < 1 or window_size % 2 == 0:
+            raise NormValueError(f"window_size has a position in its middle, 1, 3, 5, ...; got {window_size}")
+        super().__init__()
+        self.num_features = num_features
+        self.window_size = window_size
+        self.sigma = sigma
+        self.affine = affine
+        self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+        self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.weight is not None and self.bias is not None:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a window that no border cuts off."""
+        if len(shape) == 2:
+            return min(self.window_size, self.num_features)
+        return self.num_features * math.prod([min(self.window_size, side) for side in shape[2:]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        mend = "use a larger window_size or map, or more channels"
+        check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # No window changes with an offset of the whole sample, but the digits of its mean do.
+        wide = wide - wide.detach().mean(tuple(range(1, x.dim())), keepdim=True)
+        v = wide - self._window_mean(wide)
+        y = v * (self.sigma**2 + self._window_mean(v.square())).rsqrt()
+        if self.weight is not None and self.bias is not None:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)
+
+    def _window_mean(self, x: Tensor) -> Tensor:
+        """Of all channels in the window around each position: the mean of a box is that of its rows, one by one."""
+        mean = x.mean(1, keepdim=True) if x.dim() > 2 else x.unsqueeze(1)
+        for dim in range(2, mean.dim()):
+            rows = mean.movedim(dim, -1)
+            size = self.window_size
+            pooled = F.avg_pool1d(rows.flatten(1, -2), size, 1, padding=size // 2, count_include_pad=False)
+            mean = pooled.reshape(rows.shape).movedim(-1, dim)
+        return mean if x.dim() > 2 else mean.squeeze(1)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, window_size={self.window_size}, sigma={self.sigma}, affine={self.affine}"
