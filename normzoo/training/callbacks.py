@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from normzoo.results import CellResult, write_atomic, write_result
@@ -71,6 +72,8 @@ class Recorder(Callback):
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         values, normalization_batch = values_per_statistic(module.model, self.shapes)  # type: ignore[arg-type]
         if trainer.is_global_zero:
+            if module.device.type == "cuda":
+                self.record["device"]["name"] = torch.cuda.get_device_name(module.device)
             curve: Any = module.curve
             metrics = {
                 key: value for key, value in (curve[-1] if curve else {}).items() if key not in ("epoch", "samples")

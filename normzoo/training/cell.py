@@ -19,7 +19,7 @@ from normzoo.errors import UserError
 from normzoo.results import CellResult, cell_id, read_result, write_result
 from normzoo.training.build import Config, build_data, build_model, learning_rate
 from normzoo.training.callbacks import EpochLines, Recorder
-from normzoo.training.check import RefusedError, check_cell, check_devices
+from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu
 from normzoo.training.module import Classifier
 
 
@@ -71,14 +71,15 @@ def write_probe(folder: Path) -> None:
 
 def describe(config: Config) -> dict[str, Any]:
     """What a record says of a cell before it has trained."""
-    gpu = config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+    gpu = on_gpu(config)
     return {
         "cell": cell_id(config),
         "config": dict(config),
         "seed": config["seed"],
         "time": {"started": datetime.now(UTC).isoformat(timespec="seconds")},
         "device": {
-            "name": torch.cuda.get_device_name() if gpu else _processor(),
+            # A GPU's own name is asked for once the cell trains: asking starts CUDA in this process.
+            "name": "cuda" if gpu else _processor(),
             "type": "cuda" if gpu else "cpu",
             "cores": os.cpu_count(),
             "threads": config["trainer"]["threads"],
@@ -124,9 +125,10 @@ def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callba
     ours = ("name", "threads")
     arguments = {key: value for key, value in config["trainer"].items() if key not in ours}
     if arguments["strategy"] == "auto" and arguments["devices"] * arguments["num_nodes"] > 1:
-        # torchrun has started all processes already; otherwise they are forked from this one, because Lightning's
-        # own launcher would run the command line again, and with it the whole sweep.
-        arguments["strategy"] = "ddp" if "TORCHELASTIC_RUN_ID" in os.environ else "ddp_fork"
+        # torchrun has started all processes already; otherwise they start from this one, because Lightning's own
+        # launcher would run the command line again, and with it the whole sweep. CUDA does not outlive a fork.
+        here = "ddp_spawn" if on_gpu(config) else "ddp_fork"
+        arguments["strategy"] = "ddp" if "TORCHELASTIC_RUN_ID" in os.environ else here
     logger_config = {key: value for key, value in config["logger"].items() if key != "name"}
     return lightning.Trainer(
         **arguments,

@@ -27,6 +27,11 @@ class RefusedError(UserError):
     """This combination cannot be, though each of its parts is fine: an instance norm on a 1×1 map, for instance."""
 
 
+def on_gpu(config: Config) -> bool:
+    """Whether the cell trains on GPUs."""
+    return config["trainer"]["accelerator"] != "cpu" and torch.cuda.device_count() > 0
+
+
 def check_devices(config: Config) -> None:
     """Refuse a trainer that asks for more devices than this machine has.
 
@@ -44,10 +49,8 @@ def check_devices(config: Config) -> None:
         raise UserError(
             f"trainer.accelerator={accelerator}, but this machine has no CUDA device; use trainer.accelerator=cpu"
         )
-    on_cpu = accelerator == "cpu" or gpus == 0
-    there_are = (os.cpu_count() or 1) if on_cpu else gpus
+    there_are, kind = (gpus, "GPUs") if on_gpu(config) else (os.cpu_count() or 1, "processor cores")
     if devices > there_are:
-        kind = "processor cores" if on_cpu else "GPUs"
         raise UserError(
             f"trainer.devices={devices}, but this machine has {there_are} {kind}; ask for at most {there_are}"
         )
@@ -78,12 +81,12 @@ def check_cell(config: Config, data: Any) -> Shapes:
             f"lower batch_size_per_device={per_device} or trainer.devices={config['trainer']['devices']}"
         )
     name = config["norm"]["name"]
-    build_norm(config)
     if info(name).kind != "layer":
         raise RefusedError(
             f"{name} is of kind {info(name).kind!r}, and a model is built of layers: put it into yours in code, with "
             f"normzoo.create({name!r}, ...); normzoo.list_norms(kind='layer') lists those that can be swept"
         )
+    build_norm(config)
     build_placement(config)
     build_optimizer(config, [nn.Parameter(torch.zeros(1))])
     schedule(config, 1)

@@ -17,6 +17,7 @@ from normzoo.sweep.pool import Job, fork_server, run_jobs
 from normzoo.sweep.progress import Progress
 from normzoo.training.callbacks import CURVE
 from normzoo.training.cell import describe
+from normzoo.training.check import on_gpu
 from normzoo.training.plan import Cell, plan
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
 
 
 def _n_jobs(cells: list[Cell]) -> int:
-    trainers = [cell.config["trainer"] for cell in cells]
-    if not all(trainer["accelerator"] == "cpu" for trainer in trainers) and os.path.exists("/dev/nvidia0"):
+    if any(on_gpu(cell.config) for cell in cells):
         return 1
+    trainers = [cell.config["trainer"] for cell in cells]
     cores_each = max((trainer["devices"] * trainer["threads"] for trainer in trainers), default=1)
     return max(1, (os.cpu_count() or 1) // cores_each)
 
