@@ -145,8 +145,11 @@ def info(name: str) -> NormInfo:
     return _find(name)
 
 
-def create(name: str, num_features: int, **kwargs: Any) -> nn.Module:
+def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module:
     """Build the norm of this name for `num_features` channels: `create("group_norm", 64, num_groups=8)`.
+
+    A norm of kind "weight" takes the module that has the weight in their place, and returns it:
+    `create("spectral_norm", nn.Linear(64, 10))`.
 
     Raises:
         UnknownNormError: If no norm is called so; the message lists the nearest names.

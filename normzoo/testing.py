@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import SkipTest
 
-from torch import Tensor, nn
+from torch import nn
 
-from normzoo._conformance import CHECKS, Subject
+from normzoo._conformance import CHECKS, OF_KIND, Subject
 from normzoo.facts import NormInfo, check_facts
 from normzoo.registry import info, list_norms
 
@@ -54,21 +54,22 @@ class Check:
 def checks(
     norm: str | Callable[[int], nn.Module],
     *,
-    reference: Callable[[Tensor, nn.Module], Any] | None = None,
+    reference: Callable[..., Any] | None = None,
     skip: Mapping[str, str] | None = None,
     num_features: int = 8,
     device: str = "cpu",
     **facts: Any,
 ) -> list[Check]:
     """The checks of one norm, to be called one by one; the arguments are those of `check_norm`."""
-    names = [function.__name__ for function in CHECKS]
+    build, known = _resolve(norm, facts)
+    functions = (*CHECKS, *OF_KIND[known.kind])
+    names = [function.__name__ for function in functions]
     skip = dict(skip or {})
     for name in skip:
         if name not in names:
             raise ValueError(f"there is no check {name!r} to skip; checks: {', '.join(names)}")
-    build, known = _resolve(norm, facts)
     subject = Subject(build, known, num_features, device, reference)
-    return [Check(function, subject, skip.get(function.__name__, "")) for function in CHECKS]
+    return [Check(function, subject, skip.get(function.__name__, "")) for function in functions]
 
 
 def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[str, str]:
@@ -76,9 +77,12 @@ def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[s
 
     Args:
         norm: A registered name, class or function, what `factory` returns, or any callable that takes a number of
-            channels and returns a layer.
-        reference: `reference(x, layer)` is given a float64 input and a layer in training mode, and returns what the
-            layer should, as a tensor or an array: an independent formula.
+            channels and returns a layer. Of kind "conditional" the layer has a method `example_condition(x)`, which
+            draws a condition for an input; of kind "weight" the callable takes a module instead of the channels.
+        reference: `reference(x, layer)`, or with a condition `reference(x, condition, layer)`, is given a float64
+            input and a layer in training mode, and returns what the layer should, as a tensor or an array: an
+            independent formula. For a norm of weights it is `reference(original, module)`: what the weight is computed
+            from (a list, where the parametrization keeps several tensors) and the module, to what the weight should be.
         skip: The checks that do not apply, by name, each with the reason.
         num_features: Channels to build the norm with.
         device: Where to run.
@@ -89,10 +93,11 @@ def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[s
 
     Raises:
         AssertionError: Names each check that fails, what it asks, and how the norm differs.
-        TypeError: If a norm is not registered and `batch_dependent` is not given.
+        TypeError: If a norm is not registered and `batch_dependent` is not given, or needs arguments: give it by
+            `normzoo.factory(name, num_classes=10)`.
     """
-    outcome, failures = {}, []
-    for check in checks(norm, **options):
+    outcome, failures, asked = {}, [], checks(norm, **options)
+    for check in asked:
         try:
             check()
             outcome[str(check)] = "passed"
@@ -101,7 +106,7 @@ def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[s
         except AssertionError as error:
             failures.append(str(error))
     if failures:
-        raise AssertionError("\n\n".join([f"{len(failures)} of {len(CHECKS)} checks fail", *failures]))
+        raise AssertionError("\n\n".join([f"{len(failures)} of {len(asked)} checks fail", *failures]))
     return outcome
 
 
@@ -111,6 +116,7 @@ def _resolve(
     check_facts(facts)
     if isinstance(norm, str):
         known = info(norm)
+        known.check_keywords(())
         norm = known.build
     else:
         built = norm.keywords.get("build", norm.func) if isinstance(norm, functools.partial) else norm

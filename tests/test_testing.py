@@ -261,7 +261,7 @@ class ResetsToSomethingElse(Broken):
         ("one_sample", SilentRefusal, "does not name the shape: too few values"),
         ("ranks_as_stated", TakesAnything, "(8,), of rank 1, is not refused; ranks is (2, 3, 4, 5)"),
         ("survives_saving", ForgetsState, "state_dict: the output differs"),
-        ("survives_saving", CannotBePickled, "pickle"),
+        ("pickles", CannotBePickled, "pickle"),
         ("survives_saving", SharesItsWeight, "deepcopy shares"),
         ("compiles", BreaksTheGraph, "Unsupported"),
         ("compiles", BranchesOnData, ""),

@@ -1,9 +1,10 @@
-"""What is asked of every norm: a function for each property, whose docstring opens the message of its failure."""
+"""What is asked of a norm: a function for each property, whose docstring opens the message of its failure."""
 
 from collections.abc import Callable
 
-from normzoo._conformance import inputs, torch_features, values
+from normzoo._conformance import inputs, kinds, torch_features, values
 from normzoo._conformance.subject import Subject as Subject
+from normzoo.facts import Kind
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     values.facts_hold,
@@ -22,6 +23,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     inputs.one_sample,
     inputs.ranks_as_stated,
     torch_features.survives_saving,
+    torch_features.pickles,
     torch_features.compiles,
     torch_features.exports,
     torch_features.exports_to_onnx,
@@ -29,3 +31,9 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     torch_features.leaves_global_state_alone,
     torch_features.meta_device,
 )
+
+OF_KIND: dict[Kind, tuple[Callable[[Subject], None], ...]] = {
+    "layer": (),
+    "conditional": (kinds.follows_the_condition,),
+    "weight": (kinds.parametrizes_the_weight, kinds.trains_its_parameters, kinds.can_be_removed),
+}

@@ -2,30 +2,32 @@
 
 import copy
 import itertools
+from collections.abc import Sequence
 from unittest import SkipTest
 
 import torch
 from torch import Tensor, nn
 
-from normzoo._conformance.subject import EXACT, Subject, run, same
+from normzoo._conformance.subject import EXACT, Subject, part, run, same
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def leaves_inputs_alone(norm: Subject) -> None:
     """No input is written, and a second forward before the backward does not disturb the first one's gradient."""
-    x, second = norm.x(), norm.x(seed=1)
+    given, second = norm.given(), norm.given(seed=1)
     for layer in norm.modes():
 
-        def twice(x: Tensor, layer: nn.Module = layer) -> Tensor:
-            y = layer(x)
-            layer(second)
+        def twice(*given: Tensor, layer: nn.Module = layer) -> Tensor:
+            y = layer(*given)
+            layer(*second)
             return y
 
-        kept = x.clone().requires_grad_()
-        expected = run(copy.deepcopy(layer), x)
+        kept = [tensor.clone().requires_grad_(tensor.is_floating_point()) for tensor in given]
+        expected = run(copy.deepcopy(layer), given)
         same(run(twice, kept), expected, "two forwards", EXACT)
-        assert torch.equal(kept, norm.x()), "the input is written"
+        for title, tensor, old in zip(("input", "condition"), kept, norm.given(), strict=False):
+            assert torch.equal(tensor, old), f"the {title} is written"
 
 
 def keeps_channels_last(norm: Subject) -> None:
@@ -33,10 +35,12 @@ def keeps_channels_last(norm: Subject) -> None:
     ranks = [r for r in norm.info.ranks if r in CHANNELS_LAST and norm.x(r).shape[1] == norm.num_features]
     if not ranks:
         raise SkipTest("takes no input that has a channels_last format")
+    if norm.info.kind == "weight":
+        ranks = [norm.rank]
     for rank, layer in itertools.product(ranks, norm.modes()):
-        x = norm.x(rank)
-        expected = run(copy.deepcopy(layer), x)
-        actual = run(layer, x.contiguous(memory_format=CHANNELS_LAST[rank]))
+        x, *condition = norm.given(rank)
+        expected = run(copy.deepcopy(layer), (x, *condition))
+        actual = run(layer, (x.contiguous(memory_format=CHANNELS_LAST[rank]), *condition))
         same(actual, expected, f"rank {rank}", EXACT)
         strides = f"the output of rank {rank} has the strides {actual[0].stride()}"
         assert actual[0].is_contiguous(memory_format=CHANNELS_LAST[rank]), strides
@@ -44,22 +48,23 @@ def keeps_channels_last(norm: Subject) -> None:
 
 def takes_any_strides(norm: Subject) -> None:
     """Sliced, transposed and expanded inputs give what their contiguous copies do."""
-    x = norm.x()
+    x, *condition = norm.given()
     views = {
         "sliced": torch.stack([x, x], dim=-1)[..., 0],
         "transposed": x.transpose(0, -1).contiguous().transpose(0, -1),
         "expanded": (x[:1] + 0).expand_as(x),
     }
     for (how, view), layer in itertools.product(views.items(), norm.modes()):
-        expected = run(copy.deepcopy(layer), view.contiguous())
-        same(run(layer, view), expected, how, EXACT)
+        expected = run(copy.deepcopy(layer), (view.contiguous(), *condition))
+        same(run(layer, (view, *condition)), expected, how, EXACT)
 
 
 def empty_batch(norm: Subject) -> None:
     """A batch of no samples gives an empty output and gradient, and leaves gradients and state finite."""
     for layer in norm.modes():
-        x = norm.x()[:0]
-        y, grad_x, *grads = run(layer, x, layer.parameters())
+        given = part(norm.given(), slice(0))
+        x = given[0]
+        y, grad_x, *grads = run(layer, given, layer.parameters())
         assert y.shape == grad_x.shape == x.shape, f"output {tuple(y.shape)}, gradient {tuple(grad_x.shape)}"
         for tensor in (*grads, *layer.state_dict().values()):
             assert torch.isfinite(tensor).all(), "a gradient or a buffer is not finite"
@@ -68,35 +73,38 @@ def empty_batch(norm: Subject) -> None:
 def one_sample(norm: Subject) -> None:
     """One sample gives a finite output, or a ValueError with the shape where a statistic has too few values."""
     for rank, single in itertools.product(norm.info.ranks, (False, True)):
-        layer, x = norm.layer(), norm.x(rank, batch=1, positions=[1] * (rank - 2) if single else None)
+        layer = norm.layer(rank=rank)
+        x, *condition = norm.given(rank, batch=1, positions=[1] * (rank - 2) if single else None)
         count = getattr(layer, "values_per_statistic", lambda shape: None)(x.shape)
         assert count or norm.info.minimum_count == 1, "a minimum_count needs the method values_per_statistic(shape)"
         if count is None or count >= norm.info.minimum_count:
-            assert torch.isfinite(layer(x)).all(), f"{tuple(x.shape)} gives an output that is not finite"
+            assert torch.isfinite(layer(x, *condition)).all(), f"{tuple(x.shape)} gives an output that is not finite"
             continue
-        said = refusal(layer, x, ValueError)
+        said = refusal(layer, (x, *condition), ValueError)
         assert said, f"{tuple(x.shape)} leaves {count} value to a statistic, and is not refused"
         assert str(tuple(x.shape)) in said, f"the refusal of {tuple(x.shape)} does not name the shape: {said}"
 
 
 def ranks_as_stated(norm: Subject) -> None:
     """Inputs of the stated ranks keep their shape; smaller and other ones between are refused."""
+    norm.skip_weights()
     for rank in range(1, max(norm.info.ranks) + 1):
         layer = norm.layer()
         if rank in norm.info.ranks:
-            x = norm.x(rank)
-            assert layer(x).shape == x.shape, f"{tuple(x.shape)} gives {tuple(layer(x).shape)}"
+            x, *condition = norm.given(rank)
+            shape = layer(x, *condition).shape
+            assert shape == x.shape, f"{tuple(x.shape)} gives {tuple(shape)}"
         elif norm.info.reduces_over != "-":
             x = norm.x(rank) if rank > 1 else norm.x()[:, 0].flatten()[: norm.num_features]
-            assert refusal(layer, x, ValueError, RuntimeError), (
+            assert refusal(layer, (x, *norm.given()[1:]), ValueError, RuntimeError), (
                 f"{tuple(x.shape)}, of rank {rank}, is not refused; ranks is {norm.info.ranks}"
             )
 
 
-def refusal(layer: nn.Module, x: Tensor, *errors: type[Exception]) -> str:
+def refusal(layer: nn.Module, given: Sequence[Tensor], *errors: type[Exception]) -> str:
     """What the error says with which a layer refuses an input; nothing if it does not."""
     try:
-        layer(x)
+        layer(*given)
     except errors as error:
         return str(error)
     return ""

@@ -1,24 +1,28 @@
 """What a norm computes: its facts, its values, its derivatives, its precision."""
 
 import copy
+import re
 from collections.abc import Callable
+from typing import Any
 from unittest import SkipTest
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from normzoo._conformance.subject import EXACT, TOLERANCE, Subject, run, same, state_of
+from normzoo._conformance.subject import EXACT, TOLERANCE, Given, Subject, cast, part, run, same, state_of, weight_of
 
 
 def facts_hold(norm: Subject) -> None:
     """batch_dependent, train_eval_differ, state and includes_activation are as the layer behaves."""
-    layer, x = norm.layer(), norm.x()
+    layer, given = norm.layer(), norm.given()
     before, buffers = state_of(layer), {name for name, _ in layer.named_buffers()}
-    trained = layer(x)
+    trained = layer(*given)
     written = {name for name in buffers if not torch.equal(before[name], layer.state_dict()[name])}
+    written = {re.sub(r"^parametrizations\.weight\.\d+\.", "", name) for name in written}
     assert written == set(norm.info.state), f"training writes {sorted(written)}; state is {norm.info.state}"
-    evaluated, parts = layer.eval()(x), torch.cat([norm.layer()(x[:2]), norm.layer()(x[2:])])
+    evaluated = layer.eval()(*given)
+    parts = torch.cat([norm.layer()(*part(given, samples)) for samples in (slice(2), slice(2, None))])
     found = {
         "train_eval_differ": not torch.allclose(trained, evaluated, rtol=EXACT),
         "batch_dependent": not torch.allclose(trained, parts, rtol=EXACT),
@@ -32,57 +36,76 @@ def independent_of_batch(norm: Subject) -> None:
     """A sample's output and gradient are those it has alone, where batch_dependent is False."""
     if norm.info.batch_dependent:
         raise SkipTest("depends on the batch, and says so")
-    x = norm.x()
+    given = norm.given()
     for layer in norm.modes():
 
-        def first(x: Tensor, layer: nn.Module = layer) -> Tensor:
-            return layer(x)[:1]
+        def first(*given: Tensor, layer: nn.Module = layer) -> Tensor:
+            return layer(*given)[:1]
 
-        y, grad_x = run(first, x)
-        same((y, grad_x[:1]), run(layer, x[:1]), "one sample of six", EXACT)
-        assert not grad_x[1:].any(), "the other samples get a gradient"
+        twin = copy.deepcopy(layer)  # as a training step may change what the next one computes
+        y, *grads = run(first, given)
+        same((y, *(grad[:1] for grad in grads)), run(twin, part(given, slice(1))), "one sample of six", EXACT)
+        assert not any(grad[1:].any() for grad in grads), "the other samples get a gradient"
 
 
 def agrees_with_reference(norm: Subject) -> None:
-    """The output in training is that of the reference formula, at each rank."""
+    """The output in training, for a norm of weights the weight, is that of the reference formula, at each rank."""
     if norm.reference is None:
         raise SkipTest("no reference is given")
     for rank in norm.info.ranks:
-        layer, x = norm.layer(), norm.x(rank)
-        expected = torch.as_tensor(norm.reference(x, copy.deepcopy(layer)))
-        same([layer(x).detach()], [expected], f"rank {rank}", EXACT)
+        layer, given = norm.layer(rank=rank), norm.given(rank)
+        twin = copy.deepcopy(layer)
+        if norm.info.kind == "weight":
+            actual, expected = weight_of(layer), norm.reference(originals(twin), twin)
+        else:
+            actual, expected = layer(*given), norm.reference(*given, twin)
+        same([actual.detach()], [torch.as_tensor(expected)], f"rank {rank}", EXACT)
 
 
 def gradcheck(norm: Subject) -> None:
     """First derivatives agree with finite differences, in training and evaluation."""
-    x = norm.x(batch=3, positions=[2] * (norm.rank - 2)).requires_grad_()
+    given = small(norm)
     for layer in norm.modes():
-        torch.autograd.gradcheck(pure(layer), (x, *layer.parameters()), rtol=1e-5, atol=1e-6)
+        torch.autograd.gradcheck(pure(layer, len(given)), (*given, *layer.parameters()), rtol=1e-5, atol=1e-6)
 
 
 def gradgradcheck(norm: Subject) -> None:
     """Second derivatives agree with finite differences along a random direction, in training and evaluation."""
-    x = norm.x(batch=3, positions=[2] * (norm.rank - 2)).requires_grad_()
+    given = small(norm)
     for layer in norm.modes():
-        torch.autograd.gradgradcheck(pure(layer), (x, *layer.parameters()), rtol=1e-5, atol=1e-6, fast_mode=True)
+        inputs = (*given, *layer.parameters())
+        torch.autograd.gradgradcheck(pure(layer, len(given)), inputs, rtol=1e-5, atol=1e-6, fast_mode=True)
 
 
-def pure(layer: nn.Module) -> Callable[..., Tensor]:
-    """The layer as a function of its input and parameters, which starts from the same buffers at every call."""
+def small(norm: Subject) -> Given:
+    """Few enough values for finite differences."""
+    given = norm.given(batch=3, positions=[2] * (norm.rank - 2))
+    return tuple(tensor.requires_grad_(tensor.is_floating_point()) for tensor in given)
+
+
+def pure(layer: nn.Module, inputs: int) -> Callable[..., Tensor]:
+    """The layer as a function of inputs and parameters, which starts from the same buffers at every call."""
     names, buffers = [name for name, _ in layer.named_parameters()], dict(layer.named_buffers())
 
-    def function(x: Tensor, *weights: Tensor) -> Tensor:
+    def function(*tensors: Tensor) -> Tensor:
+        given, weights = tensors[:inputs], tensors[inputs:]
         fresh = {name: buffer.clone() for name, buffer in buffers.items()}
-        return functional_call(layer, {**dict(zip(names, weights, strict=True)), **fresh}, (x,))
+        return functional_call(layer, {**dict(zip(names, weights, strict=True)), **fresh}, given)
 
     return function
+
+
+def originals(module: nn.Module) -> Any:
+    """What a parametrized weight is computed from: a tensor, or several."""
+    kept: Any = module.get_submodule("parametrizations.weight")
+    return kept.original if hasattr(kept, "original") else [getattr(kept, f"original{i}") for i in range(kept.ntensors)]
 
 
 def evaluates_deterministically(norm: Subject) -> None:
     """In evaluation the same input gives the same bits, and no state is written."""
     _, layer = norm.modes()
-    x, before = norm.x(), state_of(layer)
-    same([layer(x)], [layer(x)], "a second call")
+    given, before = norm.given(), state_of(layer)
+    same([layer(*given)], [layer(*given)], "a second call")
     for name, old in before.items():
         assert torch.equal(layer.state_dict()[name], old), f"{name} is written"
 
@@ -90,29 +113,40 @@ def evaluates_deterministically(norm: Subject) -> None:
 def keeps_dtype(norm: Subject) -> None:
     """float16, bfloat16, float32 and float64 give their own dtype, with values near those of float64."""
     # An offset and many values, which statistics kept in half precision would not survive.
-    wide = norm.x(positions=[16 if norm.rank < 5 else 6] * (norm.rank - 2)) + 4
+    x, *condition = norm.given(positions=[16 if norm.rank < 5 else 6] * (norm.rank - 2))
     for dtype, tolerance in TOLERANCE.items():
-        x, layer = wide.to(dtype), norm.layer(dtype)
-        exact = run(copy.deepcopy(layer).double(), x.double())
-        actual = run(layer, x)
+        given, layer = cast((x + 4, *condition), dtype), norm.layer(dtype)
+        exact = run(copy.deepcopy(layer).double(), cast(given, torch.float64))
+        actual = run(layer, given)
         assert {tensor.dtype for tensor in actual} == {dtype}, f"{dtype} gives {[t.dtype for t in actual]}"
-        same([t.double() for t in actual], exact, str(dtype), 2 * tolerance)
+        near(actual, exact, str(dtype), 2 * tolerance)
 
 
 def autocast(norm: Subject) -> None:
     """Under autocast to bfloat16, inputs of float32 and of bfloat16 give outputs and gradients near float32's."""
-    x = norm.x().float()
-    expected = run(norm.layer(torch.float32), x)
-    for given in (x, x.bfloat16()):
+    single = cast(norm.given(), torch.float32)
+    expected = run(norm.layer(torch.float32), single)
+    for given in (single, cast(single, torch.bfloat16)):
         with torch.autocast(torch.device(norm.device).type, torch.bfloat16):
             actual = run(norm.layer(torch.float32), given)
-        same([t.float() for t in actual], expected, f"{given.dtype} input", 2 * TOLERANCE[torch.bfloat16])
+        near(actual, expected, f"{given[0].dtype} input", 2 * TOLERANCE[torch.bfloat16])
+
+
+def near(actual: Given, exact: Given, where: str, tolerance: float) -> None:
+    """Output and gradients agree; that of a condition, which sums over many values, up to a part of its largest."""
+    scales = [1.0, 1.0, *(max(1.0, tensor.abs().max().item()) for tensor in exact[2:])]
+    actual, exact = (
+        tuple(tensor.double() / scale for tensor, scale in zip(tensors, scales, strict=True))
+        for tensors in (actual, exact)
+    )
+    same(actual, exact, where, tolerance)
 
 
 def huge_offset(norm: Subject) -> None:
     """In float32 an offset of 1e6 costs no more digits than the input itself has lost."""
     # One unit in the last place of 1e6 is 1/16, against a standard deviation of 200.
-    x = (100 * norm.x(positions=[12] * (norm.rank - 2)) + 1e6).float()
-    layer = norm.layer(torch.float32)
-    expected = copy.deepcopy(layer).double()(x.double())
-    same([layer(x).double() / expected.abs().max()], [expected / expected.abs().max()], "float32", 2e-3)
+    norm.skip_weights()
+    x, *condition = norm.given(positions=[12] * (norm.rank - 2))
+    given, layer = cast((100 * x + 1e6, *condition), torch.float32), norm.layer(torch.float32)
+    expected = copy.deepcopy(layer).double()(*cast(given, torch.float64))
+    same([layer(*given).double() / expected.abs().max()], [expected / expected.abs().max()], "float32", 2e-3)
