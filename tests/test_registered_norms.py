@@ -39,6 +39,14 @@ TYPED = [
     ("timm", "layernorm2d", "layer_norm_channel"),
     ("timm", "layernormfp32", "layer_norm"),
     ("timm", "layernorm2dfp32", "layer_norm_channel"),
+    ("timm", "rmsnorm", "rms_norm"),
+    ("timm", "rmsnorm2d", "rms_norm"),
+    ("timm", "rmsnormfp32", "rms_norm"),
+    ("timm", "rmsnorm2dfp32", "rms_norm"),
+    ("timm", "frntlu", "filter_response_norm"),
+    ("timm", "evonormb0", "evo_norm_b0"),
+    ("timm", "evonorms0", "evo_norm_s0"),
+    ("torch", "nn.RMSNorm", "rms_norm"),
     ("mmcv", "BN", "batch_norm"),
     ("mmcv", "BN1d", "batch_norm"),
     ("mmcv", "BN2d", "batch_norm"),
@@ -88,8 +96,7 @@ def test_every_norm_of_timm_that_we_have_is_found_by_its_name_there():
     from timm.layers.create_norm import _NORM_MAP
 
     # Learnt or frozen otherwise than anything here so far: a norm that is added takes its name off this list.
-    absent = {"rmsnorm", "rmsnorm2d", "rmsnormfp32", "rmsnorm2dfp32"}
-    absent |= {name for name in _NORM_MAP if name.startswith("simplenorm")}
+    absent = {name for name in _NORM_MAP if name.startswith("simplenorm")}
     known = {name for _, name, _ in TYPED}
     for name in _NORM_MAP:
         assert name in known or name in absent

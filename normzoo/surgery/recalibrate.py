@@ -26,7 +26,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """
     model.eval()
     tracking = [layer for _, layer in norm_layers(model) if hasattr(layer, "reset_running_stats")]
-    tracking = [layer for layer in tracking if getattr(layer, "running_mean", None) is not None]
+    running = ("running_mean", "running_var")
+    tracking = [layer for layer in tracking if any(getattr(layer, key, None) is not None for key in running)]
     momenta = [layer.momentum for layer in tracking]
     for layer in tracking:
         layer.reset_running_stats()  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 import sample_oracles
 import torch
+import uncentred_oracles
 from torch import Tensor, nn
 
 import normzoo
@@ -13,7 +14,7 @@ NAMES = [
 ]
 CHANNELS = 8
 # Whose output changes with the offset or the scale of the input.
-NOT_STANDARDIZING = {"identity", "frozen_batch_norm", "mean_only_batch_norm"}
+NOT_STANDARDIZING = {"identity", "frozen_batch_norm", "mean_only_batch_norm", *uncentred_oracles.ORACLES}
 NOT_STANDARDIZING |= set(sample_oracles.ORACLES) - {"positional_norm"}
 
 

@@ -12,6 +12,7 @@ import batch_oracles
 import numpy as np
 import sample_oracles
 import torch
+import uncentred_oracles
 from torch import Tensor, nn
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -108,6 +109,7 @@ ORACLES: dict[str, Callable[..., Array]] = {
     "group_norm_scratch": group_norm,
     **batch_oracles.ORACLES,
     **sample_oracles.ORACLES,
+    **uncentred_oracles.ORACLES,
 }
 
 # Keywords, beside the defaults, that each norm is checked with.
@@ -123,6 +125,7 @@ KEYWORDS: dict[str, list[dict[str, Any]]] = {
     "group_norm_scratch": [{"num_groups": 8, "eps": 1e-2}, {"channels_per_group": 4}],
     **batch_oracles.KEYWORDS,
     **sample_oracles.KEYWORDS,
+    **uncentred_oracles.KEYWORDS,
 }
 
 

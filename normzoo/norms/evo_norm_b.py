@@ -1,0 +1,220 @@
+"""EvoNorm B0, B1 and B2: a quotient found by evolution, of the batch's deviation or of the sample's own."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._quotient import Moments, Quotient
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._running import newest_weight
+from normzoo.norms._standardize import per_channel
+from normzoo.norms.evo_norm_s import OUTCOME, PAPER
+from normzoo.registry import register
+
+MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as evo_norm_s0"
+STATE = ("running_var", "num_batches_tracked")
+
+
+class _EvoNormB(nn.Module):
+    """What B0, B1 and B2 share: the batch's deviation below which no divisor falls, and its running variance."""
+
+    v: nn.Parameter | None
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
+        self.register_parameter("v", None)
+        self.register_buffer("running_var", torch.ones(num_features, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
+
+    def reset_running_stats(self) -> None:
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        if self.v is not None:
+            nn.init.ones_(self.v)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in the batch's variance; the sample's own may be over a single one."""
+        return shape[0] * math.prod(shape[2:])
+
+    def _line(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and shift of the other divisor, of the mean and the variance of each map."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        n = self.values_per_statistic(x.shape)
+        if self.training:
+            check_count(self, x.shape, n, MEND, statistic="variance of the batch", outcome=OUTCOME)
+        if x.dim() == 2:
+            return self.forward(x.unsqueeze(2)).squeeze(2)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean, var = Moments.apply(x, wide)
+        if self.training:
+            batch_var = (var + (mean - mean.mean(0)).square()).mean(0)
+            if n > 0:
+                self._update(batch_var * (n / (n - 1)))
+        else:
+            batch_var = per_channel(self.running_var, x).to(wide)
+        weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
+        return Quotient.apply(x, *self._line(x, mean, var), (batch_var + self.eps).sqrt(), weight, bias)
+
+    @torch.no_grad()
+    def _update(self, var: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        weight = newest_weight(self.num_batches_tracked, self.momentum)
+        dtype = self.running_var.dtype
+        w = weight.to(dtype) if isinstance(weight, Tensor) else weight
+        self.running_var.mul_(1 - w).add_(w * var.reshape(-1).to(dtype))
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+@register(
+    "evo_norm_b0",
+    aliases=("EvoNorm2dB0", "EvoNormBatch2d"),
+    batch_dependent=True,
+    paper=PAPER,
+    reduces_over="N, * and *",
+    train_eval_differ=True,
+    state=STATE,
+    minimum_count=2,
+    includes_activation=True,
+)
+class EvoNormB0(_EvoNormB):
+    """Divide by the channel's standard deviation over the batch, or by v x plus that of the sample's map, if larger.
+
+        y = x / max(sqrt(batch_var + eps), v x + sqrt(var + eps)) · weight + bias
+
+    with batch_var over (N, *), running in evaluation, and var over (*). The quotient bends as an activation does: it is
+    norm and activation in one, and a model puts no activation after it. No mean is subtracted.
+
+        running ← (1 − momentum) · running + momentum · new,  new batch_var unbiased
+
+    The authors' code keeps the biased batch_var; unbiased is what the other norms here, and timm, keep. timm's
+    `EvoNorm2dB0` has the same weights (`weight, bias, v`) and eps 1e-3 where the authors' code has 1e-5, as here.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to both variances, within the roots.
+        momentum: Weight of the newest batch in the running variance; None for a cumulative average.
+
+    Raises:
+        ValueError: If the number of channels differs, or the variance of the batch would be over one value.
+
+    Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms; eps from its code.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, device=device, dtype=dtype)
+        self.v = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+
+    def _line(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.v is not None
+        return per_channel(self.v, x).to(var.dtype), (var + self.eps).sqrt()
+
+
+@register(
+    "evo_norm_b1",
+    aliases=("EvoNorm2dB1",),
+    batch_dependent=True,
+    paper=PAPER,
+    reduces_over="N, * and *",
+    train_eval_differ=True,
+    state=STATE,
+    minimum_count=2,
+    includes_activation=True,
+)
+class EvoNormB1(_EvoNormB):
+    """Divide by the channel's standard deviation over the batch, or by x + 1 times the map's root mean square.
+
+        y = x / max(sqrt(batch_var + eps), (x + 1) sqrt(mean(x²) + eps)) · weight + bias
+
+    with batch_var over (N, *), running (and then unbiased) in evaluation, and the mean over (*). It is norm and
+    activation in one, and a model puts no activation after it. timm's `EvoNorm2dB1` is the same.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance and the mean square, within the roots.
+        momentum: Weight of the newest batch in the running variance; None for a cumulative average.
+
+    Raises:
+        ValueError: If the number of channels differs, or the variance of the batch would be over one value.
+
+    Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
+    """
+
+    def _line(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        rms = (var + mean.square() + self.eps).sqrt()
+        return rms, rms.clone()  # torch.compile wants two tensors
+
+
+@register(
+    "evo_norm_b2",
+    aliases=("EvoNorm2dB2",),
+    batch_dependent=True,
+    paper=PAPER,
+    reduces_over="N, * and *",
+    train_eval_differ=True,
+    state=STATE,
+    minimum_count=2,
+    includes_activation=True,
+)
+class EvoNormB2(_EvoNormB):
+    """Divide by the channel's standard deviation over the batch, or by the map's root mean square less x, if larger.
+
+        y = x / max(sqrt(batch_var + eps), sqrt(mean(x²) + eps) − x) · weight + bias
+
+    with batch_var over (N, *), running (and then unbiased) in evaluation, and the mean over (*). It is norm and
+    activation in one, and a model puts no activation after it. timm's `EvoNorm2dB2` is the same.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance and the mean square, within the roots.
+        momentum: Weight of the newest batch in the running variance; None for a cumulative average.
+
+    Raises:
+        ValueError: If the number of channels differs, or the variance of the batch would be over one value.
+
+    Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
+    """
+
+    def _line(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        rms = (var + mean.square() + self.eps).sqrt()
+        return -torch.ones_like(rms), rms

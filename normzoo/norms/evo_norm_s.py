@@ -1,0 +1,186 @@
+"""EvoNorm S0, S1 and S2: a gate and a scale found by evolution, from the values of each sample alone."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._gate import Gated
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._standardize import per_channel
+from normzoo.norms.group_norm import number_of_groups
+from normzoo.registry import register
+
+PAPER = "Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers, 2020, arXiv:2004.02967"
+OUTCOME = "divided by next to nothing, or by itself,"
+MEND = "use fewer groups or a larger map, or leave the norm out at this place"
+
+
+class _EvoNormS(nn.Module):
+    """What S0, S1 and S2 share: groups as in group norm, and a weight and a bias for each channel."""
+
+    v: nn.Parameter | None
+    centre = True
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int | None = None,
+        eps: float = 1e-5,
+        *,
+        channels_per_group: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.num_groups = number_of_groups(num_features, num_groups, channels_per_group)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
+        self.register_parameter("v", None)
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        if self.v is not None:
+            nn.init.ones_(self.v)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return self.num_features // self.num_groups * math.prod(shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        n = self.values_per_statistic(x.shape)
+        check_count(self, x.shape, n, MEND, statistic="divisor", outcome=OUTCOME)
+        if x.dim() == 2:
+            return self.forward(x.unsqueeze(2)).squeeze(2)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
+        v = None if self.v is None else per_channel(self.v, x).to(wide)
+        y, _ = Gated.apply(x, v, weight, bias, self.num_groups, self.eps, self.centre)
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}"
+
+
+@register(
+    "evo_norm_s0",
+    aliases=("EvoNorm2dS0", "EvoNormSample2d"),
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C/G, *",
+    minimum_count=2,
+    includes_activation=True,
+)
+class EvoNormS0(_EvoNormS):
+    """Gate the input by the sigmoid of itself times a learned v, and divide by the standard deviation of its group.
+
+        y = x σ(v x) / sqrt(var + eps) · weight + bias,  var over (C/G, *)
+
+    It is norm and activation in one, and a model puts no activation after it. No mean is subtracted.
+
+    timm's `EvoNorm2dS0` has the same weights (`weight, bias, v`), but always 32 groups, and refuses other channels.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_groups: G, a divisor of C. The paper has 32, and its code the largest divisor below; here, as for
+            `group_norm`, the largest that is at most 32 and leaves two channels or more in a group.
+        eps: Added to the variance, within the root.
+        channels_per_group: C/G instead of G; larger than C is one group.
+
+    Raises:
+        ValueError: If C does not divide into such groups, the number of channels of an input differs, or a group
+            would be of one value.
+
+    Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms; eps from its code.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int | None = None,
+        eps: float = 1e-5,
+        *,
+        channels_per_group: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_features, num_groups, eps, channels_per_group=channels_per_group, device=device, dtype=dtype
+        )
+        self.v = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+
+
+@register(
+    "evo_norm_s1",
+    aliases=("EvoNorm2dS1",),
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C/G, *",
+    minimum_count=2,
+    includes_activation=True,
+)
+class EvoNormS1(_EvoNormS):
+    """Gate the input by its sigmoid, and divide by the standard deviation of its group: S0 with v = 1.
+
+        y = x σ(x) / sqrt(var + eps) · weight + bias,  var over (C/G, *)
+
+    It is norm and activation in one, and a model puts no activation after it.
+
+    timm's `EvoNorm2dS1` has the same weights, but always 32 groups, and can swap the gate for another activation.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_groups: G, a divisor of C; the default is that of `group_norm`.
+        eps: Added to the variance, within the root.
+        channels_per_group: C/G instead of G; larger than C is one group.
+
+    Raises:
+        ValueError: If C does not divide into such groups, the number of channels of an input differs, or a group
+            would be of one value.
+
+    Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
+    """
+
+
+@register(
+    "evo_norm_s2",
+    aliases=("EvoNorm2dS2",),
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C/G, *",
+    minimum_count=2,
+    includes_activation=True,
+)
+class EvoNormS2(_EvoNormS):
+    """Gate the input by its sigmoid, and divide by the root mean square of its group: S1 without the mean.
+
+        y = x σ(x) / sqrt(mean(x²) + eps) · weight + bias,  mean over (C/G, *)
+
+    It is norm and activation in one, and a model puts no activation after it.
+
+    timm's `EvoNorm2dS2` has the same weights, but always 32 groups, and can swap the gate for another activation.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_groups: G, a divisor of C; the default is that of `group_norm`.
+        eps: Added to the mean square, within the root.
+        channels_per_group: C/G instead of G; larger than C is one group.
+
+    Raises:
+        ValueError: If C does not divide into such groups, the number of channels of an input differs, or a group
+            would be of one value.
+
+    Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
+    """
+
+    centre = False
