@@ -13,9 +13,15 @@ NAMES = [
     if normzoo.info(name).build.__module__.startswith("normzoo.norms.")
 ]
 CHANNELS = 8
+# Whose gradient is by definition not the derivative, and why.
+NOT_THE_DERIVATIVE = {
+    "batch_instance_norm": "beyond [0, 1] the gradient of a gate is that of projected descent",
+    "batch_channel_norm": "its estimates are constants to the gradient",
+}
 # Whose output changes with the offset or the scale of the input.
 NOT_STANDARDIZING = {"identity", "frozen_batch_norm", "mean_only_batch_norm", *uncentred_oracles.ORACLES}
 NOT_STANDARDIZING |= set(sample_oracles.ORACLES) - {"positional_norm"}
+NOT_STANDARDIZING |= {"batch_channel_norm"}  # its estimates lag behind
 
 
 def build(name: str, dtype: torch.dtype = torch.float64, channels: int = CHANNELS, **keywords) -> nn.Module:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import batch_oracles
+import mixture_oracles
 import numpy as np
 import sample_oracles
 import torch
@@ -108,6 +109,7 @@ ORACLES: dict[str, Callable[..., Array]] = {
     "group_norm": group_norm,
     "group_norm_scratch": group_norm,
     **batch_oracles.ORACLES,
+    **mixture_oracles.ORACLES,
     **sample_oracles.ORACLES,
     **uncentred_oracles.ORACLES,
 }
@@ -124,6 +126,7 @@ KEYWORDS: dict[str, list[dict[str, Any]]] = {
     "group_norm": [{"num_groups": 2}, {"channels_per_group": 2}, {"channels_per_group": 16}],
     "group_norm_scratch": [{"num_groups": 8, "eps": 1e-2}, {"channels_per_group": 4}],
     **batch_oracles.KEYWORDS,
+    **mixture_oracles.KEYWORDS,
     **sample_oracles.KEYWORDS,
     **uncentred_oracles.KEYWORDS,
 }

@@ -1,0 +1,119 @@
+"""Batch-channel normalization: by estimates over the batches, then within each sample over groups of channels."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._running import update_running
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms.group_norm import number_of_groups
+from normzoo.registry import register
+
+
+@register(
+    "batch_channel_norm",
+    aliases=("BCN", "BCNorm", "BatchChannelNorm2d"),
+    batch_dependent=True,
+    paper="Qiao, Wang, Liu, Shen & Yuille, Micro-Batch Training with Batch-Channel Normalization and Weight "
+    "Standardization, 2019, arXiv:1903.10520",
+    reduces_over="N, * and C/G, *",
+    train_eval_differ=False,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+)
+class BatchChannelNorm(_NormBase):
+    """Normalize by running estimates of the batch statistics, in training too, and then as group norm does.
+
+        training first moves the estimates:  μ ← μ + r (mean(x) − μ),  σ² ← σ² + r (mean((x − μ)²) − σ²)
+        z = (x − μ) / sqrt(σ² + eps) · weight + bias            for each channel; μ and σ² are constants to the gradient
+        y = (z − mean) / sqrt(var + eps) · group_weight + group_bias,  mean and var over (C/G, *)
+
+    The means over x are over (N, *), and the μ in σ²'s is the one before the step. This is the paper's micro-batch
+    BCN, its Algorithm 1, for batches of any size: as the estimates outlast a batch, even one sample will do. On large
+    batches the paper puts the batch's own statistics in their place, which is `batch_norm` followed by `group_norm`.
+    Training and evaluation differ in that the estimates move, not in what is done with them.
+
+    Khaled et al. 2023, arXiv:2312.00596, gave the same name to a learned blend of batch and layer norm, which this is
+    not.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_groups: G, a divisor of C; the default is that of `group_norm`.
+        eps: Added to the variances, within the root.
+        momentum: r, the weight of the newest batch in the estimates; None for their cumulative average.
+        affine: Whether to learn a `weight` and a `bias` for each channel, and a `group_weight` and a `group_bias` for
+            each group.
+        channels_per_group: C/G instead of G; larger than C is one group.
+
+    Raises:
+        ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
+            an input differs, or a group would be of one value.
+
+    Source: Qiao et al. 2019, arXiv:1903.10520, Algorithm 1; first in Qiao et al. 2019, arXiv:1911.09738.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int | None = None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        *,
+        channels_per_group: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        groups = number_of_groups(num_features, num_groups, channels_per_group)
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+        self.num_groups = groups
+        if affine:
+            self.group_weight = nn.Parameter(torch.ones(groups, device=device, dtype=dtype))
+            self.group_bias = nn.Parameter(torch.zeros(groups, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "group_bias"):  # not yet, when the base class is built
+            nn.init.ones_(self.group_weight)
+            nn.init.zeros_(self.group_bias)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a statistic of a group; those of a batch only move the estimates."""
+        return self.num_features // self.num_groups * math.prod(shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        mend = "use fewer groups or a larger map, or leave the norm out at this place"
+        check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+        if self.training and x.numel():
+            self._move_estimates(x)
+        z = self._normalize_batch(x).unflatten(1, (self.num_groups, -1))
+        y, *_ = standardize(z, range(2, z.dim()), self.eps)
+        if self.affine:
+            y = y * per_channel(self.group_weight, z) + per_channel(self.group_bias, z)
+        return y.flatten(1, 2).to(x.dtype)
+
+    @torch.no_grad()
+    def _move_estimates(self, x: Tensor) -> None:
+        assert self.running_mean is not None
+        dims = (0, *range(2, x.dim()))
+        deviation = x.to(self.running_mean.dtype) - per_channel(self.running_mean, x)
+        update_running(self, self.running_mean + deviation.mean(dims), deviation.square().mean(dims))
+
+    def _normalize_batch(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = (self.running_var + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight
+        z = (x - per_channel(self.running_mean, x)) * per_channel(scale, x)
+        return z + per_channel(self.bias, x) if self.affine else z
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, num_groups={self.num_groups}"

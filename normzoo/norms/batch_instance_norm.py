@@ -1,0 +1,188 @@
+"""Batch and instance normalization together: blended by a learned gate, or each for one half of the channels."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from normzoo.norms._batch_statistics import standardize_batch
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms.instance_norm import MEND
+from normzoo.registry import register
+
+STATE = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class _ClipGate(torch.autograd.Function):
+    """clip(gate, 0, 1), whose gradient is that of descent projected on [0, 1].
+
+    The derivative of the clip alone is 0 outside, where a gate that one step had carried over a bound would stay for
+    good. Here a gradient passes outside too, if descent along it leads back.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gate: Tensor) -> Tensor:
+        return gate.clamp(0, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate,) = ctx.saved_tensors
+        passes = ((gate >= 0) | (grad < 0)) & ((gate <= 1) | (grad > 0))
+        return grad * passes
+
+
+@register(
+    "batch_instance_norm",
+    aliases=("BIN", "BatchInstanceNorm1d", "BatchInstanceNorm2d", "BatchInstanceNorm3d"),
+    batch_dependent=True,
+    paper="Nam & Kim, Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks, 2018, "
+    "arXiv:1805.07925",
+    reduces_over="N, * and *",
+    train_eval_differ=True,
+    state=STATE,
+    minimum_count=2,
+    ranks=(3, 4, 5),
+)
+class BatchInstanceNorm(_NormBase):
+    """Blend batch norm and instance norm of each channel by a learned gate, so that style is kept where it helps.
+
+        y = (ρ · x_hat_B + (1 − ρ) · x_hat_I) · weight + bias,  ρ = clip(gate, 0, 1)
+        x_hat_B = (x − mean) / sqrt(var + eps),  mean and var over (N, *); the running ones in evaluation
+        x_hat_I = (x − mean) / sqrt(var + eps),  mean and var over (*)
+
+    The gates start at 1, which is batch norm. In the paper each gate is clipped after each step of the optimizer; here
+    it is clipped where it is used, and outside of [0, 1] only gradients that lead back reach it, so that any optimizer
+    will do. The authors' code steps the gates ten times as far as the weights, and does not decay them.
+
+    Not an instance of torch's batch norm, which this is only in part; `normzoo.surgery.recalibrate` finds it.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
+
+    Args:
+        num_features: C.
+        eps: Added to the variances, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
+        affine: Whether to learn `weight` and `bias`; `gate` is learned in any case.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or its map is of a single value.
+
+    Source: Nam & Kim 2018, arXiv:1805.07925, section 3.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.gate = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "gate"):  # not yet, when the base class is built
+            nn.init.ones_(self.gate)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a statistic of a sample; one of the batch has N times as many."""
+        return math.prod(shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+        batch_x_hat = standardize_batch(self, x)
+        instance_x_hat, *_ = standardize(x, range(2, x.dim()), self.eps)
+        rho = _ClipGate.apply(self.gate)
+        weight = self.weight if self.affine else torch.ones_like(rho)
+        y = batch_x_hat * per_channel(rho * weight, x) + instance_x_hat * per_channel((1 - rho) * weight, x)
+        if self.affine:
+            y = y + per_channel(self.bias, x)
+        return y.to(x.dtype)
+
+
+@register(
+    "ibn",
+    aliases=("IBN-a",),
+    batch_dependent=True,
+    paper="Pan, Luo, Shi & Tang, Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net, 2018, "
+    "arXiv:1807.09441",
+    reduces_over="* and N, *",
+    train_eval_differ=True,
+    state=STATE,
+    minimum_count=2,
+    ranks=(3, 4, 5),
+)
+class IBN(_NormBase):
+    """Normalize the first half of the channels as instance norm does, and the others as batch norm does.
+
+        y = x_hat · weight + bias,  x_hat = (x − mean) / sqrt(var + eps)
+        channels below C // 2:  mean and var over (*)
+        the others:             mean and var over (N, *); the running ones in evaluation
+
+    The norm of the paper's IBN-a block, where it stands behind the first convolution. The running statistics hold the
+    channels of the second half alone.
+
+    Not an instance of torch's batch norm, which this is only by half; `normzoo.surgery.recalibrate` finds it.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
+
+    Args:
+        num_features: C.
+        eps: Added to the variances, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
+        affine: Whether to learn a `weight` and a `bias` for each channel, of both halves.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or its map is of a single value.
+
+    Source: Pan et al. 2018, arXiv:1807.09441, section 3.2.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.first_half = num_features // 2
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean = self.running_mean[self.first_half :].clone()
+            self.running_var = self.running_var[self.first_half :].clone()
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a statistic of a sample; one of the batch has N times as many."""
+        return math.prod(shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+        instance_x_hat, *_ = standardize(x[:, : self.first_half], range(2, x.dim()), self.eps)
+        batch_x_hat = standardize_batch(self, x[:, self.first_half :])
+        y = torch.cat([instance_x_hat, batch_x_hat], dim=1)
+        if self.affine:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)

@@ -1,0 +1,179 @@
+"""Decorrelated batch normalization: channels of variance 1 and no correlation, over the batch and the positions."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._inverse_root import inverse_root
+from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._running import newest_weight
+from normzoo.norms._standardize import per_channel
+from normzoo.norms.group_norm import divisors, number_of_groups
+from normzoo.registry import register
+
+MEND = "use a larger batch, a larger map, or fewer channels_per_group"
+STATE = ("running_mean", "running_whitening", "num_batches_tracked")
+DEFAULT_CHANNELS = 16
+
+
+@register(
+    "decorrelated_batch_norm",
+    aliases=("DBN", "DecorrelatedBN", "ZCA"),
+    batch_dependent=True,
+    paper="Huang, Yang, Lang & Deng, Decorrelated Batch Normalization, 2018, arXiv:1804.08450",
+    reduces_over="N, *",
+    train_eval_differ=True,
+    state=STATE,
+    minimum_count=2,
+)
+class DecorrelatedBatchNorm(nn.Module):
+    """Whiten groups of channels over the batch and the positions: ZCA, by an eigendecomposition.
+
+        y = W (x − mean) · weight + bias,  W = Σ^(−1/2) = D Λ^(−1/2) Dᵀ
+        Σ = (x − mean) (x − mean)ᵀ / m + eps I = D Λ Dᵀ,  mean and Σ over (N, *), for each group of channels
+        running ← (1 − momentum) · running + momentum · new,  for the mean and for W
+
+    One channel to a group is batch norm. As there, W is not yet determined by m = d values of each of d channels: they
+    lie in a space of d − 1 dimensions, and are whitened to the same distances from each other whatever they were. So
+    m must be larger than the number of channels in a group.
+
+    The gradient is that of the matrix function Σ^(−1/2). The paper's runs through the derivative of D, which divides
+    by differences of eigenvalues and is not finite where two are equal; elsewhere they are the same.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_groups: G, a divisor of C. By default as many as leave at most 16 channels in a group, the paper's number,
+            and two groups or more: 4 channels for C = 8, 16 for 64.
+        eps: Added to the diagonal of Σ.
+        momentum: Weight of the newest batch in the running mean and W; None for their cumulative average.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+        channels_per_group: d = C/G instead of G; larger than C is one group.
+
+    Raises:
+        ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
+            an input differs, or in training it has too few values to whiten a group.
+
+    Source: Huang et al. 2018, arXiv:1804.08450, section 3 and Algorithm 1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_whitening: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int | None = None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        *,
+        channels_per_group: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_groups is None and channels_per_group is None:
+            most = min(DEFAULT_CHANNELS, max(num_features // 2, 1))
+            channels_per_group = max(d for d in divisors(num_features) if d <= most)
+        self.num_features = num_features
+        self.num_groups = number_of_groups(num_features, num_groups, channels_per_group)
+        self.channels_per_group = num_features // self.num_groups
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        for name in ("weight", "bias"):
+            vector = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, vector)
+        d = self.channels_per_group
+        self.register_buffer("running_mean", torch.empty(num_features, device=device, dtype=dtype))
+        self.register_buffer("running_whitening", torch.empty(self.num_groups, d, d, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        self.running_mean.zero_()
+        self.num_batches_tracked.zero_()
+        with torch.no_grad():
+            identity = torch.eye(self.channels_per_group, device=self.running_whitening.device)
+            self.running_whitening.copy_(identity.expand_as(self.running_whitening))
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return shape[0] * math.prod(shape[2:])
+
+    def _whiten(self, sigma: Tensor) -> Tensor:
+        return inverse_root(sigma, self.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x.shape)
+        if not x.numel():
+            return (x * per_channel(self.weight, x) + per_channel(self.bias, x)).to(x.dtype) if self.affine else x
+        # Covariances of half precision would be worth nothing, so autocast must not reach these products.
+        with torch.autocast(x.device.type, enabled=False) if not x.is_meta else contextlib.nullcontext():
+            grouped = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(0, 1)
+            grouped = grouped.reshape(self.num_groups, self.channels_per_group, -1)
+            if self.training:
+                centred, whitening = self._batch_statistics(grouped)
+            else:
+                centred = grouped - self.running_mean.view(self.num_groups, -1, 1)
+                whitening = self.running_whitening.to(centred.dtype)
+            y = self._transform(centred, whitening.to(centred.dtype))
+        y = y.view(self.num_features, x.shape[0], *x.shape[2:]).transpose(0, 1).to(x.dtype)
+        return channels_last(y) if is_channels_last(x) else y.contiguous()
+
+    def _check(self, shape: Sequence[int]) -> None:
+        check_input(self, shape, self.num_features)
+        if not self.training:
+            return
+        count, d = self.values_per_statistic(shape), self.channels_per_group
+        check_count(self, shape, count, MEND)
+        if 0 < count <= d:
+            raise NormValueError(
+                f"{self} got the shape {tuple(shape)}, which leaves {count} values of each channel to whiten groups "
+                f"of {d} channels; at least {d + 1} are needed for a covariance of full rank: {MEND}"
+            )
+
+    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The centred groups and their W, in two passes; moves the running ones."""
+        mean = x.mean(-1, keepdim=True)
+        centred = x - mean
+        rest = centred.mean(-1, keepdim=True)  # what the last digit of a mean has left
+        centred = centred - rest
+        # These matrices are small, and rounding in their root would reach every value.
+        wide = torch.float64 if x.device.type != "mps" else x.dtype
+        sigma = (centred @ centred.mT / x.shape[-1]).to(wide)
+        whitening = self._whiten(sigma + self.eps * torch.eye(x.shape[1], dtype=wide, device=x.device)).to(x.dtype)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            weight = newest_weight(self.num_batches_tracked, self.momentum)
+            for running, new in ((self.running_mean, mean + rest), (self.running_whitening, whitening)):
+                w = weight.to(running.dtype) if isinstance(weight, Tensor) else weight
+                running.mul_(1 - w).add_(w * new.reshape(running.shape).to(running.dtype))
+        return centred, whitening
+
+    def _transform(self, centred: Tensor, whitening: Tensor) -> Tensor:
+        if not self.affine:
+            return whitening @ centred
+        # The weight goes into W, so that the whitened values are not saved for its gradient.
+        weight, bias = (vector.to(centred.dtype).view(self.num_groups, -1, 1) for vector in (self.weight, self.bias))
+        return torch.baddbmm(bias, weight * whitening, centred)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}"
+        )

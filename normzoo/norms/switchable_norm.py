@@ -1,0 +1,110 @@
+"""Switchable normalization: statistics of the instance, of the layer and of the batch, blended by learned weights."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms._running import update_running
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms.instance_norm import MEND
+from normzoo.registry import register
+
+
+@register(
+    "switchable_norm",
+    aliases=("SwitchNorm", "SwitchNorm1d", "SwitchNorm2d", "SwitchNorm3d", "SwitchableNorm2d"),
+    batch_dependent=True,
+    paper="Luo, Ren, Peng, Zhang & Li, Differentiable Learning-to-Normalize via Switchable Normalization, 2018, "
+    "arXiv:1806.10779",
+    reduces_over="* and C, * and N, *",
+    train_eval_differ=True,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+    ranks=(3, 4, 5),
+)
+class SwitchableNorm(_NormBase):
+    """Normalize by a blend of the statistics of instance, layer and batch norm, whose shares the layer learns.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias
+        mean = Σ w_k mean_k,  var = Σ w'_k var_k,  k = instance (*), layer (C, *), batch (N, *)
+        w = softmax(mean_weight),  w' = softmax(var_weight)
+
+    All start with equal shares. The statistics of layer and batch come from those of the instances, as in the paper's
+    equation 4, but as var_layer = mean over C of var_instance + (mean_instance − mean_layer)², which takes no
+    difference of large squares; y is then a multiple of the instances' x_hat, which is all that is saved for the
+    gradient. For evaluation the paper averages the statistics of some batches after training (`recalibrate`); here
+    they are running ones, which its code has as an option.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
+        affine: Whether to learn `weight` and `bias`; `mean_weight` and `var_weight` are learned in any case.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or its map is of a single value.
+
+    Source: Luo et al. 2018, arXiv:1806.10779, equations 3 to 5.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.mean_weight = nn.Parameter(torch.ones(3, device=device, dtype=dtype))
+        self.var_weight = nn.Parameter(torch.ones(3, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "var_weight"):  # not yet, when the base class is built
+            nn.init.ones_(self.mean_weight)
+            nn.init.ones_(self.var_weight)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a statistic of an instance, the smallest of the three."""
+        return math.prod(shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+        # Differences of means lose the digits that an offset takes; a common one is taken out before.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        offset = wide.detach().sum() / max(x.numel(), 1)
+        x_hat, mean_in, var_in, _ = standardize(wide - offset, range(2, x.dim()), self.eps)
+        mean_ln = mean_in.mean(1, keepdim=True)
+        var_ln = (var_in + (mean_in - mean_ln).square()).mean(1, keepdim=True)
+        mean_bn, var_bn = self._batch_statistics(x, mean_in, var_in, offset)
+        w, v = self.mean_weight.softmax(0), self.var_weight.softmax(0)
+        mean = w[0] * mean_in + w[1] * mean_ln + w[2] * mean_bn
+        rstd = (v[0] * var_in + v[1] * var_ln + v[2] * var_bn + self.eps).rsqrt()
+        scale, shift = (var_in + self.eps).sqrt() * rstd, (mean_in - mean) * rstd
+        if self.affine:
+            weight = per_channel(self.weight, x)
+            scale, shift = scale * weight, shift * weight + per_channel(self.bias, x)
+        return (x_hat * scale + shift).to(x.dtype)
+
+    def _batch_statistics(self, x: Tensor, mean_in: Tensor, var_in: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training and self.running_mean is not None and self.running_var is not None:
+            return per_channel(self.running_mean - offset, x), per_channel(self.running_var, x)
+        samples = max(x.shape[0], 1)  # without samples the means are 0, not NaN, which would reach the gradients
+        mean = mean_in.sum(0, keepdim=True) / samples
+        var = (var_in + (mean_in - mean).square()).sum(0, keepdim=True) / samples
+        if self.training and x.numel():
+            m = x.shape[0] * self.values_per_statistic(x.shape)
+            update_running(self, mean + offset, var * (m / (m - 1)))
+        return mean, var
