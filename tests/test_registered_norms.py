@@ -1,5 +1,6 @@
 """No norm is registered without what belongs to it, and each is found by what people already type."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ omegaconf = pytest.importorskip("omegaconf")
 CONFIGS = Path(normzoo.__file__).parent / "conf" / "norm"
 NAMES = [name for name in normzoo.list_norms() if normzoo.info(name).build.__module__.startswith("normzoo.")]
 WITHOUT_PAPER = {"identity"}
+# What some norms cannot be built without.
+NEEDED = {"num_classes": 3, "num_domains": 2, "condition_features": 5, "label_channels": 2}
 
 # Source library, what its users type, and the norm here. A plain LN is that of convolutional networks, over channels
 # and positions; detectron2's, over channels, is `layer_norm_channel`.
@@ -111,7 +114,11 @@ def test_has_a_config_that_builds_it(name):
     config = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(CONFIGS / f"{name}.yaml"))
     assert config.pop("name") == name
     arguments = normzoo.info(name).arguments
-    assert config == {key: arguments[key] for key in config}, "a default differs from the layer's own"
+    needed = {key: NEEDED[key] for key, default in arguments.items() if default is inspect.Parameter.empty}
+    assert {key for key, value in config.items() if value == "???"} == set(needed), "an option that must be given"
+    config |= needed
+    defaults = {key: value for key, value in config.items() if key not in needed}
+    assert defaults == {key: arguments[key] for key in defaults}, "a default differs from the layer's own"
     assert set(arguments) - set(config) <= {"device", "dtype"}, "an option is not in the config"
     assert isinstance(normzoo.factory(name, **config)(8), nn.Module)
 
@@ -152,6 +159,7 @@ def test_name_and_class_agree(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_takes_device_and_dtype_if_it_holds_tensors(name):
-    if not normzoo.create(name, 8).state_dict():
+    arguments = normzoo.info(name).arguments
+    if not normzoo.create(name, 8, **{key: NEEDED[key] for key in arguments if key in NEEDED}).state_dict():
         pytest.skip("holds no tensors")
-    assert {"device", "dtype"} <= set(normzoo.info(name).arguments)
+    assert {"device", "dtype"} <= set(arguments)

@@ -1,0 +1,37 @@
+"""What the conditional norms share: refusing a condition that does not fit, and applying one vector to each sample."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from normzoo.norms._refuse import NormValueError, describe
+
+
+def check_condition(layer: nn.Module, condition: Tensor, shape: Sequence[int | None], what: str) -> None:
+    """Refuse a condition of another shape; None in `shape` stands for any size.
+
+    Raises:
+        NormValueError: A ValueError that names the layer, the shape received and the shape expected.
+    """
+    given = tuple(condition.shape)
+    if len(given) == len(shape) and all(s is None or s == g for s, g in zip(shape, given, strict=True)):
+        return
+    sizes = ", ".join("any" if size is None else str(size) for size in shape)
+    expected = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+    raise NormValueError(f"{describe(layer)} takes as condition {what}, of the shape {expected}; got {given}")
+
+
+def check_labels(layer: nn.Module, condition: Tensor, samples: int, what: str) -> None:
+    """Refuse a condition that is not one whole number for each sample.
+
+    Raises:
+        NormValueError: A ValueError that names the layer, what it got and what it takes.
+    """
+    check_condition(layer, condition, (samples,), what)
+    if condition.is_floating_point() or condition.is_complex():
+        raise NormValueError(f"{describe(layer)} takes as condition {what}, whole numbers; got {condition.dtype}")
+
+
+def per_sample(parameter: Tensor, x: Tensor) -> Tensor:
+    """Vectors of shape (N, C), shaped to multiply or add to `x` of shape (N, C, *)."""
+    return parameter[(...,) + (None,) * (x.dim() - 2)]

@@ -1,0 +1,165 @@
+"""Adaptive normalization: the scale and the shift of each sample come from a condition, not from learned vectors."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normzoo.norms._condition import check_condition, per_sample
+from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._standardize import standardize
+from normzoo.norms.instance_norm import MEND
+from normzoo.registry import register
+
+
+@register(
+    "adaptive_instance_norm",
+    aliases=("AdaIN", "AdaptiveInstanceNorm2d"),
+    kind="conditional",
+    batch_dependent=False,
+    paper="Huang & Belongie, Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization, 2017, "
+    "arXiv:1703.06868",
+    reduces_over="*",
+    minimum_count=2,
+    ranks=(3, 4, 5),
+)
+class AdaptiveInstanceNorm(nn.Module):
+    """Give each channel of each sample the mean and the standard deviation that it has in another feature map.
+
+        y = (x − mean) / sqrt(var + eps) · sqrt(var_s + eps) + mean_s
+        mean and var of x, mean_s and var_s of the condition s, over (*)
+
+    The paper's norm, which learns nothing: the condition is the feature map of a style image. Where the two means and
+    deviations are learned from a style vector, as in StyleGAN, it is `nn.Linear` before `instance_norm(affine=False)`.
+    All variances are biased, as instance norm's are.
+
+    Shape: `(N, C, *)` and a condition `(N, C, *)`, of any positions -> `(N, C, *)`, both with one dimension of
+    positions or more.
+
+    Args:
+        num_features: C.
+        eps: Added to the variances, within the root.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, the condition has other samples or channels, or one
+            of the two maps is of a single value.
+
+    Source: Huang & Belongie 2017, arXiv:1703.06868, equation 8.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return math.prod(shape[2:])
+
+    def example_condition(self, x: Tensor) -> Tensor:
+        """A random feature map of the shape of `x`."""
+        return torch.randn_like(x)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        positions = [None] * max(condition.dim() - 2, 1)
+        check_condition(self, condition, (*x.shape[:2], *positions), "the feature map of a style")
+        for shape in (x.shape, condition.shape):
+            check_count(self, shape, self.values_per_statistic(shape), MEND)
+        x_hat, *_ = standardize(x, range(2, x.dim()), self.eps)
+        _, mean, var, _ = standardize(condition, range(2, condition.dim()), self.eps)
+        mean, std = mean.flatten(1), (var + self.eps).sqrt().flatten(1)
+        return (x_hat * per_sample(std, x) + per_sample(mean, x)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+class _ZeroLinear(nn.Linear):
+    """A linear layer that starts, and is reset, to zero."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+@register(
+    "adaptive_layer_norm",
+    aliases=("AdaLN", "AdaLayerNorm"),
+    kind="conditional",
+    batch_dependent=False,
+    paper="Peebles & Xie, Scalable Diffusion Models with Transformers, 2023, arXiv:2212.09748",
+    reduces_over="C",
+    minimum_count=2,
+)
+class AdaptiveLayerNorm(nn.Module):
+    """Normalize the channels at each position, then scale and shift each sample as a vector that conditions it says.
+
+        y = (x − mean) / sqrt(var + eps) · (1 + scale) + shift,  mean and var over C
+        shift, scale = A silu(condition) + b
+
+    adaLN of the diffusion transformer, whose condition is the sum of the embeddings of the time step and the class.
+    A and b, `modulation`, start at zero, as in its adaLN-Zero, so that the layer starts as a layer norm without affine.
+    The gate that adaLN-Zero has besides belongs to the residual block, and Xu et al. 2019, arXiv:1911.07013, gave the
+    name AdaNorm to another thing, a scale computed from the input.
+
+    Shape: `(N, C, *)` and a condition `(N, condition_features)` -> `(N, C, *)`; with `channel_dim=-1`
+    `(N, *, C)` -> `(N, *, C)`.
+
+    Args:
+        num_features: C.
+        condition_features: The length of the vector that conditions a sample.
+        eps: Added to the variance, within the root; 1e-6 as in the authors' code.
+        channel_dim: Where the channels are: 1 for images, -1 for tokens.
+
+    Raises:
+        ValueError: If the number of channels of an input differs or is 1, or the condition is not one such vector a
+            sample.
+
+    Source: Peebles & Xie 2023, arXiv:2212.09748, section 3.2.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        condition_features: int,
+        eps: float = 1e-6,
+        *,
+        channel_dim: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if condition_features < 1:
+            raise NormValueError(f"condition_features is the length of a vector, 1 or more; got {condition_features}")
+        self.num_features = num_features
+        self.condition_features = condition_features
+        self.eps = eps
+        self.channel_dim = channel_dim
+        self.modulation = _ZeroLinear(condition_features, 2 * num_features, device=device, dtype=dtype)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        return self.num_features
+
+    def example_condition(self, x: Tensor) -> Tensor:
+        """A random vector for each sample of `x`."""
+        return torch.randn(x.shape[0], self.condition_features, device=x.device, dtype=x.dtype)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_condition(self, condition, (x.shape[0], self.condition_features), "a vector for each sample")
+        check_count(self, x.shape, self.num_features, "use more channels, or leave the norm out at this place")
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.modulation.weight.to(dtype), self.modulation.bias.to(dtype)
+        shift, scale = F.linear(F.silu(condition.to(dtype)), weight, bias).chunk(2, dim=1)
+        x_hat = F.layer_norm(x.movedim(self.channel_dim, -1).to(dtype), (self.num_features,), eps=self.eps)
+        over_positions = (slice(None), *[None] * (x.dim() - 2))
+        y = x_hat * (1 + scale[over_positions]) + shift[over_positions]
+        return y.movedim(-1, self.channel_dim).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, condition_features={self.condition_features}, eps={self.eps}, "
+            f"channel_dim={self.channel_dim}"
+        )

@@ -1,0 +1,198 @@
+"""Batch normalization where data come from several domains: kept at home in federated learning, or one for each."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._condition import check_labels, per_sample
+from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._running import newest_weight
+from normzoo.norms.batch_norm import MEND, BatchNorm
+from normzoo.registry import register
+
+STATE = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@register(
+    "local_batch_norm",
+    aliases=("FedBN", "LocalBN"),
+    batch_dependent=True,
+    paper="Li, Jiang, Zhang, Kamp & Dou, FedBN: Federated Learning on Non-IID Features via Local Batch Normalization, "
+    "2021, arXiv:2102.07623",
+    reduces_over="N, *",
+    train_eval_differ=True,
+    state=STATE,
+    minimum_count=2,
+    fused=True,
+)
+class LocalBatchNorm(BatchNorm):
+    """Normalize as batch norm does, with weights and statistics that stay at home when a federated model is averaged.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (N, *)
+        running ← (1 − momentum) · running + momentum · new,  new var unbiased
+
+    It computes what `batch_norm` does. What differs is its class, by which `normzoo.surgery.federated.shared_state`
+    leaves its entries out of what a client sends, and `load_shared_state` leaves them as they are.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
+        affine: Whether to learn `weight` and `bias`.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+
+    Raises:
+        ValueError: If the number of channels differs, or a statistic of the batch would be over one value.
+
+    Source: Li et al. 2021, arXiv:2102.07623, section 3 and Algorithm 1.
+    """
+
+
+@register(
+    "domain_specific_batch_norm",
+    aliases=("DSBN", "DomainSpecificBatchNorm1d", "DomainSpecificBatchNorm2d", "DomainSpecificBatchNorm3d"),
+    kind="conditional",
+    batch_dependent=True,
+    paper="Chang, You, Seo, Kwak & Han, Domain-Specific Batch Normalization for Unsupervised Domain Adaptation, 2019, "
+    "arXiv:1906.03950",
+    reduces_over="N of a domain, *",
+    train_eval_differ=True,
+    state=STATE,
+    minimum_count=2,
+)
+class DomainSpecificBatchNorm(nn.Module):
+    """A batch norm for each domain: its own statistics, running statistics, weight and bias.
+
+        y_n = (x_n − mean[d_n]) / sqrt(var[d_n] + eps) · weight[d_n] + bias[d_n]
+        mean[d] and var[d] over the samples of domain d in the batch, and (*)
+        running[d] ← (1 − momentum) · running[d] + momentum · new[d],  new var unbiased
+
+    The condition says which domain each sample is from, so that a batch may be of one domain, as in the paper, or
+    mixed, as when the batches of source and target pass together. A domain of which a batch holds fewer than two
+    values keeps its running statistics; where it has a single one, its output is the bias.
+
+    Shape: `(N, C, *)` and a condition `(N,)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        num_domains: The number of domains; a condition is a domain, from 0, for each sample.
+        eps: Added to the variances, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average, over the
+            batches that a domain was in.
+        affine: Whether to learn a row of `weight` and one of `bias` for each domain.
+
+    Raises:
+        ValueError: If there is no domain, the number of channels differs, the batch has one value to a channel, or the
+            condition is not one whole number a sample.
+        IndexError: If a domain is not one of `num_domains`.
+
+    Source: Chang et al. 2019, arXiv:1906.03950, section 3.2.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_domains: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_domains < 1:
+            raise NormValueError(f"num_domains is a number of domains, 1 or more; got {num_domains}")
+        self.num_features = num_features
+        self.num_domains = num_domains
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        for name in ("weight", "bias"):
+            rows = nn.Parameter(torch.empty(num_domains, num_features, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, rows)
+        for name in ("running_mean", "running_var"):
+            self.register_buffer(name, torch.empty(num_domains, num_features, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.zeros(num_domains, device=device, dtype=torch.long))
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The number of values in a statistic where the batch is of one domain."""
+        return shape[0] * math.prod(shape[2:])
+
+    def example_condition(self, x: Tensor) -> Tensor:
+        """A random domain for each sample of `x`."""
+        return torch.randint(self.num_domains, (x.shape[0],), device=x.device)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        check_labels(self, condition, x.shape[0], "a domain for each sample")
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.training:
+            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+            centred, var = self._batch_statistics(wide, condition)
+        else:
+            centred, var = wide - per_sample(self.running_mean[condition], x), self.running_var
+        scale = (var + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight
+        y = centred * per_sample(scale[condition], x)
+        if self.affine:
+            y = y + per_sample(self.bias[condition], x)
+        return y.to(x.dtype)
+
+    def _batch_statistics(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """The input less its domains' means, in two passes, and the domains' variances; moves the running ones."""
+        positions = tuple(range(2, x.dim()))
+        member = (condition.unsqueeze(1) == torch.arange(self.num_domains, device=x.device)).to(x.dtype)
+        count = member.sum(0) * math.prod(x.shape[2:])
+        share = (member / member.sum(0).clamp(min=1)).unsqueeze(-1)
+
+        def mean_of(values: Tensor) -> Tensor:
+            over_positions = values.mean(positions) if positions else values
+            return (share * over_positions.unsqueeze(1)).sum(0)
+
+        mean = mean_of(x)
+        centred = x - per_sample(mean[condition], x)
+        rest = mean_of(centred)  # what the last digit of a mean has left
+        centred = centred - per_sample(rest[condition], x)
+        var = mean_of(centred.square())
+        self._update_running(mean + rest, var, count)
+        return centred, var
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        seen = count >= 2
+        self.num_batches_tracked.add_(seen)
+        weight = newest_weight(self.num_batches_tracked.clamp(min=1), self.momentum)
+        w = (weight * seen).to(self.running_mean.dtype).unsqueeze(-1)
+        unbiased = var * (count / (count - 1).clamp(min=1)).unsqueeze(-1)
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.mul_(1 - w).add_(w * new.to(running.dtype))
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, num_domains={self.num_domains}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}"
+        )
