@@ -19,8 +19,10 @@ from normzoo.errors import UserError
 from normzoo.results import CellResult, cell_id, read_result, write_result
 from normzoo.training.build import Config, build_data, build_model, learning_rate
 from normzoo.training.callbacks import EpochLines, Recorder
-from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu
+from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu, values_per_statistic
 from normzoo.training.module import Classifier
+
+log = logging.getLogger("normzoo")
 
 
 def run_cell(config: Config, folder: Path) -> CellResult:
@@ -108,6 +110,9 @@ def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult:
     data.setup("fit")
     shapes = check_cell(config, data)
     model = build_model(config, data.image_shape, data.num_classes)
+    few = [name for name, count in values_per_statistic(model, shapes)[0].items() if count == 2]
+    if few:
+        log.warning("each statistic of %s averages 2 values, so that a normalized value is only ±1", ", ".join(few))
     recorder = Recorder(folder, record, shapes, learning_rate(config), started)
     trainer = build_trainer(config, folder, [recorder, EpochLines()])
     trainer.fit(Classifier(model, data.num_classes, config), datamodule=data)

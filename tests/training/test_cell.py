@@ -66,6 +66,16 @@ def test_a_validation_set_smaller_than_a_batch_leaves_the_batch_error_out(config
     assert metrics["val_error_running"] is not None
 
 
+def test_a_cell_warns_of_statistics_over_two_values(
+    config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_cell(config("norm=group_norm", "trainer.max_epochs=1"), tmp_path / "two")
+    assert "stages.3.norm averages 2 values" in caplog.text
+    caplog.clear()
+    run_cell(config("norm=layer_norm", "trainer.max_epochs=1"), tmp_path / "many")
+    assert "averages 2 values" not in caplog.text
+
+
 def test_statistics_of_ghost_batch_norm_count_its_groups(config: Compose, tmp_path: Path) -> None:
     result = run_cell(config("norm=ghost_batch_norm", "norm.group_size=4"), tmp_path)
     assert min(result.values_per_statistic.values()) == 4
