@@ -19,8 +19,7 @@ from normzoo.registry import register
     aliases=("AdaIN", "AdaptiveInstanceNorm2d"),
     kind="conditional",
     batch_dependent=False,
-    paper="Huang & Belongie, Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization, 2017, "
-    "arXiv:1703.06868",
+    paper="Huang & Belongie, Adaptive Instance Normalization, 2017, arXiv:1703.06868",
     reduces_over="*",
     minimum_count=2,
     ranks=(3, 4, 5),

@@ -18,8 +18,7 @@ from normzoo.registry import register
     "batch_channel_norm",
     aliases=("BCN", "BCNorm", "BatchChannelNorm2d"),
     batch_dependent=True,
-    paper="Qiao, Wang, Liu, Shen & Yuille, Micro-Batch Training with Batch-Channel Normalization and Weight "
-    "Standardization, 2019, arXiv:1903.10520",
+    paper="Qiao et al., Batch-Channel Normalization and Weight Standardization, 2019, arXiv:1903.10520",
     reduces_over="N, * and C/G, *",
     train_eval_differ=False,
     state=("running_mean", "running_var", "num_batches_tracked"),

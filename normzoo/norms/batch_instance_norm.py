@@ -45,8 +45,7 @@ class _ClipGate(torch.autograd.Function):
     "batch_instance_norm",
     aliases=("BIN", "BatchInstanceNorm1d", "BatchInstanceNorm2d", "BatchInstanceNorm3d"),
     batch_dependent=True,
-    paper="Nam & Kim, Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks, 2018, "
-    "arXiv:1805.07925",
+    paper="Nam & Kim, Batch-Instance Normalization, 2018, arXiv:1805.07925",
     reduces_over="N, * and *",
     train_eval_differ=True,
     state=STATE,
@@ -121,8 +120,7 @@ class BatchInstanceNorm(_NormBase):
     "ibn",
     aliases=("IBN-a",),
     batch_dependent=True,
-    paper="Pan, Luo, Shi & Tang, Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net, 2018, "
-    "arXiv:1807.09441",
+    paper="Pan, Luo, Shi & Tang, Two at Once: IBN-Net, 2018, arXiv:1807.09441",
     reduces_over="* and N, *",
     train_eval_differ=True,
     state=STATE,

@@ -19,8 +19,7 @@ STATE = ("running_mean", "running_var", "num_batches_tracked")
     "local_batch_norm",
     aliases=("FedBN", "LocalBN"),
     batch_dependent=True,
-    paper="Li, Jiang, Zhang, Kamp & Dou, FedBN: Federated Learning on Non-IID Features via Local Batch Normalization, "
-    "2021, arXiv:2102.07623",
+    paper="Li, Jiang, Zhang, Kamp & Dou, FedBN, 2021, arXiv:2102.07623",
     reduces_over="N, *",
     train_eval_differ=True,
     state=STATE,
@@ -57,8 +56,7 @@ class LocalBatchNorm(BatchNorm):
     aliases=("DSBN", "DomainSpecificBatchNorm1d", "DomainSpecificBatchNorm2d", "DomainSpecificBatchNorm3d"),
     kind="conditional",
     batch_dependent=True,
-    paper="Chang, You, Seo, Kwak & Han, Domain-Specific Batch Normalization for Unsupervised Domain Adaptation, 2019, "
-    "arXiv:1906.03950",
+    paper="Chang et al., Domain-Specific Batch Normalization, 2019, arXiv:1906.03950",
     reduces_over="N of a domain, *",
     train_eval_differ=True,
     state=STATE,

@@ -12,8 +12,7 @@ from normzoo.registry import register
     "iter_norm",
     aliases=("ItN", "IterativeNormalization"),
     batch_dependent=True,
-    paper="Huang, Zhou, Zhu, Liu & Shao, Iterative Normalization: Beyond Standardization towards Efficient Whitening, "
-    "2019, arXiv:1904.03441",
+    paper="Huang, Zhou, Zhu, Liu & Shao, Iterative Normalization, 2019, arXiv:1904.03441",
     reduces_over="N, *",
     train_eval_differ=True,
     state=STATE,

@@ -29,8 +29,7 @@ class _ConvAroundOne(nn.Conv2d):
     aliases=("spatially_adaptive_norm",),
     kind="conditional",
     batch_dependent=True,
-    paper="Park, Liu, Wang & Zhu, Semantic Image Synthesis with Spatially-Adaptive Normalization, 2019, "
-    "arXiv:1903.07291",
+    paper="Park, Liu, Wang & Zhu, Spatially-Adaptive Normalization, 2019, arXiv:1903.07291",
     reduces_over="N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),

@@ -18,9 +18,8 @@ from normzoo.registry import register
     "switchable_norm",
     aliases=("SwitchNorm", "SwitchNorm1d", "SwitchNorm2d", "SwitchNorm3d", "SwitchableNorm2d"),
     batch_dependent=True,
-    paper="Luo, Ren, Peng, Zhang & Li, Differentiable Learning-to-Normalize via Switchable Normalization, 2018, "
-    "arXiv:1806.10779",
-    reduces_over="* and C, * and N, *",
+    paper="Luo, Ren, Peng, Zhang & Li, Switchable Normalization, 2018, arXiv:1806.10779",
+    reduces_over="*; C, *; N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
