@@ -1,0 +1,132 @@
+"""Time and memory of one step of a layer: forward, and backward to its input and parameters."""
+
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LEAST = 2e-3  # seconds in one measurement: a shorter step is repeated, so that the clock and Python do not show
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer and what it is called with; the first input gets a gradient."""
+
+    layer: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+    parameters: tuple[nn.Parameter, ...] = ()
+
+    @classmethod
+    def of(cls, layer: nn.Module, *inputs: Tensor) -> "Step":
+        return cls(layer, inputs, tuple(p for p in layer.parameters() if p.requires_grad))
+
+    def __call__(self, grad: Tensor) -> tuple[float, float]:
+        """Seconds until the output is there, and until its gradients are as well."""
+        x = self.inputs[0]
+        start = _now(x)
+        y = self.layer(*self.inputs)
+        middle = _now(x)
+        torch.autograd.grad(y, [x, *self.parameters], grad, allow_unused=True)
+        return middle - start, _now(x) - start
+
+    def saved_bytes(self) -> int:
+        return saved_bytes(self.layer, *self.inputs, parameters=self.parameters)
+
+
+def _now(x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of forward, and of forward and backward, one of each for a round."""
+
+    forward: tuple[float, ...]
+    both: tuple[float, ...]
+
+
+def time_in_turn(steps: Mapping[str, Step], rounds: int) -> dict[str, Times]:
+    """Time several steps in one process, in turn, so that whatever else the machine does meets all of them.
+
+    Right before it is measured a step runs once unmeasured. It then finds the allocator as it left it itself, not as
+    another did that holds more memory or less, and its own code and data in the caches. Every other round goes through
+    the steps backwards.
+    """
+    grads = {name: torch.randn_like(step.inputs[0]) for name, step in steps.items()}
+    repeats = {}
+    for name, step in steps.items():
+        step(grads[name])
+        repeats[name] = max(1, math.ceil(LEAST / step(grads[name])[1]))
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for i in range(rounds):
+        for name in list(steps)[:: -1 if i % 2 else 1]:
+            steps[name](grads[name])
+            found = [steps[name](grads[name]) for _ in range(repeats[name])]
+            forward, both = (statistics.fmean(each) for each in zip(*found, strict=True))
+            measured[name].append((forward, both))
+    return {name: Times(*(tuple(each) for each in zip(*found, strict=True))) for name, found in measured.items()}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The ratio of two medians, and the quartiles of the ratios of each round."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> "Ratio":
+        each = [a / b for a, b in zip(ours, theirs, strict=True)]
+        low, _, high = statistics.quantiles(each, n=4) if len(each) > 1 else (each * 3)
+        return cls(statistics.median(ours) / statistics.median(theirs), low, high)
+
+
+def saved_bytes(layer: Callable[..., Tensor], *inputs: Tensor, parameters: Sequence[Tensor] = ()) -> int:
+    """Bytes that a forward keeps for its backward: each storage once, those of `parameters` not at all.
+
+    The input counts if it is kept. Shared storages count once, and in full however small the part that is used.
+    """
+    storages: dict[int, int] = {}
+    alive = []  # a storage that is given back could come again at the same address
+
+    def pack(tensor: Tensor) -> Tensor:
+        alive.append(tensor)
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(*inputs)
+    held = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    return sum(size for pointer, size in storages.items() if pointer not in held)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

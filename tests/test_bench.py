@@ -1,0 +1,257 @@
+"""The bench measures what it says, on operations whose figures are known; how long anything takes is never asserted."""
+
+import argparse
+import json
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import normzoo
+from normzoo import bench
+from normzoo.bench.measure import Ratio
+from normzoo.bench.references import REFERENCES, TOKENS
+
+TINY = (2, 8, 4, 4)
+X_BYTES = 2 * 8 * 4 * 4 * 4
+
+
+def an_input() -> torch.Tensor:
+    return torch.randn(TINY).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: x + 1, 0),
+        (lambda x: x * 2, 0),
+        (lambda x: x * x, 1),
+        (lambda x: x.sigmoid(), 1),
+        (lambda x: x.sigmoid().sigmoid(), 2),
+        (lambda x: x.exp() * x.exp(), 2),
+        (lambda x: x[:1].square(), 1),  # a part keeps the whole
+        (lambda x: x.clone()[:1].square() + x.square()[:1], 2),
+        (lambda x: F.layer_norm(x, TINY[1:]), 1 + 2 * 2 * 4 / X_BYTES),  # and a mean and a deviation for each sample
+        (lambda x: x.detach().sigmoid(), 0),
+    ],
+)
+def test_saved_bytes_of_known_operations(function, expected):
+    assert bench.saved_bytes(function, an_input()) == expected * X_BYTES
+
+
+def test_saved_bytes_leave_parameters_out():
+    layer, x = nn.Conv2d(8, 8, 3, padding=1), an_input()
+    assert bench.saved_bytes(layer, x) == X_BYTES + layer.weight.nbytes
+    assert bench.saved_bytes(layer, x, parameters=tuple(layer.parameters())) == X_BYTES
+    assert bench.Step.of(layer, x).saved_bytes() == X_BYTES
+
+
+def test_saved_bytes_of_batch_norm_are_its_input_and_two_vectors():
+    layer, x = nn.BatchNorm2d(8), an_input()
+    found = bench.saved_bytes(layer, x, parameters=tuple(layer.parameters()))
+    assert X_BYTES + 2 * 8 * 4 <= found <= X_BYTES + 4 * 8 * 4, "running statistics may count"
+
+
+def test_nothing_is_saved_without_a_gradient():
+    with torch.no_grad():
+        assert bench.saved_bytes(nn.BatchNorm2d(8), an_input()) == 0
+
+
+def test_steps_are_timed_in_turn():
+    """Each as often as the other, an unmeasured run before each measured one, every other round backwards."""
+    calls = []
+
+    def called(name, layer):
+        def run(x):
+            calls.append(name)
+            return layer(x)
+
+        return run
+
+    x = torch.randn(64, 32, 64, 64).requires_grad_()  # long enough that no step has to be repeated
+    steps = {name: bench.Step(called(name, nn.Sigmoid()), (x,)) for name in ("a", "b")}
+    times = bench.time_in_turn(steps, rounds=3)
+    assert calls == ["a"] * 2 + ["b"] * 2 + ["a", "a", "b", "b"] + ["b", "b", "a", "a"] + ["a", "a", "b", "b"]
+    for found in times.values():
+        assert len(found.forward) == len(found.both) == 3
+        assert all(0 < forward <= both for forward, both in zip(found.forward, found.both, strict=True))
+
+
+def test_a_step_leaves_no_gradient_behind():
+    layer, x = nn.BatchNorm2d(8), an_input()
+    forward, both = bench.Step.of(layer, x)(torch.ones(TINY))
+    assert 0 < forward < both
+    assert x.grad is None
+    assert layer.weight.grad is None
+
+
+def test_ratio_is_that_of_medians_with_quartiles_of_the_rounds():
+    assert Ratio.of([1, 2, 9], [2, 4, 4]) == Ratio(median=0.5, low=0.5, high=2.25)
+    assert Ratio.of([3.0], [2.0]) == Ratio(1.5, 1.5, 1.5)
+
+
+def test_rows_have_what_was_measured():
+    (row,) = bench.measure_layers(["BN"], TINY, rounds=2)
+    assert (row.norm, row.against, row.shape) == ("batch_norm", "nn.BatchNorm2d", TINY)
+    assert 0 < row.forward.low <= row.forward.high
+    assert row.both.median > 0
+    assert row.milliseconds[0] < row.milliseconds[1]
+    assert row.saved == row.saved_against > 1
+    assert row.compiled_both is row.compiled_saved is None
+    assert row.note == ""
+
+
+def test_tokens_have_a_row_of_their_own():
+    rows = list(bench.measure_layers(["rms_norm"], TINY, rounds=1))
+    assert [(row.norm, row.shape) for row in rows] == [("rms_norm", TINY), ("rms_norm, tokens", (2, 16, 8))]
+    assert {row.against for row in rows} == {"nn.RMSNorm"}
+
+
+def test_every_norm_is_measured_or_says_why_not():
+    """Those that need no more than there is; a norm of weights on a convolution, a conditional one with a condition."""
+    rows = {row.norm: row for row in bench.measure_layers(shape=(4, 8, 6, 6), rounds=1)}
+    assert set(normzoo.list_norms()) <= set(rows)
+    assert not [row for row in rows.values() if row.both is None and not row.note]
+    for name in normzoo.list_norms():
+        assert rows[name].milliseconds, f"{name}: {rows[name].note}"
+    for name in normzoo.list_norms(kind="weight"):
+        assert rows[name].against == "nn.Conv2d without it"
+
+
+def test_references_are_of_norms_that_there_are():
+    assert set(REFERENCES) | set(TOKENS) <= set(normzoo.list_norms())
+
+
+def test_a_package_that_is_not_there_is_noted(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (row,) = bench.measure_layers(["evo_norm_s1"], TINY, rounds=1)
+    assert row.note == "timm is not installed (pip install timm)"
+    assert row.forward is row.both is row.saved_against is None
+    assert row.saved > 0
+    assert row.milliseconds
+
+
+def test_a_shape_that_a_norm_does_not_take_is_noted():
+    left_out, alone = bench.measure_layers(["instance_norm", "batch_renorm"], (4, 8), rounds=1)
+    assert left_out.note.startswith("left out: ")
+    assert left_out.milliseconds is None
+    assert alone.note.startswith("not compared: expected 4D input")
+    assert alone.milliseconds
+    assert alone.both is None
+
+
+def test_an_option_that_must_be_given_is_noted():
+    @normzoo.register("needs_more_of_the_bench", batch_dependent=False)
+    def needs_more(num_features: int, *, flavour: str) -> nn.Module:
+        return nn.Identity()
+
+    try:
+        (row,) = bench.measure_layers(["needs_more_of_the_bench"], TINY, rounds=1)
+        assert row.note == "left out: cannot be built without flavour"
+    finally:
+        normzoo.registry._forget("needs_more_of_the_bench")
+
+
+def test_a_compiler_that_is_not_there_is_noted(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no compiler\nand more lines")
+
+    monkeypatch.setattr(torch, "compile", lambda layer, **_: refuse)
+    (row,) = bench.measure_layers(["layer_norm"], TINY, rounds=1, compile=True)
+    assert row.note == "not compiled: no compiler"
+    assert row.both
+    assert row.compiled_both is None
+
+
+def test_compiled_beside_eager(monkeypatch):
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda layer, **options: compile(layer, backend="aot_eager", **options))
+    (row,) = bench.measure_layers(["layer_norm_scratch"], TINY, rounds=1, compile=True)
+    assert row.note == ""
+    assert row.compiled_forward.median > 0
+    assert row.compiled_both.median > 0
+    assert row.compiled_saved > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"norms": ["no_such_norm"]}, "no norm is called 'no_such_norm'"),
+        ({"shape": (8,)}, "a shape is N, C and positions"),
+        ({"shape": (8, 0)}, "1 or more"),
+        ({"rounds": 0}, "0 rounds"),
+        ({"device": "cuda"}, "torch finds no CUDA device"),
+    ],
+)
+def test_refuses_before_it_measures(monkeypatch, arguments, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(normzoo.UserError, match=said):
+        bench.measure_layers(**arguments)
+
+
+def test_command_prints_a_table_and_writes_the_figures(tmp_path, capsys):
+    file = tmp_path / "new" / "figures.json"
+    threads = torch.get_num_threads()
+    command = ["layers", "--norms", "GN", "evo_norm_b0", "--shape", "4,8,6,6", "--rounds", "2", "--json", str(file)]
+    bench.main(command)
+    assert torch.get_num_threads() == threads
+    printed = capsys.readouterr().out.splitlines()
+    figures = json.loads(file.read_text())
+    assert f"torch {torch.__version__}" in printed[0]
+    assert f"1 of {os.cpu_count()} threads" in printed[0]
+    assert printed[1] == "input 4×8×6×6, float32, 2 rounds"
+    assert [line.split()[0] for line in printed[-3:]] == ["norm", "group_norm", "evo_norm_b0"]
+    assert "compiled" not in printed[-3]
+    assert f"{figures['rows'][0]['both']['median']:.2f} (" in printed[-2]
+    assert figures["rounds"] == 2
+    assert figures["rows"][1]["against"] == "timm EvoNorm2dB0"
+    assert figures["machine"].keys() >= {"device", "threads", "torch"}
+
+
+def test_a_long_note_is_cut_in_the_table_alone(capsys):
+    bench.main(["layers", "--norms", "instance_norm", "--shape", "4,8,1,1", "--rounds", "1"])
+    assert capsys.readouterr().out.rstrip().endswith("…")
+    (row,) = bench.measure_layers(["instance_norm"], (4, 8, 1, 1), rounds=1)
+    assert row.note.endswith("group_norm")
+
+
+def test_command_hangs_under_another():
+    """As `normzoo bench` hangs it under `normzoo`."""
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    chosen = parser.parse_args(["layers", "--norms", "BN", "--compile"])
+    assert (chosen.norms, chosen.shape, chosen.rounds, chosen.compile) == (["BN"], (32, 64, 28, 28), 15, True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--shape", "4,x"], "a shape is numbers and commas"),
+        (["--shape", "4"], "a shape is N, C and positions"),
+        (["--threads", "0"], "--threads is 1 or more; got 0"),
+        (["--norms", "BNN"], "did you mean"),
+    ],
+)
+def test_what_the_user_can_mend_ends_with_code_2(capsys, wrong, said):
+    with pytest.raises(SystemExit) as end:
+        bench.main(["layers", *wrong])
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    command = ["layers", "--norms", "identity", "--shape", "2,8", "--rounds", "1"]
+    with pytest.raises(SystemExit) as end:
+        bench.main([*command, "--json", str(tmp_path / "file" / "figures.json")])
+    assert end.value.code == 2
+    assert "choose another --json FILE" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    (row,) = bench.measure_layers(["batch_norm"], TINY, rounds=2, device="cuda")
+    assert row.both.median > 0
+    assert bench.machine("cuda")["device"] == torch.cuda.get_device_name()
