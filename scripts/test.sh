@@ -34,8 +34,8 @@ check() {
 check "ruff check" ruff check .
 check "ruff format" ruff format --check .
 check "mypy" mypy
-# A part of the tests cannot cover the whole package.
-if [ "$#" -eq 0 ]; then set -- --cov-fail-under=90; fi
+# All of them side by side, a file to a process at a time; a part of the tests cannot cover the whole package.
+if [ "$#" -eq 0 ]; then set -- -n auto --maxprocesses=8 --dist loadfile --cov-fail-under=90; fi
 check "pytest" pytest --cov --cov-report=term "$@"
 
 if [ "$exit_code" -ne 0 ]; then printf 'test.sh: FAILED: %s\n' "${failed#, }" >&2; fi
