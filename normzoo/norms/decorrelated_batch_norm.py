@@ -48,8 +48,8 @@ class DecorrelatedBatchNorm(nn.Module):
 
     Args:
         num_features: C.
-        num_groups: G, a divisor of C. By default as many as leave at most 16 channels in a group, the paper's number,
-            and two groups or more: 4 channels for C = 8, 16 for 64.
+        num_groups: G, a divisor of C. By default as many as leave at most 16 channels in a group, the authors' number
+            in residual networks, and two groups or more: 4 channels for C = 8, 16 for 64.
         eps: Added to the diagonal of Σ.
         momentum: Weight of the newest batch in the running mean and W; None for their cumulative average.
         affine: Whether to learn a `weight` and a `bias` for each channel.

@@ -34,7 +34,7 @@ class IterNorm(DecorrelatedBatchNorm):
 
     Args:
         num_features: C.
-        num_groups: G, a divisor of C; the default is that of `decorrelated_batch_norm`.
+        num_groups: G, a divisor of C; the default is that of `decorrelated_batch_norm`, where the authors' code has 1.
         eps: Added to the diagonal of Σ.
         momentum: Weight of the newest batch in the running mean and W; None for their cumulative average.
         affine: Whether to learn a `weight` and a `bias` for each channel.
