@@ -30,7 +30,7 @@ class NormAct(nn.Sequential):
 
 
 def build_norm(
-    num_features: int,
+    num_features: int | nn.Module,
     *,
     build: Callable[..., nn.Module],
     act_layer: Any = None,
@@ -43,7 +43,7 @@ def build_norm(
     """`build(num_features, **kwargs)`, followed by the activation where one is asked for.
 
     Args:
-        num_features: Channels.
+        num_features: Channels, or the module whose weight a norm is for.
         build: The registered class or function; a wrong keyword among `kwargs` is refused by it.
         act_layer: Activation as timm gives it (a class, a function or a name); None for none.
         apply_act: False leaves the activation out, as timm asks after a linear bottleneck.

@@ -38,7 +38,7 @@ from normzoo import registry
 for name in sorted(registry._infos):
     info = normzoo.info(name)
     if info.build.__module__.startswith("normzoo.") and inspect.Parameter.empty not in info.arguments.values():
-        layer = normzoo.create(name, 8)
+        layer = normzoo.create(name, torch.nn.Linear(8, 8) if info.kind == "weight" else 8)
         if info.kind == "layer":
             layer(torch.randn(4, 8, *[2] * (max(info.ranks) - 2)))
         print(name)

@@ -17,6 +17,12 @@ WITHOUT_PAPER = {"identity"}
 # What some norms cannot be built without.
 NEEDED = {"num_classes": 3, "num_domains": 2, "condition_features": 5, "label_channels": 2}
 
+
+def takes_first(name):
+    """What the norm is built for: channels, or the layer whose weight it is for."""
+    return nn.Linear(8, 8) if normzoo.info(name).kind == "weight" else 8
+
+
 # Source library, what its users type, and the norm here. A plain LN is that of convolutional networks, over channels
 # and positions; detectron2's, over channels, is `layer_norm_channel`.
 TYPED = [
@@ -71,7 +77,22 @@ TYPED = [
     ("detectron2", "GN", "group_norm"),
     ("detectron2", "FrozenBN", "frozen_batch_norm"),
     ("torchvision", "FrozenBatchNorm2d", "frozen_batch_norm"),
+    ("torch", "nn.LocalResponseNorm", "local_response_norm"),
+    ("torch", "weight_norm", "weight_norm"),
+    ("torch", "spectral_norm", "spectral_norm"),
+    ("timm", "GlobalResponseNorm", "global_response_norm"),
     ("tables of papers", "none", "identity"),
+    ("tables of papers", "LRN", "local_response_norm"),
+    ("tables of papers", "GRN", "global_response_norm"),
+    ("tables of papers", "DyT", "dynamic_tanh"),
+    ("tables of papers", "Derf", "dynamic_erf"),
+    ("tables of papers", "PONO", "positional_norm"),
+    ("tables of papers", "DN", "divisive_norm"),
+    ("tables of papers", "ScaleNorm", "scale_norm"),
+    ("tables of papers", "PixelNorm", "pixel_norm"),
+    ("tables of papers", "WN", "weight_norm"),
+    ("tables of papers", "SN", "spectral_norm"),
+    ("tables of papers", "WS", "weight_standardization"),
     ("tables of papers", "ghost_bn", "ghost_batch_norm"),
     ("tables of papers", "BRN", "batch_renorm"),
     ("people", "batch norm", "batch_norm"),
@@ -120,7 +141,7 @@ def test_has_a_config_that_builds_it(name):
     defaults = {key: value for key, value in config.items() if key not in needed}
     assert defaults == {key: arguments[key] for key in defaults}, "a default differs from the layer's own"
     assert set(arguments) - set(config) <= {"device", "dtype"}, "an option is not in the config"
-    assert isinstance(normzoo.factory(name, **config)(8), nn.Module)
+    assert isinstance(normzoo.factory(name, **config)(takes_first(name)), nn.Module)
 
 
 def test_no_config_is_without_its_norm():
@@ -151,14 +172,17 @@ def test_is_documented(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_name_and_class_agree(name):
-    """`group_norm` is `GroupNorm`, in a file of the norms' folder."""
+    """`group_norm` is `GroupNorm`, in a file of the norms' folder; a norm of weights is the function `weight_norm`."""
     build = normzoo.info(name).build
-    assert build.__name__.lower() == name.replace("_", "")
+    function = normzoo.info(name).kind == "weight"
+    assert build.__name__ == name if function else build.__name__.lower() == name.replace("_", "")
     assert build.__module__.startswith("normzoo.norms.")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_takes_device_and_dtype_if_it_holds_tensors(name):
+    if normzoo.info(name).kind == "weight":
+        pytest.skip("takes those of the weight")
     arguments = normzoo.info(name).arguments
     if not normzoo.create(name, 8, **{key: NEEDED[key] for key in arguments if key in NEEDED}).state_dict():
         pytest.skip("holds no tensors")

@@ -1,0 +1,109 @@
+"""Norms of weights that torch has: weight norm and spectral norm, as parametrizations of a layer."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.utils import parametrizations, parametrize
+
+from normzoo.norms._weights import weight_of
+from normzoo.registry import register
+
+
+class _WeightNorm(parametrizations._WeightNorm):
+    """torch's, from the equation: its kernel has second derivatives that take ‖v‖ for a constant."""
+
+    def forward(self, weight_g: Tensor, weight_v: Tensor) -> Tensor:
+        wide = weight_v.to(torch.promote_types(weight_v.dtype, torch.float32))
+        return (wide * (weight_g / torch.norm_except_dim(wide, 2, self.dim))).to(weight_v.dtype)
+
+
+@register(
+    "weight_norm",
+    aliases=("WN",),
+    kind="weight",
+    batch_dependent=False,
+    paper="Salimans & Kingma, Weight Normalization, 2016, arXiv:1602.07868",
+    reduces_over="fan-in",
+)
+def weight_norm(module: nn.Module, *, tensor_name: str = "weight", dim: int | None = 0) -> nn.Module:
+    """Learn length and direction of a layer's weights apart.
+
+        weight = g · v / ‖v‖,  ‖v‖ over the weights of an output
+
+    An instance of torch's parametrization: `parametrizations.weight.original0` is g, `original1` v. They begin with the
+    weight that is there, where the paper takes lengths and biases from the outputs of a first batch. Unlike torch's it
+    can be differentiated twice.
+
+    Shape: the weight keeps its own.
+
+    Args:
+        module: The layer, which is changed and returned; `parametrize.remove_parametrizations` changes it back.
+        tensor_name: Which of its tensors.
+        dim: The dimension of the outputs, 1 in a transposed convolution; None for one length of the whole tensor.
+
+    Raises:
+        ValueError: If the module has no such weight.
+
+    Source: Salimans & Kingma 2016, arXiv:1602.07868, equation 2.
+    """
+    weight_of("weight_norm", module, tensor_name)
+    parametrizations.weight_norm(module, tensor_name, dim)  # type: ignore[arg-type]  # None is documented
+    module.get_submodule(f"parametrizations.{tensor_name}")[0] = _WeightNorm(dim)  # type: ignore[operator]
+    return module
+
+
+class _SpectralNorm(parametrizations._SpectralNorm):
+    """torch's, with steps that vmap over stacked replicas has rules for."""
+
+    @torch.no_grad()
+    def _power_method(self, weight_mat: Tensor, n_power_iterations: int) -> None:
+        for _ in range(n_power_iterations):
+            self._u.copy_(F.normalize(torch.mv(weight_mat, self._v), dim=0, eps=self.eps))
+            self._v.copy_(F.normalize(torch.mv(weight_mat.H, self._u), dim=0, eps=self.eps))
+
+
+@register(
+    "spectral_norm",
+    aliases=("SN",),
+    kind="weight",
+    batch_dependent=False,
+    paper="Miyato, Kataoka, Koyama & Yoshida, Spectral Normalization for GANs, 2018, arXiv:1802.05957",
+    reduces_over="weight",
+    state=("_u", "_v"),
+)
+def spectral_norm(
+    module: nn.Module,
+    *,
+    tensor_name: str = "weight",
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    dim: int | None = None,
+) -> nn.Module:
+    """Divide a layer's weights by their largest singular value.
+
+        weight = W / σ(W),  σ(W) = uᵀ W v,  W as a matrix of a row for each output
+
+    An instance of torch's parametrization: u and v are buffers, moved by power iteration each time that the weight is
+    used in training, and constants to the gradient. In evaluation they stay. The matrix of a convolution is that of its
+    kernel, as in the paper, whose singular value bounds the kernel and not the convolution.
+
+    Shape: the weight keeps its own.
+
+    Args:
+        module: The layer, which is changed and returned; `parametrize.remove_parametrizations` changes it back.
+        tensor_name: Which of its tensors.
+        n_power_iterations: Steps each time; the paper takes 1.
+        eps: The least length that u and v are divided by.
+        dim: The dimension of the outputs; None for 0, or 1 in a transposed convolution.
+
+    Raises:
+        ValueError: If the module has no such weight, or there are no steps.
+
+    Source: Miyato et al. 2018, arXiv:1802.05957, algorithm 1. torch takes 15 steps to begin with.
+    """
+    weight = weight_of("spectral_norm", module, tensor_name)
+    rows = (1 if isinstance(module, _ConvTransposeNd) else 0) if dim is None else dim
+    rule = _SpectralNorm(weight, n_power_iterations, rows, eps)
+    parametrize.register_parametrization(module, tensor_name, rule)
+    return module
