@@ -111,7 +111,7 @@ class _Erf(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, alpha: Tensor, shift: Tensor) -> Tensor:
-        return torch.erf(alpha * x + shift)
+        return torch.erf(torch.addcmul(shift, alpha, x))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -120,10 +120,11 @@ class _Erf(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, alpha, shift = ctx.saved_tensors
-        u = alpha * x + shift
-        grad_u = grad * (2 / math.sqrt(math.pi)) * torch.exp(-u * u)
-        sums = ((grad_u * x).sum(), grad_u.sum())
-        return (alpha * grad_u).to(x.dtype), *(s.to(alpha.dtype).expand(alpha.shape) for s in sums)
+        slope = 2 / math.sqrt(math.pi)
+        u = torch.addcmul(shift, alpha, x)
+        grad_u = grad * torch.exp(u * -u)  # but for the slope, which joins the numbers
+        sums = (slope * (grad_u * x).sum(), slope * grad_u.sum())
+        return (grad_u * (slope * alpha)).to(x.dtype), *(s.to(alpha.dtype).expand(alpha.shape) for s in sums)
 
 
 @register(

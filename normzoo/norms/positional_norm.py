@@ -42,7 +42,7 @@ class PositionalNorm(LayerNormChannel):
     Raises:
         ValueError: If the number of channels of an input differs, or is 1.
 
-    Source: Li et al. 2019, arXiv:1907.04312, section 3. Its variance is biased, that of the authors' code unbiased.
+    Source: Li et al. 2019, arXiv:1907.04312. Its variance is biased, that of the authors' code unbiased.
     """
 
     def with_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,6 +58,6 @@ class PositionalNorm(LayerNormChannel):
 def moment_shortcut(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """x · std + mean: mean and deviation of a positional norm as bias and weight at each position of a later layer.
 
-    Source: Li et al. 2019, arXiv:1907.04312, section 4.
+    Source: Li et al. 2019, arXiv:1907.04312.
     """
     return x * std + mean

@@ -53,7 +53,7 @@ class ScaleNorm(_VectorLength):
     Raises:
         ValueError: If the number of channels of an input differs, or is 1.
 
-    Source: Nguyen & Salazar 2019, arXiv:1910.05895, section 2.2, equation 5; eps as in the authors' code.
+    Source: Nguyen & Salazar 2019, arXiv:1910.05895; eps as in the authors' code.
     """
 
     def __init__(
