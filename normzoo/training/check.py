@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -86,6 +86,9 @@ def check_cell(config: Config, data: Any) -> Shapes:
             f"{name} is of kind {info(name).kind!r}, and a model is built of layers: put it into yours in code, with "
             f"normzoo.create({name!r}, ...); normzoo.list_norms(kind='layer') lists those that can be swept"
         )
+    missing = list(missing_options(config))
+    if missing:
+        raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=<value>")
     build_norm(config)
     build_placement(config)
     build_optimizer(config, [nn.Parameter(torch.zeros(1))])
@@ -96,6 +99,15 @@ def check_cell(config: Config, data: Any) -> Shapes:
             return statistic_shapes(model, torch.empty(per_device, *data.image_shape))
     except (UserError, ValueError, RuntimeError) as error:
         raise RefusedError(str(error)) from error
+
+
+def missing_options(config: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """The options that a config file leaves to be given (`???`), by their full names."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from missing_options(value, f"{within}{key}.")
+        elif value == "???":
+            yield f"{within}{key}"
 
 
 def statistic_shapes(model: nn.Module, x: torch.Tensor) -> Shapes:

@@ -52,4 +52,4 @@ class CheckOutput(Callback):
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration resolved to dicts and lists, as `run_cell` takes it."""
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))

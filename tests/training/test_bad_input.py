@@ -25,6 +25,8 @@ WRONG = {
     "unknown accelerator": (("trainer.accelerator=tpu",), r"auto, cpu or gpu"),
     "unwritable output": (("hydra.run.dir=/dev/null/run",), r"cannot write into /dev/null/run"),
     "unknown placement": (("placement.where=everywhere",), r"everywhere[\s\S]*all_but_last"),
+    "a norm with a condition": (("norm=spade",), r"spade is of kind 'conditional'"),
+    "an option left to be given": (("model.widths=???",), r"model.widths must be given"),
     "unknown schedule": (("optimizer.schedule=zigzag",), r"cosine"),
 }
 
