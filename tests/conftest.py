@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 # Before torch is imported, and inherited by the processes that tests start: threads only slow down tests this small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from environments import build
 
 torch.set_num_threads(1)
 
@@ -28,3 +30,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sdist and the wheel of the checkout."""
+    out = tmp_path_factory.mktemp("dist")
+    build(Path(__file__).parents[1], out, "sdist", "wheel")
+    return out
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path

@@ -1,26 +1,16 @@
 """The wheel and the sdist carry everything and nothing else, and a cell runs from the wheel outside the checkout."""
 
-import os
-import subprocess
-import sys
-import sysconfig
 import tarfile
 import tomllib
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from environments import ask, build, make_environment, normzoo
 
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow
-
-
-def build(source: Path, out: Path, *targets: str) -> None:
-    options = [word for target in targets for word in ("--target", target)]
-    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(out), *options]
-    subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -35,57 +25,9 @@ def source_files(folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    build(ROOT, out, "sdist", "wheel")
-    return out
-
-
-@pytest.fixture(scope="module")
-def wheel(built: Path) -> Path:
-    (path,) = built.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
 def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts folder of an environment outside the checkout with the wheel in it, not the checkout.
-
-    The heavy dependencies come from the environment that runs the tests, by a .pth file. Python reads no .pth files
-    in a folder that a .pth file added, and so does not see the editable install there.
-    """
-    folder = tmp_path_factory.mktemp("fresh")
-    venv.create(folder, with_pip=False, symlinks=os.name != "nt")
-    scripts = folder / ("Scripts" if os.name == "nt" else "bin")
-    python = str(scripts / "python")
-    install = ["-m", "pip", "--python", python, "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run([sys.executable, *install], check=True, capture_output=True, text=True)
-    site = ask(scripts, "import sysconfig; print(sysconfig.get_path('purelib'))")
-    here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    Path(site, "heavy.pth").write_text("\n".join(sorted(here)) + "\n")
-    return scripts
-
-
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HYDRA", "COV_"))}
-
-
-def ask(scripts: Path, program: str) -> str:
-    command = [str(scripts / "python"), "-c", program]
-    done = subprocess.run(
-        command, cwd=scripts, env=clean_environment(), check=False, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def normzoo(scripts: Path, cwd: Path, *arguments: str) -> str:
-    command = [str(scripts / "normzoo"), *arguments]
-    done = subprocess.run(
-        command, cwd=cwd, env=clean_environment(), check=False, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """The scripts folder of an environment with the wheel in it."""
+    return make_environment(tmp_path_factory.mktemp("fresh"), wheel)
 
 
 def test_wheel_holds_the_package_its_configs_and_nothing_else(wheel: Path) -> None:
