@@ -45,15 +45,17 @@ class _RootMeanSquare(torch.autograd.Function):
         x, weight, rstd = ctx.saved_tensors
         reuse = reuse_memory(grad, grad_rstd, x, weight)
         dtype, x, grad = x.dtype, x.to(rstd.dtype), grad.to(rstd.dtype)
-        grad_x = grad * rstd
-        product = grad_x * x
+        product = grad * x
+        product = torch.mul(product, rstd, out=reuse(product))
         grad_weight = None
         if weight is not None:
             grad_weight = product.sum_to_size(weight.shape)
             product = torch.mul(product, weight, out=reuse(product))
-            grad_x = torch.mul(grad_x, weight, out=reuse(grad_x))
         # ∂l/∂rstd rstd / n
         slope = product.mean(ctx.dim, keepdim=True) + grad_rstd * rstd / x.shape[ctx.dim]
+        grad_x = torch.mul(grad, rstd, out=reuse(product))
+        if weight is not None:
+            grad_x = torch.mul(grad_x, weight, out=reuse(grad_x))
         grad_x = torch.addcmul(grad_x, x, slope * rstd.square(), value=-1, out=reuse(grad_x))
         return grad_x.to(dtype), grad_weight, None, None
 
