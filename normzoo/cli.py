@@ -1,4 +1,4 @@
-"""The command line: `normzoo train | list | show | report`."""
+"""The command line: `normzoo train | report | list | show | bench`."""
 
 import argparse
 import os
@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from normzoo import catalogue
+from normzoo import bench, catalogue
 from normzoo.errors import UserError, exit_with
 from normzoo.registry import list_norms
 
-COMMANDS = ("train", "report", "list", "show")
+COMMANDS = ("train", "report", "list", "show", "bench")
 
 DESCRIPTION = """Every normalization layer for PyTorch under a name, put into models, swept and explained.
 
@@ -20,6 +20,7 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
   normzoo report FOLDER              tables and figure from the results in a folder, finished or not
   normzoo list [FACT ...]            the norms; normzoo list --help lists what can be asked for
   normzoo show NORM                  equation, facts, arguments and source of one norm
+  normzoo bench layers               time and saved memory of each norm against torch's or timm's
 
   normzoo train norm=group_norm batch_size_per_device=2
   normzoo train -m experiment=small_batch"""
@@ -81,6 +82,9 @@ def _parse(arguments: Sequence[str]) -> None:
     report.add_argument("folder", type=Path)
     report.set_defaults(run=_report)
     catalogue.add_commands(commands)
+    benches = commands.add_parser("bench", help="what the norms cost, as ratios measured here and now")
+    bench.add_arguments(benches)
+    benches.set_defaults(run=bench.run)
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 
