@@ -17,11 +17,15 @@ CHANNELS = 8
 NOT_THE_DERIVATIVE = {
     "batch_instance_norm": "beyond [0, 1] the gradient of a gate is that of projected descent",
     "batch_channel_norm": "its estimates are constants to the gradient",
+    "online_norm": "a control process over the samples takes its place",
+    "power_norm": "statistics of the gradient run from batch to batch; while warming up the first derivative is exact",
+    "moving_average_batch_norm": "as of power_norm",
 }
 # Whose output changes with the offset or the scale of the input.
 NOT_STANDARDIZING = {"identity", "frozen_batch_norm", "mean_only_batch_norm", *uncentred_oracles.ORACLES}
 NOT_STANDARDIZING |= set(sample_oracles.ORACLES) - {"positional_norm"}
-NOT_STANDARDIZING |= {"batch_channel_norm"}  # its estimates lag behind
+NOT_STANDARDIZING |= {"batch_channel_norm", "online_norm"}  # their estimates lag behind
+NOT_STANDARDIZING |= {"power_norm", "moving_average_batch_norm"}  # which leave the mean
 
 
 def build(name: str, dtype: torch.dtype = torch.float64, channels: int = CHANNELS, **keywords) -> nn.Module:

@@ -1,0 +1,206 @@
+"""Cross-iteration batch normalization: statistics of the last batches, brought up to date with the weights."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normzoo.norms._refuse import NormValueError
+from normzoo.norms._running import update_running
+from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms.batch_norm import BatchNorm
+from normzoo.registry import register
+
+# Nodes of the autograd graph between a weight and its use, and activations, which work on each channel by itself.
+CASTS = {"TBackward0", "ToCopyBackward0"}
+ACTIVATIONS = {
+    "Relu",
+    "LeakyRelu",
+    "Elu",
+    "Gelu",
+    "Silu",
+    "Mish",
+    "Softplus",
+    "Tanh",
+    "Sigmoid",
+    "Hardswish",
+    "Hardtanh",
+}
+
+
+@dataclass(frozen=True)
+class _Past:
+    """The statistics of a batch, their derivatives by the weight θ it was seen by, and that weight."""
+
+    mean: Tensor
+    var: Tensor
+    d_mean: Tensor
+    d_var: Tensor
+    theta: Tensor
+
+    def at(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance at another θ, to first order in the mean and in the mean of squares."""
+        step = theta - self.theta
+        shift, growth = ((each * step).flatten(1).sum(1).to(self.mean.dtype) for each in (self.d_mean, self.d_var))
+        return self.mean + shift, (self.var + growth - shift.square()).clamp(min=0)
+
+
+def _form(theta: Tensor) -> tuple[Any, ...]:
+    return theta.shape, theta.dtype, theta.device
+
+
+def find_weight(x: Tensor, channels: int) -> Tensor | None:
+    """The weight of the convolution or dense layer whose output x is, or x before pointwise activations; else None.
+
+    It has the output channels first, and is a leaf of the autograd graph.
+    """
+    node = x.grad_fn
+    while node is not None and node.name().removesuffix("Backward0") in ACTIVATIONS:
+        node = node.next_functions[0][0]
+    if node is None or getattr(node, "_saved_transposed", False):  # whose weight has the input channels first
+        return None
+    leaves = [_leaf(before) for before, _ in node.next_functions]
+    weights = [leaf for leaf in leaves if leaf is not None and leaf.dim() > 1 and len(leaf) == channels]
+    return weights[0] if len(weights) == 1 else None
+
+
+def _leaf(node: Any) -> Tensor | None:
+    while node is not None and node.name() in CASTS:
+        node = node.next_functions[0][0]
+    return getattr(node, "variable", None)
+
+
+@register(
+    "cross_iteration_batch_norm",
+    aliases=("CrossIterationBN", "CBatchNorm2d"),
+    batch_dependent=True,
+    paper="Yao et al., Cross-Iteration Batch Normalization, 2020, arXiv:2002.05712",
+    reduces_over="last batches, N, *",
+    train_eval_differ=True,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+)
+class CrossIterationBatchNorm(BatchNorm):
+    """Batch normalization over the last k batches, whose statistics follow the weights θ before it by a Taylor term.
+
+        μ_τ(θ) = μ_τ + ∂μ_τ/∂θ_τ (θ − θ_τ);  ν_τ(θ) = ν_τ + ∂ν_τ/∂θ_τ (θ − θ_τ),  ν the mean of x²,  for past batches τ
+        mean = Σ μ_τ(θ) / k;  var = Σ max(ν_τ(θ), μ_τ(θ)²) / k − mean²,  over this batch and the k − 1 before it
+        y = (x − mean) / sqrt(var + eps) · weight + bias
+
+    All statistics being functions of θ, the gradient reaches it through the past ones too, by the same Taylor term. The
+    running statistics are those of batch norm. What is computed is the same with variances in place of ν, whose
+    difference from mean² would lose its digits:
+
+        var_τ(θ) = max(0, var_τ + ∂var_τ/∂θ_τ (θ − θ_τ) − (μ_τ(θ) − μ_τ)²)
+        var = Σ var_τ(θ) / k + variance of the μ_τ(θ)
+
+    θ is the weight, output channels first, of the convolution or dense layer before. Given as the second argument of
+    the call it may be any tensor that x was computed from; otherwise the layer finds it in the autograd graph of x, if
+    x comes straight from that layer, or by a pointwise activation. The derivatives are taken in the forward, by two
+    more passes to the weight. They and the weights of k − 1 batches are kept, 3 (k − 1) times the size of θ; not in the
+    state dict, so that after loading the window fills again.
+
+    Where there is no θ (no gradient is recorded, or x comes from elsewhere, of which it warns once), the layer is batch
+    norm, as the paper finds past statistics without the Taylor term to be the worse ones. It is batch norm under
+    `torch.func` transforms too; torch.compile breaks its graph here.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        window: k, the number of batches, this one included; 1 is batch norm.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
+        affine: Whether to learn `weight` and `bias`.
+        burn_in: Training batches that stand alone, while the weights change too much for a first-order term.
+
+    Raises:
+        ValueError: If the window or the burn-in is out of its range, the number of channels of an input differs, or a
+            statistic of the batch would be over one value.
+
+    Source: Yao et al. 2020, arXiv:2002.05712, section 3. The authors' code differs: it leaves out a past batch of
+    negative variance, where the paper takes the larger of ν and μ²; and it lets no gradient through past statistics, so
+    that the gradient is not orthogonal to θ as that of batch norm is, and θ grows.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        window: int = 8,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        *,
+        burn_in: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if window < 1 or burn_in < 0:
+            raise NormValueError(f"window is 1 or more and burn_in 0 or more; got window={window}, burn_in={burn_in}")
+        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+        self.window = window
+        self.burn_in = burn_in
+        self._past: list[_Past] = []  # the newest first
+        self._warned = False
+
+    def forward(self, input: Tensor, weight: Tensor | None = None) -> Tensor:
+        recorded = torch.is_grad_enabled() and input.requires_grad and (weight is not None or not input.is_leaf)
+        if not self.training or not recorded or not input.numel() or self.window == 1:
+            return super().forward(input)
+        return self._forward_window(input, weight)
+
+    @torch.compiler.disable
+    def _forward_window(self, x: Tensor, theta: Tensor | None) -> Tensor:
+        theta = self._weight_before(x) if theta is None else theta
+        if theta is None or torch.func.debug_unwrap(x) is not x or self._burning_in():
+            return super().forward(x)
+        self._check_input_dim(x)
+        n = self.values_per_statistic(x.shape)
+        x_hat, mean, var, _ = standardize(x, (0, *range(2, x.dim())), self.eps)
+        mean, var = mean.flatten(), var.flatten()
+        update_running(self, mean.detach(), var.detach() * (n / (n - 1)))
+        std = (var + self.eps).sqrt()
+        means, variances = (torch.stack(each) for each in zip((mean, var), *self._up_to_date(theta), strict=True))
+        mean_all = means.mean(0)
+        rstd_all = (variances.mean(0) + (means - mean_all).square().mean(0) + self.eps).rsqrt()
+        self._remember(x, theta, mean, var, x_hat.detach() * per_channel(std.detach(), x) / n)
+        # From x_hat and not from x, as the affine maps follow each other and a large offset is gone from it.
+        scale, shift = std * rstd_all, (mean - mean_all) * rstd_all
+        if self.affine:
+            scale, shift = self.weight * scale, self.weight * shift + self.bias
+        return (x_hat * per_channel(scale, x) + per_channel(shift, x)).to(x.dtype)
+
+    def _burning_in(self) -> bool:
+        # The count is read back from the device, but only if there is a burn-in, and until it is over.
+        if self.burn_in and not self._past:
+            return int(self.num_batches_tracked or 0) < self.burn_in
+        return False
+
+    def _up_to_date(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Mean and variance of each past batch, as if it had been seen by the weights of today."""
+        if any(_form(past.theta) != _form(theta) for past in self._past):
+            self._past.clear()
+        return [past.at(theta) for past in self._past]
+
+    def _remember(self, x: Tensor, theta: Tensor, mean: Tensor, var: Tensor, centred: Tensor) -> None:
+        """Keep the statistics of this batch and their derivatives, of the means of x and of (x − mean)²."""
+        cotangents = (torch.full_like(x, 1 / self.values_per_statistic(x.shape)), (2 * centred).to(x.dtype))
+        d_mean, d_var = (torch.autograd.grad(x, theta, each, retain_graph=True)[0] for each in cotangents)
+        self._past = [_Past(mean.detach(), var.detach(), d_mean, d_var, theta.detach().clone()), *self._past]
+        del self._past[self.window - 1 :]
+
+    def _weight_before(self, x: Tensor) -> Tensor | None:
+        theta = find_weight(x, self.num_features)
+        if theta is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self} finds no weight before it that it could follow, and is batch norm here: put it after a "
+                f"convolution or a dense layer, or call it with that weight as its second argument",
+                stacklevel=2,
+            )
+        return theta
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, window={self.window}, burn_in={self.burn_in}"

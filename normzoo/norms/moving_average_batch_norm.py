@@ -1,0 +1,193 @@
+"""Moving average batch normalization: second moments and gradient statistics averaged over the last batches."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._refuse import NormValueError, check_input
+from normzoo.norms._running import snapshot
+from normzoo.norms._standardize import per_channel
+from normzoo.registry import register
+
+
+class _Scale(torch.autograd.Function):
+    """z = x / χ, with a statistic of the gradient that is averaged over the last batches as χ² is.
+
+        ∂l/∂x = (∂l/∂z − Ψ z) / χ,  Ψ = Σ share · Ψ_B over the window,  Ψ_B = mean of ∂l/∂z z
+
+    The batch writes its Ψ_B into the window, the layer's state, at `slot`.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, rchi: Tensor, share: Tensor, slot: Tensor, window: Tensor) -> Tensor:
+        return (x.to(rchi.dtype) * per_channel(rchi, x)).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # The state is not saved but referred to: a second backward is to find it as the first one left it.
+        _, rchi, share, slot, ctx.window = inputs
+        ctx.save_for_backward(output, rchi, share, slot)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, rchi, share, slot = ctx.saved_tensors
+        dtype, dims = grad.dtype, (0, *range(2, grad.dim()))
+        grad, z = grad.to(rchi.dtype), z.to(rchi.dtype)
+        window = replace(ctx.window.to(rchi.dtype), slot, (grad * z).mean(dims))
+        grad = (grad - per_channel(average(window, share), grad) * z) * per_channel(rchi, grad)
+        with torch.no_grad():
+            ctx.window.copy_(window)
+        return grad.to(dtype), None, None, None, None
+
+
+def replace(window: Tensor, slot: Tensor, new: Tensor) -> Tensor:
+    """The window with a row of its own for the newest batch, where `slot` is 1."""
+    return torch.where(slot.unsqueeze(1) > 0, new, window)
+
+
+def average(window: Tensor, share: Tensor) -> Tensor:
+    return (share.unsqueeze(1) * window).sum(0)
+
+
+@register(
+    "moving_average_batch_norm",
+    aliases=("MABN", "MABN2d"),
+    batch_dependent=True,
+    paper="Yan et al., Towards Stabilizing Batch Statistics in Backward Propagation of Batch Normalization, 2020, "
+    "arXiv:2001.06838",
+    reduces_over="last batches, N, *",
+    train_eval_differ=True,
+    state=("running_moment", "window_moment", "num_batches_tracked"),
+)
+class MovingAverageBatchNorm(nn.Module):
+    """Divide each channel by its root mean square over the last batches, with a gradient averaged alike.
+
+        χ²_B = mean of x² over (N, *);  χ² = mean of χ²_B over the last `window` batches, this one included
+        r = clip(sqrt(χ² + eps) / sqrt(running_moment + eps), 1/r_max, r_max),  without gradient
+        y = x / sqrt(χ² + eps) · r · weight + bias
+        running_moment ← running_moment + momentum (χ² − running_moment)
+        ∂l/∂z = ∂l/∂y · weight · r;  ∂l/∂x = (∂l/∂z − z Ψ) / sqrt(χ² + eps),  z = x / sqrt(χ² + eps)
+        Ψ_B = mean of ∂l/∂z z over (N, *);  Ψ = mean of Ψ_B over the last `window` batches
+
+    In evaluation y = x / sqrt(running_moment + eps) · weight + bias. No mean is subtracted, and with it two of batch
+    norm's four statistics are gone: the paper instead centralizes the weights of the convolution before, subtracting
+    from each filter its mean. That is not part of this layer; put a parametrization on the convolution.
+
+    A window of 16 batches of 2 stands for a batch of 32. For the first `warmup_steps` training batches each is divided
+    by its own root mean square, r is 1 and the gradient the exact one. The Ψ_B are kept in `window_product`, which the
+    backward writes: run it once for each forward. Second derivatives are those of the averaged gradient.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        window: The number of batches in an average; 1 for the batch alone.
+        eps: Added to the second moment, within the root.
+        momentum: Weight of the newest χ² in the running one: 1 − α of the paper.
+        affine: Whether to learn `weight` and `bias`.
+        r_max: λ, the limit of r, 1 or more.
+        warmup_steps: Training batches that stand alone.
+
+    Raises:
+        ValueError: If a number is out of its range, or the number of channels of an input differs.
+
+    Source: Yan et al. 2020, arXiv:2001.06838, section 4. Window, momentum, limit and warm-up as in the authors' code,
+    which lets r be 1 for 1000 batches in any case.
+    """
+
+    weight: nn.Parameter  # None without affine, as is bias
+    bias: nn.Parameter
+    running_moment: Tensor
+    window_moment: Tensor
+    window_product: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        window: int = 16,
+        eps: float = 1e-5,
+        momentum: float = 0.02,
+        affine: bool = True,
+        *,
+        r_max: float = 5.0,
+        warmup_steps: int = 100,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if window < 1 or not 0 < momentum <= 1 or r_max < 1 or warmup_steps < 0:
+            raise NormValueError(
+                f"window is 1 or more, momentum above 0 and at most 1, r_max 1 or more, warmup_steps 0 or more; got "
+                f"window={window}, momentum={momentum}, r_max={r_max}, warmup_steps={warmup_steps}"
+            )
+        super().__init__()
+        self.num_features = num_features
+        self.window = window
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.r_max = r_max
+        self.warmup_steps = warmup_steps
+        for name in ("weight", "bias"):
+            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, parameter)
+        self.register_buffer("running_moment", torch.empty(num_features, device=device, dtype=dtype))
+        for name in ("window_moment", "window_product"):
+            self.register_buffer(name, torch.empty(window, num_features, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.empty((), device=device, dtype=torch.long))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.running_moment.fill_(1)
+        for buffer in (self.window_moment, self.window_product, self.num_batches_tracked):
+            buffer.zero_()
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The values that a batch brings to the averages, which take in up to `window` batches."""
+        return shape[0] * math.prod(shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        if self.training and x.numel():
+            rchi, r, share, slot = self._statistics(x)
+            y = _Scale.apply(x, rchi, share, slot, self.window_product)
+        else:
+            y, r = x, (self.running_moment + self.eps).rsqrt()
+        # weight · r is one factor for each channel, so that z is all that is saved.
+        y = y * per_channel(self.weight * r if self.affine else r, x)
+        if self.affine:
+            y = y + per_channel(self.bias, x)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _statistics(self, x: Tensor) -> tuple[Tensor, ...]:
+        """1 / χ and r; what part of the average each batch in the window has, and which is the newest."""
+        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        moment = wide.square().mean((0, *range(2, x.dim())))
+        place = torch.arange(self.window, device=x.device)
+        t = self.num_batches_tracked
+        slot = (place == t % self.window).to(wide.dtype)
+        filled = (place <= t).to(wide.dtype)
+        alone = t < self.warmup_steps
+        share, slot = snapshot(torch.where(alone, slot, filled / filled.sum()), slot)
+        window = replace(self.window_moment.to(wide.dtype), slot, moment)
+        chi2 = average(window, share)
+        running = self.running_moment.to(wide.dtype)
+        r = ((chi2 + self.eps) / (running + self.eps)).sqrt().clamp(1 / self.r_max, self.r_max)
+        rchi, r = snapshot((chi2 + self.eps).rsqrt(), torch.where(alone, 1.0, r))
+        self.num_batches_tracked.add_(1)
+        self.running_moment.copy_(running + self.momentum * (chi2 - running))
+        self.window_moment.copy_(window)
+        return rchi, r, share, slot
+
+    def extra_repr(self) -> str:
+        limits = f"r_max={self.r_max}, warmup_steps={self.warmup_steps}"
+        return f"{self.num_features}, window={self.window}, eps={self.eps}, momentum={self.momentum}, {limits}"

@@ -1,0 +1,208 @@
+"""Online normalization: statistics that run over the samples one by one, and a backward that follows them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._refuse import NormValueError, check_input
+from normzoo.norms._running import snapshot
+from normzoo.norms._standardize import per_channel
+from normzoo.registry import register
+
+
+def recurrence(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+    """s_0 = start, s_t = a_t s_{t−1} + b_t along the first dimension: all of s_0 … s_N.
+
+    Two steps in turn are one of the same kind, (a₂ a₁, a₂ b₁ + b₂), so that doubling how far each reaches takes
+    log₂ N operations on all samples at once in place of N.
+    """
+    if len(b) == 0:
+        return start.unsqueeze(0)
+    b = torch.cat([a[:1] * start + b[:1], b[1:]])
+    reach = 1
+    while reach < len(b):
+        b = torch.cat([b[:reach], a[reach:] * b[:-reach] + b[reach:]])
+        a = torch.cat([a[:reach], a[reach:] * a[:-reach]])
+        reach *= 2
+    return torch.cat([start.unsqueeze(0), b])
+
+
+class _Normalize(torch.autograd.Function):
+    """y_t = (x_t − mean_t) rstd_t, with the control process in place of the chain rule.
+
+        x̃'_t = y'_t − w ε_y y_t;       ε_y ← ε_y + mean of x̃'_t y_t
+        x'_t = x̃'_t rstd_t − w ε_1;    ε_1 ← ε_1 + mean of x'_t
+
+    with w = 1 − α_b, and means over the positions. Both are recurrences with known factors:
+
+        ε_y ← (1 − w mean(y²)) ε_y + mean(y' y);    ε_1 ← (1 − w) ε_1 + mean(x̃' rstd)
+
+    The two errors are the layer's state, which the backward moves in place.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, mean: Tensor, rstd: Tensor, error_y: Tensor, error_1: Tensor, w: float) -> Tensor:
+        return ((x.to(mean.dtype) - mean) * rstd).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # The state is not saved but referred to: a second backward is to find it as the first one left it.
+        _, _, rstd, ctx.error_y, ctx.error_1, ctx.w = inputs
+        ctx.save_for_backward(output, rstd)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, rstd = ctx.saved_tensors
+        dtype, w, shape = grad.dtype, ctx.w, rstd.shape
+        grad, y = grad.to(rstd.dtype), y.to(rstd.dtype)
+
+        def mean(values: Tensor) -> Tensor:
+            return values.flatten(2).mean(2) if values.dim() > 2 else values
+
+        errors = recurrence(1 - w * mean(y * y), mean(grad * y), ctx.error_y.to(rstd.dtype))
+        grad = (grad - w * errors[:-1].view(shape) * y) * rstd
+        drifts = recurrence(torch.full_like(errors[1:], 1 - w), mean(grad), ctx.error_1.to(rstd.dtype))
+        grad = grad - w * drifts[:-1].view(shape)
+        with torch.no_grad():
+            ctx.error_y.copy_(errors[-1])
+            ctx.error_1.copy_(drifts[-1])
+        return grad.to(dtype), None, None, None, None, None
+
+
+@register(
+    "online_norm",
+    aliases=("OnlineNorm1d", "OnlineNorm2d", "online_normalization"),
+    batch_dependent=True,
+    paper="Chiley et al., Online Normalization for Training Neural Networks, 2019, arXiv:1905.05894",
+    reduces_over="samples before, *",
+    train_eval_differ=True,
+    state=("running_mean", "running_var"),
+)
+class OnlineNorm(nn.Module):
+    """Normalize each sample by the statistics of the samples before it, whichever batch they came in.
+
+        y_t = (x_t − μ_{t−1}) / sqrt(σ²_{t−1} + eps)
+        μ_t  = μ_{t−1} + m (mean(x_t) − μ_{t−1})
+        σ²_t = (1 − m) σ²_{t−1} + m var(x_t) + m (1 − m) (mean(x_t) − μ_{t−1})²,  m = momentum
+        z_t = y_t · weight + bias, divided by the root mean square of all its channels and positions
+
+    Mean and var of x_t are over its positions. The samples of a batch are taken in their order, so that a batch of any
+    size, one included, gives what its samples one by one would. The gradient is not the derivative of the output, which
+    depends on all samples before: two more running values keep it orthogonal to 1 and to y over time, as the gradient
+    of batch norm is over a batch. They are moved by the backward (`error_y`, `error_1` in the state dict) and read by
+    the next one: run one backward for each forward, in turn.
+
+    The last line, layer scaling, holds the output in bounds while the statistics lag behind a change of the weights.
+
+    Recurrences over the samples are computed in log₂ N steps on (N, C) numbers, next to nothing beside the input.
+    Second derivatives are those of the approximate gradient.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, N counting samples in the order of time.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root, and to the mean square of the layer scaling.
+        momentum: Weight of the newest sample in the statistics: 1 − α_f of the paper.
+        backward_momentum: Weight of the newest sample in the control of the gradient: 1 − α_b of the paper.
+        affine: Whether to learn `weight` and `bias`.
+        layer_scaling: Whether to divide by the root mean square of the sample.
+
+    Raises:
+        ValueError: If a momentum is not between 0 and 1, or the number of channels of an input differs.
+
+    Source: Chiley et al. 2019, arXiv:1905.05894, section 3. Where in the layer the scaling stands is taken from the
+    authors' code, after the affine; that code by default clips the output to ±5 in its place.
+    """
+
+    weight: nn.Parameter  # None without affine, as is bias
+    bias: nn.Parameter
+    running_mean: Tensor
+    running_var: Tensor
+    error_y: Tensor
+    error_1: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.001,
+        backward_momentum: float = 0.01,
+        affine: bool = True,
+        *,
+        layer_scaling: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not (0 < momentum < 1 and 0 < backward_momentum < 1):
+            raise NormValueError(
+                f"the weights of the newest sample are between 0 and 1, such as 0.001; got momentum={momentum}, "
+                f"backward_momentum={backward_momentum}"
+            )
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.backward_momentum = backward_momentum
+        self.affine = affine
+        self.layer_scaling = layer_scaling
+        for name in ("weight", "bias"):
+            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, parameter)
+        for name in ("running_mean", "running_var", "error_y", "error_1"):
+            self.register_buffer(name, torch.empty(num_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for buffer in (self.running_mean, self.error_y, self.error_1):
+            buffer.zero_()
+        self.running_var.fill_(1)
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The values that a sample brings to the running statistics."""
+        return math.prod(shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features)
+        if self.training:
+            mean, rstd = self._statistics(x)
+            y = _Normalize.apply(x, mean, rstd, self.error_y, self.error_1, self.backward_momentum)
+        else:
+            rstd = (self.running_var + self.eps).rsqrt()
+            y = (x - per_channel(self.running_mean, x)) * per_channel(rstd, x)
+        if self.affine:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        if self.layer_scaling:
+            y = y * (y.square().mean(tuple(range(1, y.dim())), keepdim=True) + self.eps).rsqrt()
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and 1 / std for each sample, of those before it; the running statistics are moved past the last."""
+        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        m = self.momentum
+        values = wide.flatten(2) if x.dim() > 2 else wide.unsqueeze(2)
+        own = values.mean(2)
+        var = (values - own.unsqueeze(2)).square().mean(2)
+        keep = torch.full_like(own, 1 - m)
+        means = recurrence(keep, m * own, self.running_mean.to(wide.dtype))
+        deviation = own - means[:-1]
+        variances = recurrence(keep, m * var + m * (1 - m) * deviation.square(), self.running_var.to(wide.dtype))
+        mean, rstd = snapshot(means[:-1], (variances[:-1] + self.eps).rsqrt())
+        self.running_mean.copy_(means[-1])
+        self.running_var.copy_(variances[-1])
+        shape = (*x.shape[:2], *[1] * (x.dim() - 2))
+        return mean.view(shape), rstd.view(shape)
+
+    def extra_repr(self) -> str:
+        momenta = f"momentum={self.momentum}, backward_momentum={self.backward_momentum}"
+        return (
+            f"{self.num_features}, eps={self.eps}, {momenta}, affine={self.affine}, layer_scaling={self.layer_scaling}"
+        )

@@ -1,0 +1,169 @@
+"""Power normalization: running quadratic means, and a backward that runs along with them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.norms._refuse import NormValueError, check_input
+from normzoo.norms._running import snapshot
+from normzoo.norms._standardize import per_channel
+from normzoo.registry import register
+
+
+class _Scale(torch.autograd.Function):
+    """x_hat = x / ψ, whose gradient takes a running value for what batch norm takes from the batch.
+
+        ∂l/∂x = (∂l/∂x_hat − ν x_hat) / ψ
+        ν ← (1 − m Γ) ν + m Λ,  Γ = mean of x_hat²,  Λ = mean of ∂l/∂x_hat x_hat
+
+    Where `own` is 1, Λ stands for ν in the first line: with ψ the quadratic mean of x itself, that is the derivative.
+    ν is the layer's state, which the backward moves in place.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, rpsi: Tensor, own: Tensor, nu: Tensor, m: float) -> Tensor:
+        return (x.to(rpsi.dtype) * per_channel(rpsi, x)).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # The state is not saved but referred to: a second backward is to find it as the first one left it.
+        _, rpsi, own, ctx.nu, ctx.m = inputs
+        ctx.save_for_backward(output, rpsi, own)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_hat, rpsi, own = ctx.saved_tensors
+        dtype, dims = grad.dtype, (0, *range(2, grad.dim()))
+        grad, x_hat, nu = grad.to(rpsi.dtype), x_hat.to(rpsi.dtype), ctx.nu.to(rpsi.dtype)
+        if grad.numel():
+            power, product = x_hat.square().mean(dims), (grad * x_hat).mean(dims)
+            grad = (grad - per_channel(own * product + (1 - own) * nu, grad) * x_hat) * per_channel(rpsi, grad)
+            with torch.no_grad():
+                ctx.nu.copy_((1 - ctx.m * power) * nu + ctx.m * product)
+        return grad.to(dtype), None, None, None, None
+
+
+@register(
+    "power_norm",
+    aliases=("MaskPowerNorm",),
+    batch_dependent=True,
+    paper="Shen et al., PowerNorm: Rethinking Batch Normalization in Transformers, 2020, arXiv:2003.07845",
+    reduces_over="batches before, N, *",
+    train_eval_differ=True,
+    state=("running_power", "num_batches_tracked"),
+)
+class PowerNorm(nn.Module):
+    """Divide each channel by its quadratic mean over the batches before; no mean is subtracted.
+
+        ψ²_B = mean of x² over (N, *)
+        y = x / sqrt(ψ² + eps) · weight + bias
+        ψ² ← ψ² + momentum (ψ²_B − ψ²)
+
+    In evaluation it is the same, with ψ² at rest. The gradient is an approximate one: where that of a quadratic mean of
+    the batch has a mean of its own, it takes one that runs from batch to batch, ν (`running_product` in the state
+    dict), which the backward moves. For the first `warmup_steps` training batches, and their gradients, the layer uses
+    the batch's own quadratic mean (the paper's PN-V) while ψ² and ν settle. Second derivatives are those of the
+    approximate gradient. Made for transformers, whose batches differ more from each other than those of images.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`; with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the quadratic mean, within the root.
+        momentum: Weight of the newest batch in ψ² and ν: 1 − α of the paper.
+        affine: Whether to learn `weight` and `bias`.
+        warmup_steps: Training batches that are divided by their own quadratic mean.
+        channel_dim: Where the channels are: 1 for images, -1 for tokens.
+
+    Raises:
+        ValueError: If a number is out of its range, or the number of channels of an input differs.
+
+    Source: Shen et al. 2020, arXiv:2003.07845, section 4 and Algorithm 2. The authors' code differs: it divides the
+    gradient by the batch's quadratic mean, not by the running one that divided the input, warms up for 10,000 steps,
+    and puts an RMS over groups of channels in front.
+    """
+
+    weight: nn.Parameter  # None without affine, as is bias
+    bias: nn.Parameter
+    running_power: Tensor
+    running_product: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        *,
+        warmup_steps: int = 100,
+        channel_dim: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not 0 < momentum <= 1 or warmup_steps < 0:
+            raise NormValueError(
+                f"momentum is above 0 and at most 1, and warmup_steps 0 or more; got momentum={momentum}, "
+                f"warmup_steps={warmup_steps}"
+            )
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.warmup_steps = warmup_steps
+        self.channel_dim = channel_dim
+        for name in ("weight", "bias"):
+            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+            self.register_parameter(name, parameter)
+        for name in ("running_power", "running_product"):
+            self.register_buffer(name, torch.empty(num_features, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.empty((), device=device, dtype=torch.long))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.running_power.fill_(1)
+        self.running_product.zero_()
+        self.num_batches_tracked.zero_()
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """The values that a batch brings to the running quadratic mean."""
+        return math.prod(shape) // self.num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        return self._forward(x.movedim(self.channel_dim, 1)).movedim(1, self.channel_dim)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel():
+            rpsi, own = self._statistics(x)
+            y = _Scale.apply(x, rpsi, own, self.running_product, self.momentum)
+        else:
+            y = x * per_channel((self.running_power + self.eps).rsqrt(), x)
+        if self.affine:
+            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """1 / ψ, and 1 if it is of this batch or 0 if of those before; then ψ² is moved."""
+        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        power = wide.square().mean((0, *range(2, x.dim())))
+        before = self.running_power.to(wide.dtype)
+        own = (self.num_batches_tracked < self.warmup_steps).to(wide.dtype)
+        rpsi, own = snapshot((torch.where(own > 0, power, before) + self.eps).rsqrt(), own.expand_as(power))
+        self.num_batches_tracked.add_(1)
+        self.running_power.copy_(before + self.momentum * (power - before))
+        return rpsi, own
+
+    def extra_repr(self) -> str:
+        place = f"warmup_steps={self.warmup_steps}, channel_dim={self.channel_dim}"
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, {place}"
