@@ -35,7 +35,7 @@ class BatchRenorm(BatchNorm):
 
     The buffers are those of batch norm, so that the state dicts are interchangeable, the count included: a model that
     was trained longer than `r_max_steps` starts at the full limits. As in the paper, the running average is one of
-    σ_B, of the biased variance; chainer's and Keras's average variances.
+    σ_B, of the biased variance, where chainer's, for one, averages unbiased variances.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 

@@ -115,8 +115,8 @@ class OnlineNorm(nn.Module):
     Raises:
         ValueError: If a momentum is not between 0 and 1, or the number of channels of an input differs.
 
-    Source: Chiley et al. 2019, arXiv:1905.05894, section 3. Where in the layer the scaling stands is taken from the
-    authors' code, after the affine; that code by default clips the output to ±5 in its place.
+    Source: Chiley et al. 2019, arXiv:1905.05894. That the scaling stands after the affine is taken from the authors'
+    code, which by default clips the output to ±5 in its place.
     """
 
     weight: nn.Parameter  # None without affine, as is bias

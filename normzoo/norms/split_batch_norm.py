@@ -57,7 +57,7 @@ class SplitBatchNorm(BatchNorm):
         ValueError: If `num_splits` is less than 2, the number of channels of an input differs, or a statistic of a part
             would be over one value.
 
-    Source: Xie et al. 2019, arXiv:1911.09665, sections 4.1 and 4.2.
+    Source: Xie et al. 2019, arXiv:1911.09665, section 4.2.
     """
 
     def __init__(

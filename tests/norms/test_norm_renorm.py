@@ -7,19 +7,12 @@ import pytest
 import torch
 from norm_cases import CHANNELS, an_input, build
 from torch import nn
-from torch.func import functional_call, grad, stack_module_state, vmap
+from transforms import assert_replicas, assert_same_compiled, train_step
 
 import normzoo
 
 SCHEDULE = {"warmup_steps": 2, "r_max_steps": 6, "d_max_steps": 4, "r_max": 1.5, "d_max": 0.4}
 FULL = {"warmup_steps": 0, "r_max_steps": 0, "d_max_steps": 0}
-
-
-def train_step(layer, x):
-    """Output, and gradients of input and parameters of one step."""
-    leaf = x.clone().requires_grad_()
-    y = layer(leaf)
-    return [y.detach(), *torch.autograd.grad(y.pow(3).sum(), [leaf, *layer.parameters()])]
 
 
 class Simulation:
@@ -105,7 +98,7 @@ def test_is_batch_norm_at_the_limits(keywords):
     layer(an_input(4) + 3)
     other.load_state_dict(layer.state_dict())
     x = an_input(4)
-    torch.testing.assert_close(train_step(layer, x), train_step(other, x))
+    torch.testing.assert_close(train_step(layer, x)[:4], train_step(other, x)[:4])
 
 
 def test_without_limits_training_is_evaluation():
@@ -143,7 +136,6 @@ def test_goes_on_after_loading():
     other.load_state_dict(one.state_dict())
     x = an_input(4)
     torch.testing.assert_close(train_step(other, x), train_step(one, x), rtol=0, atol=0)
-    torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=0, atol=0)
 
 
 def test_cumulative_average_is_of_the_deviation():
@@ -156,35 +148,13 @@ def test_cumulative_average_is_of_the_deviation():
     torch.testing.assert_close(layer.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
 
 
-def test_compiled_gradients_are_of_the_statistics_before_the_step():
-    """The backward must not start again from buffers that the forward has moved."""
-    eager = build("batch_renorm", torch.float32, **FULL)
-    eager(an_input(4, torch.float32) + 1)
-    twin = copy.deepcopy(eager)
-    torch._dynamo.reset()
-    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
-    for step in range(2):
-        x = an_input(4, torch.float32) * (1 + step)
-        actual = train_step(compiled, x)
-        torch.testing.assert_close(actual, train_step(eager, x), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(twin.state_dict(), eager.state_dict(), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("schedule", [FULL, SCHEDULE], ids=["no warm-up", "warming up"])
+def test_compiled(schedule):
+    assert_same_compiled(build("batch_renorm", torch.float32, **schedule))
 
 
 def test_replicas_under_vmap():
-    replicas = [build("batch_renorm", **SCHEDULE) for _ in range(3)]
-    for steps, replica in enumerate(replicas):
-        for _ in range(3 * steps):
-            replica(an_input(4))
-    weights, buffers = stack_module_state(replicas)
-    x, base = torch.stack([an_input(4) for _ in replicas]), copy.deepcopy(replicas[0])
-
-    def loss(x, weights, buffers):
-        return functional_call(base, {**weights, **buffers}, (x,)).pow(3).sum()
-
-    grad_x = vmap(grad(loss))(x, weights, buffers)
-    for i, replica in enumerate(replicas):
-        torch.testing.assert_close(grad_x[i], train_step(replica, x[i])[1])
-        torch.testing.assert_close({key: value[i] for key, value in buffers.items()}, dict(replica.named_buffers()))
+    assert_replicas([build("batch_renorm", **SCHEDULE) for _ in range(3)])
 
 
 @pytest.mark.parametrize(
