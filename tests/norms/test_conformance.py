@@ -14,7 +14,11 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     *((name, {}, {}) for name in NAMES),
     ("layer_norm_channel", {"channel_dim": -1}, {}),
+    ("rms_norm", {"channel_dim": -1, "affine": False}, {}),
+    ("filter_response_norm", {"tlu": False}, {"includes_activation": False}),
+    ("filter_response_norm", {"learned_eps": True}, {"minimum_count": 1, "ranks": (2, 3, 4, 5)}),
     ("ghost_batch_norm", {"group_size": 2}, {}),
+    ("power_norm", {"channel_dim": -1}, {}),
     ("instance_norm", {"track_running_stats": True}, {"train_eval_differ": True, "state": RUNNING}),
 ]
 

@@ -92,7 +92,7 @@ def evo_norm_b2(x: Array, weight: Array, bias: Array, eps: float = 1e-5, **_: An
     return evo_norm_b(x, weight, bias, lambda values, c: np.sqrt(np.mean(values**2) + eps) - values, eps)
 
 
-def rms_norm(x: Array, weight: Array, bias: Array, eps: float = 2.0**-52, channel_dim: int = 1) -> Array:
+def rms_norm(x: Array, weight: Array, bias: Array, eps: float = 2.0**-52, channel_dim: int = 1, **_: Any) -> Array:
     y = np.moveaxis(np.empty_like(x), channel_dim, -1)
     values = np.moveaxis(x, channel_dim, -1)
     for place in np.ndindex(*values.shape[:-1]):
