@@ -8,9 +8,11 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
+from normzoo.errors import UserError
 from normzoo.facts import Kind, NormInfo
 from normzoo.registry import info, list_norms
 
@@ -43,6 +45,8 @@ FLAGS = (
     ),
 )
 COLUMNS = ("name", "averages over", "batch-dependent", "state", "activation", "paper")
+FIGURES = Path("runs/bench_layers.json")
+"""Where `normzoo show` looks for what `normzoo bench layers --json` has measured."""
 LEAST_PAPER = 16  # characters; a terminal with less room for the paper shows none
 
 
@@ -65,6 +69,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     every.set_defaults(run=_list)
     one = commands.add_parser("show", help="equation, facts, arguments and source of one norm")
     one.add_argument("name", help="or an alias, such as GN or nn.BatchNorm2d")
+    one.add_argument("--bench", type=Path, metavar="FILE", help=f"of normzoo bench layers --json; default: {FIGURES}")
     one.set_defaults(run=_show)
 
 
@@ -86,7 +91,7 @@ def _list(chosen: argparse.Namespace) -> None:
 def _show(chosen: argparse.Namespace) -> None:
     with _warnings_on_a_line():
         norm = info(chosen.name)
-    _print(describe(norm))
+    _print("\n".join([describe(norm), "", "Measured:", *(f"  {line}" for line in measured(norm.name, chosen.bench))]))
 
 
 @contextlib.contextmanager
@@ -146,6 +151,49 @@ def describe(norm: NormInfo) -> str:
     longest = max(map(len, facts))
     lines = [f"  {title.ljust(longest)}  {value}" for title, value in facts.items()]
     return "\n".join([norm.name, "", inspect.getdoc(norm.build) or "It has no docstring.", "", "Facts:", *lines])
+
+
+def measured(name: str, file: Path | None = None) -> list[str]:
+    """The figures of a norm, a line for each input it was measured on, or how to get some.
+
+    Raises:
+        UserError: If the file that is asked for is not there, or is not one of `normzoo bench layers --json`.
+    """
+    if file is None and not FIGURES.exists():
+        return [f"nothing yet; to measure all norms: normzoo bench layers --json {FIGURES}"]
+    file = file or FIGURES
+    try:
+        figures = json.loads(file.read_bytes())
+        where = "{device}, {threads} of {cores} threads, torch {torch}".format(**figures["machine"])
+        rows = [row for row in figures["rows"] if row["norm"].partition(",")[0] == name]
+        lines = [line for row in rows for line in _figures(row)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it holds something else"
+        raise UserError(f"no figures in {file}: {why}; --bench takes what normzoo bench layers --json wrote") from error
+    return [f"on {where}, in {file}", *lines] if lines else [f"not in {file}; normzoo bench layers --norms {name}"]
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    titles = {
+        "forward": "forward",
+        "both": "with backward",
+        "compiled_forward": "compiled",
+        "compiled_both": "compiled with backward",
+    }
+    ratios = [
+        "{} {median:.2f} ({low:.2f}-{high:.2f})".format(title, **row[key])
+        for key, title in titles.items()
+        if row[key] is not None
+    ]
+    lines = [f"{row['norm']}, input {'×'.join(map(str, row['shape']))}"]
+    if row["milliseconds"] is not None:
+        lines.append("  {:.3g} ms forward, {:.3g} ms with backward".format(*row["milliseconds"]))
+    if ratios:
+        lines.append(f"  time by that of {row['against']}: {', '.join(ratios)}")
+    if row["saved"] is not None:
+        other = f", {row['against']} {row['saved_against']:.2f}" if row["saved_against"] is not None else ""
+        lines.append(f"  bytes kept for the backward by those of the input: {row['saved']:.2f}{other}")
+    return [*lines, *([f"  {row['note']}"] if row["note"] else [])]
 
 
 def as_json(norm: NormInfo) -> dict[str, Any]:

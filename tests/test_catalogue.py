@@ -119,7 +119,8 @@ def test_show_says_all_that_is_known(run, name):
     assert (code, err) == (0, "")
     assert out.startswith(f"{name}\n\n{info.summary}\n")
     assert inspect.getdoc(info.build) in out
-    said = dict(line.strip().split("  ", 1) for line in out.partition("\nFacts:\n")[2].splitlines())
+    facts = out.partition("\nFacts:\n")[2].partition("\n\nMeasured:\n")[0]
+    said = dict(line.strip().split("  ", 1) for line in facts.splitlines())
     said = {title: value.strip() for title, value in said.items()}
     assert said["kind"] == info.kind
     assert said["paper"] == (info.paper or "-")
@@ -130,6 +131,40 @@ def test_show_says_all_that_is_known(run, name):
     for argument, default in info.arguments.items():
         assert (argument if default is inspect.Parameter.empty else f"{argument}={default!r}") in said["arguments"]
     assert said["file"].startswith(f"{inspect.getsourcefile(info.build)}:")
+
+
+def test_show_has_the_figures_of_a_bench_file_or_says_how_to_get_some(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("show", "GN")[1].endswith(
+        "Measured:\n  nothing yet; to measure all norms: normzoo bench layers --json runs/bench_layers.json\n"
+    )
+    bench = ["bench", "layers", "--norms", "rms_norm", "weight_norm", "--shape", "2,8,4,4", "--rounds", "2"]
+    assert run(*bench, "--json", "runs/bench_layers.json")[0] == 0
+    _, machine, *lines = run("show", "rms_norm")[1].partition("\nMeasured:")[2].splitlines()
+    figures = json.loads((tmp_path / "runs" / "bench_layers.json").read_text())
+    row = figures["rows"][0]
+    assert figures["machine"]["device"] in machine
+    assert lines[0] == "  rms_norm, input 2×8×4×4"
+    assert f"{row['milliseconds'][0]:.3g} ms forward" in lines[1]
+    assert f"time by that of nn.RMSNorm: forward {row['forward']['median']:.2f} (" in lines[2]
+    assert f"of the input: {row['saved']:.2f}, nn.RMSNorm {row['saved_against']:.2f}" in lines[3]
+    assert lines[4] == "  rms_norm, tokens, input 2×16×8"
+    elsewhere = str((tmp_path / "runs").rename(tmp_path / "elsewhere") / "bench_layers.json")
+    assert (
+        f"not in {elsewhere}; normzoo bench layers --norms group_norm"
+        in run("show", "group_norm", "--bench", elsewhere)[1]
+    )
+
+
+def test_a_file_that_is_no_bench_file_is_refused(run, tmp_path):
+    missing, text, other = tmp_path / "none.json", tmp_path / "text.json", tmp_path / "other.json"
+    text.write_text("text")
+    other.write_text('{"rows": [3], "machine": {}}')
+    for file, why in ((missing, "No such file"), (text, "something else"), (other, "something else")):
+        code, out, err = run("show", "group_norm", "--bench", str(file))
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: no figures in {file}: ")
+        assert why in err
 
 
 def test_show_takes_aliases(run):
@@ -157,7 +192,7 @@ def test_what_has_no_docstring_no_source_and_odd_arguments_is_shown_too(run, unr
     namespace["Odd"].__doc__ = None
     out = run("show", "odd_norm")[1]
     assert "arguments              size, act=<class" in out
-    assert out.rstrip().endswith("unknown")
+    assert "file                   unknown\n" in out
     (norm,) = (norm for norm in json.loads(run("list", "--json")[1]) if norm["name"] == "odd_norm")
     assert norm["arguments"] == {"size": {}, "act": {"default": repr(nn.ReLU)}}
     assert norm["file"] is norm["line"] is None
