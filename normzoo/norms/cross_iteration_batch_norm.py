@@ -149,9 +149,11 @@ class CrossIterationBatchNorm(BatchNorm):
         recorded = torch.is_grad_enabled() and input.requires_grad and (weight is not None or not input.is_leaf)
         if not self.training or not recorded or not input.numel() or self.window == 1:
             return super().forward(input)
+        if torch.compiler.is_compiling():
+            # Not a decorator, which would load the compiler with every import of the package.
+            return torch.compiler.disable(self._forward_window)(input, weight)
         return self._forward_window(input, weight)
 
-    @torch.compiler.disable
     def _forward_window(self, x: Tensor, theta: Tensor | None) -> Tensor:
         theta = self._weight_before(x) if theta is None else theta
         if theta is None or torch.func.debug_unwrap(x) is not x or self._burning_in():
