@@ -64,3 +64,24 @@ def test_every_norm_is_built_where_only_torch_is_installed():
     ]
     assert run(f"EXTRAS = {EXTRAS!r}\n{BLOCKED}") == expected
     assert expected
+
+
+COMMANDS = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked)", name=name)
+
+sys.meta_path.insert(0, Block())
+from normzoo.cli import main
+
+main(["list", "--fused"])
+main(["show", "group_norm"])
+"""
+
+
+def test_list_and_show_need_torch_alone():
+    said = run(f"EXTRAS = {EXTRAS!r}\n{COMMANDS}")
+    assert {"batch_norm", "group_norm", "Measured:"} <= set(said)

@@ -347,5 +347,11 @@ def test_a_norm_that_is_not_registered_needs_its_facts():
         checks("rmss")
 
 
+def test_a_norm_that_needs_arguments_is_given_by_its_factory():
+    with pytest.raises(TypeError, match="conditional_batch_norm needs num_classes; accepted: num_classes, eps"):
+        checks("conditional_batch_norm")
+    assert checks(normzoo.factory("conditional_batch_norm", num_classes=3))
+
+
 def test_a_layer_of_torch_passes():
     check_norm(lambda channels: nn.LayerNorm(channels), batch_dependent=False, ranks=(2,))

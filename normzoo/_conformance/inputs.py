@@ -96,7 +96,7 @@ def ranks_as_stated(norm: Subject) -> None:
             assert shape == x.shape, f"{tuple(x.shape)} gives {tuple(shape)}"
         elif norm.info.reduces_over != "-":
             x = norm.x(rank) if rank > 1 else norm.x()[:, 0].flatten()[: norm.num_features]
-            assert refusal(layer, (x, *norm.given()[1:]), ValueError, RuntimeError), (
+            assert refusal(layer, (x, *norm.given()[1:]), ValueError, RuntimeError, IndexError), (
                 f"{tuple(x.shape)}, of rank {rank}, is not refused; ranks is {norm.info.ranks}"
             )
 
