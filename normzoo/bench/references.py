@@ -45,7 +45,7 @@ def _timm(name: str, **keywords: Any) -> Reference:
     def build(channels: int) -> nn.Module:
         import timm.layers
 
-        # 32 groups if the channels allow, as here.
+        # As many groups as here.
         groups = {"groups": create("group_norm", channels).num_groups} if "S" in name else {}
         return getattr(timm.layers, name)(channels, **groups, **keywords)
 

@@ -89,7 +89,7 @@ class EvoNormS0(_EvoNormS):
     Args:
         num_features: C.
         num_groups: G, a divisor of C. The paper has 32, and its code the largest divisor below; here, as for
-            `group_norm`, the largest that is at most 32 and leaves two channels or more in a group.
+            `group_norm`, the largest that is at most 32 and leaves eight channels or more in a group.
         eps: Added to the variance, within the root.
         channels_per_group: C/G instead of G; larger than C is one group.
 

@@ -14,6 +14,7 @@ from normzoo.registry import register
 
 PAPER = "Wu & He, Group Normalization, 2018, arXiv:1803.08494"
 DEFAULT_GROUPS = 32
+LEAST_CHANNELS = 8  # in a group by default: with two on a 1×1 map a normalized value is only ±1
 
 
 def divisors(number: int) -> list[int]:
@@ -41,7 +42,8 @@ def number_of_groups(num_features: int, num_groups: int | None, channels_per_gro
             )
         return num_features // channels_per_group
     if num_groups is None:
-        return max(d for d in divisors(num_features) if d <= DEFAULT_GROUPS and (d == 1 or num_features // d >= 2))
+        fitting = [d for d in divisors(num_features) if d <= DEFAULT_GROUPS and num_features // d >= LEAST_CHANNELS]
+        return max(fitting, default=1)
     if num_groups < 1 or num_features % num_groups:
         raise NormValueError(
             f"{num_features} channels do not divide into {num_groups} groups: "
@@ -71,7 +73,7 @@ class GroupNorm(nn.GroupNorm):
     Args:
         num_features: C.
         num_groups: G, a divisor of C. By default the largest divisor that is at most 32, the paper's number, and
-            leaves two channels or more in a group: 32 for 64 channels, 24 for 48, 4 for 8, 1 for a prime number.
+            leaves eight channels or more in a group: 32 from 256 channels on, 8 for 64, 6 for 48, 1 for 8.
         eps: Added to the variance, within the root.
         affine: Whether to learn a `weight` and a `bias` for each channel.
         channels_per_group: C/G instead of G, the paper's other way (16 there); larger than C is one group.

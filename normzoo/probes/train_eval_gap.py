@@ -1,18 +1,30 @@
 """How far training-time and test-time statistics are apart: one model's error under each."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from normzoo.registry import norm_layers
+from normzoo.registry import info, list_norms, norm_layers
 from normzoo.surgery.recalibrate import recalibrate
 
 
 def differs(model: nn.Module) -> bool:
     """Whether any norm in the model normalizes by other statistics in evaluation than in training."""
-    return any(getattr(layer, "running_mean", None) is not None for _, layer in norm_layers(model))
+    return any(True for _ in _differing(model))
+
+
+def can_recalibrate(model: nn.Module) -> bool:
+    """Whether the statistics of every such norm can be recomputed by `normzoo.surgery.recalibrate`."""
+    return all(getattr(layer, "running_mean", None) is not None for layer in _differing(model))
+
+
+def _differing(model: nn.Module) -> Iterator[nn.Module]:
+    apart = tuple(fact.build for fact in map(info, list_norms(train_eval_differ=True)) if isinstance(fact.build, type))
+    for _, layer in norm_layers(model):
+        if isinstance(layer, apart) and getattr(layer, "track_running_stats", True):
+            yield layer
 
 
 def with_batch_statistics(model: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """The report at the end of a multirun, whichever launcher ran it."""
 
 import sys
+import traceback
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -18,6 +19,9 @@ class ReportCallback(Callback):
             made = report(config.hydra.sweep.dir)
         except UserError as error:
             exit_with(error)
+        except Exception:
+            traceback.print_exc()  # Hydra would make a warning of it, and a success of the sweep
+            sys.exit(1)
         print(made.text)
         if made.failed:
             sys.exit(1)

@@ -21,7 +21,10 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
     parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
     params = [f"{key}={value}" for key, value in sweeper.params.items()]
     listed: dict[tuple[str, ...], None] = {}
-    for grid in sweeper.grids or [{}]:
+    chosen = tuple(f"{argument.split('=')[0]}." for argument in arguments)
+    for listed_grid in sweeper.grids or [{}]:
+        # The options of a group are those of what the grid had chosen there.
+        grid = {key: value for key, value in listed_grid.items() if not key.startswith(chosen)}
         overrides = [*params, *(f"{key}={value}" for key, value in grid.items()), *arguments]
         for batch in sweeper.split_arguments(parser.parse_overrides(overrides), None):
             listed.update(dict.fromkeys(tuple(cell) for cell in batch))

@@ -60,7 +60,7 @@ class Progress:
         rate = seconds / cost
         remaining = sum(self.costs[i] for i in range(len(self.labels)) if i not in self.done) * rate
         remaining -= sum(min(now - since, self.costs[i] * rate) for i, since in self.running.items())
-        left = round(max(0.0, remaining) / self.n_jobs)
+        left = round(max(0.0, remaining) / min(self.n_jobs, max(1, len(self.labels) - len(self.done))))
         return f"{left // 60}:{left % 60:02d}"
 
     def _print(self, line: str) -> None:

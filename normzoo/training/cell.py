@@ -14,6 +14,8 @@ from typing import Any
 import lightning
 import torch
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from normzoo.errors import UserError
 from normzoo.results import CellResult, cell_id, read_result, write_result
@@ -25,7 +27,7 @@ from normzoo.training.module import Classifier
 log = logging.getLogger("normzoo")
 
 
-def run_cell(config: Config, folder: Path) -> CellResult:
+def run_cell(config: Config, folder: Path) -> CellResult | None:
     """Train the cell `config` and write `result.json` into `folder`.
 
     Args:
@@ -33,7 +35,7 @@ def run_cell(config: Config, folder: Path) -> CellResult:
         folder: The cell's own; made if absent.
 
     Returns:
-        The record as written; its status is `ok` or `diverged`.
+        The record as written; its status is `ok` or `diverged`. None in those processes of torchrun that write none.
 
     Raises:
         RefusedError: If the cell cannot be; recorded as `refused`.
@@ -45,12 +47,15 @@ def run_cell(config: Config, folder: Path) -> CellResult:
     try:
         return _train(config, folder, record)
     except RefusedError as error:
-        write_result(folder, CellResult(**record, status="refused", reason=str(error)))
+        if _first_process():
+            write_result(folder, CellResult(**record, status="refused", reason=str(error)))
         raise
     except Exception as error:
-        (folder / "error.txt").write_text(traceback.format_exc())
-        status = "oom" if isinstance(error, (torch.OutOfMemoryError, MemoryError)) else "failed"
-        write_result(folder, CellResult(**record, status=status, reason=reason(error)))
+        if _first_process():
+            (folder / "error.txt").write_text(traceback.format_exc())
+            why = reason(error)
+            out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "OutOfMemoryError" in why
+            write_result(folder, CellResult(**record, status="oom" if out_of_memory else "failed", reason=why))
         raise
 
 
@@ -96,11 +101,17 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """The last line a traceback would print."""
-    return "".join(traceback.format_exception_only(error)).strip()
+    """The last line a traceback would print; of a process that training had started, that of its own."""
+    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    return lines[-1] if isinstance(error, ProcessRaisedException) else "\n".join(lines)
 
 
-def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult:
+def _first_process() -> bool:
+    """Whether this is the process that writes: under torchrun all of them run the whole program."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult | None:
     started = time.perf_counter()
     check_devices(config)
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
@@ -118,7 +129,7 @@ def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult:
     trainer.fit(Classifier(model, data.num_classes, config), datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    return read_result(folder)
+    return read_result(folder) if trainer.is_global_zero else None
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
@@ -129,15 +140,19 @@ def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callba
         warnings.filterwarnings("ignore", message)
     ours = ("name", "threads")
     arguments = {key: value for key, value in config["trainer"].items() if key not in ours}
+    arguments["accelerator"] = "cuda" if on_gpu(config) else "cpu"
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if arguments["strategy"] == "auto" and arguments["devices"] * arguments["num_nodes"] > 1:
         # torchrun has started all processes already; otherwise they start from this one, because Lightning's own
         # launcher would run the command line again, and with it the whole sweep. CUDA does not outlive a fork.
         here = "ddp_spawn" if on_gpu(config) else "ddp_fork"
-        arguments["strategy"] = "ddp" if "TORCHELASTIC_RUN_ID" in os.environ else here
+        arguments["strategy"] = "ddp" if torchrun else here
     logger_config = {key: value for key, value in config["logger"].items() if key != "name"}
     return lightning.Trainer(
         **arguments,
         callbacks=callbacks,
+        # In a batch job Lightning would take the processes started here for those of the job.
+        plugins=None if torchrun else [LightningEnvironment()],
         logger=instantiate(logger_config) if logger_config else False,
         default_root_dir=folder,
         use_distributed_sampler=False,  # the data modules share samples out themselves

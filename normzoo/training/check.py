@@ -32,6 +32,11 @@ def on_gpu(config: Config) -> bool:
     return config["trainer"]["accelerator"] != "cpu" and torch.cuda.device_count() > 0
 
 
+def cores() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_devices(config: Config) -> None:
     """Refuse a trainer that asks for more devices than this machine has.
 
@@ -49,7 +54,7 @@ def check_devices(config: Config) -> None:
         raise UserError(
             f"trainer.accelerator={accelerator}, but this machine has no CUDA device; use trainer.accelerator=cpu"
         )
-    there_are, kind = (gpus, "GPUs") if on_gpu(config) else (os.cpu_count() or 1, "processor cores")
+    there_are, kind = (gpus, "GPUs") if on_gpu(config) else (cores(), "processor cores")
     if devices > there_are:
         raise UserError(
             f"trainer.devices={devices}, but this machine has {there_are} {kind}; ask for at most {there_are}"
@@ -97,7 +102,7 @@ def check_cell(config: Config, data: Any) -> Shapes:
         with torch.device("meta"):
             model = build_model(config, data.image_shape, data.num_classes)
             return statistic_shapes(model, torch.empty(per_device, *data.image_shape))
-    except (UserError, ValueError, RuntimeError) as error:
+    except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise RefusedError(str(error)) from error
 
 

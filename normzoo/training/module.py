@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from normzoo.probes.train_eval_gap import differs, predict, with_batch_statistics, with_population_statistics
+from normzoo.probes.train_eval_gap import (
+    can_recalibrate,
+    differs,
+    predict,
+    with_batch_statistics,
+    with_population_statistics,
+)
 from normzoo.training.build import Config, build_optimizer, global_batch, schedule
 
 CHECK_EVERY = 50  # steps between looks at whether the loss is still finite: a look makes a GPU wait
@@ -99,16 +105,19 @@ class Classifier(LightningModule):
         if not differs(self.model):
             return {"val_error_population": running, "val_error_batch": running}
         size = self.config["batch_size_per_device"]
-        inputs = (x.to(self.device) for x, _ in self._batches("train", size, population_samples))
-        population = with_population_statistics(self.model, inputs)
-        for buffer in population.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(self._sum(buffer) / self.trainer.world_size)
+        population = None
+        if can_recalibrate(self.model):
+            inputs = (x.to(self.device) for x, _ in self._batches("train", size, population_samples))
+            with self.trainer.precision_plugin.forward_context():
+                population = with_population_statistics(self.model, inputs)
+            for buffer in population.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self._sum(buffer) / self.trainer.world_size)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         fits = size * self.trainer.world_size <= data.num_val
         batch = self._error_over(with_batch_statistics(self.model), self._batches("val", size)) if fits else None
         return {
-            "val_error_population": self._error_over(population, self._batches("val", None)),
+            "val_error_population": self._error_over(population, self._batches("val", None)) if population else None,
             "val_error_batch": batch,
         }
 
@@ -119,10 +128,13 @@ class Classifier(LightningModule):
         loader = data.loader(split, batch_size, drop_last=size is not None)
         count = len(loader) if samples is None else math.ceil(samples / (batch_size * self.trainer.world_size))
         limit = self.config["trainer"]["limit_val_batches"]
-        return itertools.islice(loader, min(count, limit) if isinstance(limit, int) else count)
+        convert = self.trainer.precision_plugin.convert_input
+        batches = itertools.islice(loader, min(count, limit) if isinstance(limit, int) else count)
+        return ((convert(x), y) for x, y in batches)
 
     def _error_over(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-        predicted, true = predict(model, batches)
+        with self.trainer.precision_plugin.forward_context():
+            predicted, true = predict(model, batches)
         self.accuracy.reset()
         self.accuracy.update(predicted, true)
         return self._error()

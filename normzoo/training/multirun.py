@@ -3,7 +3,8 @@
 import json
 import logging
 import math
-import os
+import signal
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from normzoo.errors import UserError
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.pool import Job, fork_server, run_jobs
 from normzoo.sweep.progress import Progress
 from normzoo.training.callbacks import CURVE
 from normzoo.training.cell import describe
-from normzoo.training.check import on_gpu
+from normzoo.training.check import cores, on_gpu
 from normzoo.training.plan import Cell, plan
 
 if TYPE_CHECKING:
@@ -39,12 +41,16 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     """
     setup_globals()
     configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
+    if launcher.n_jobs is not None and launcher.n_jobs < 1:
+        raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs} must be 1 or more, or null for all cores")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended sweep ends its cells
     threads = str(launcher.config.trainer.threads)
     with fork_server(["normzoo.training.cell", "hydra.core.utils"], {"OMP_NUM_THREADS": threads}) as context:
         cells = plan(launcher, job_overrides, initial_job_idx)
         todo = [cell for cell in cells if not cell.refused and not cell.finished]
         refused = sum(cell.refused is not None for cell in cells)
-        n_jobs = launcher.n_jobs or _n_jobs(todo)
+        n_jobs = _n_jobs(todo) if launcher.n_jobs is None else launcher.n_jobs
         log.info(
             "%d cells: %d to run, %d at a time; %d done before, %d refused; results in %s",
             len(cells), len(todo), n_jobs, len(cells) - len(todo) - refused, refused, launcher.config.hydra.sweep.dir,
@@ -58,7 +64,7 @@ def _n_jobs(cells: list[Cell]) -> int:
         return 1
     trainers = [cell.config["trainer"] for cell in cells]
     cores_each = max((trainer["devices"] * trainer["threads"] for trainer in trainers), default=1)
-    return max(1, (os.cpu_count() or 1) // cores_each)
+    return max(1, min(cores() // cores_each, len(cells)))
 
 
 def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: int) -> None:
@@ -66,7 +72,8 @@ def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: i
     jobs = []
     for cell in cells:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        (cell.folder / "result.json").unlink(missing_ok=True)
+        for name in ("result.json", CURVE):
+            (cell.folder / name).unlink(missing_ok=True)
         arguments = (launcher.hydra_context, launcher.task_function, cell.hydra_config)
         jobs.append(Job(_run_cell, arguments, cell.folder / "cell.log"))
 
@@ -97,14 +104,15 @@ def _outcome(cell: Cell, exit_code: int) -> str:
     if result is None:
         result = CellResult(
             **describe(cell.config),
-            status="killed" if exit_code < 0 else "failed",
+            status="failed" if exit_code > 0 else "killed",
             reason=f"its process ended with {f'signal {-exit_code}' if exit_code < 0 else f'exit code {exit_code}'}; "
             f"see {cell.folder.name}/cell.log",
             curve=_curve_so_far(cell),
         )
         write_result(cell.folder, result)
     if result.status == "ok":
-        return f"error {result.metrics['val_error_running']:.2f} %"
+        error = result.metrics.get("val_error_running")
+        return "no validation" if error is None else f"error {error:.2f} %"
     return f"{result.status}: {(result.reason or '').splitlines()[0]:.120}"
 
 

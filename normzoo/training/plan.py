@@ -40,7 +40,7 @@ class Cell:
     @property
     def cost(self) -> float:
         """Roughly, in optimizer steps."""
-        return self.config["trainer"]["max_epochs"] * self.num_train / global_batch(self.config) + STEPS_TO_START
+        return (self.config["trainer"]["max_epochs"] or 1) * self.num_train / global_batch(self.config) + STEPS_TO_START
 
     @property
     def finished(self) -> bool:

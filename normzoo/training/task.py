@@ -34,6 +34,8 @@ def train(config: DictConfig) -> float:
         if isinstance(error, UserError):
             exit_with(error)
         raise
+    if result is None:
+        return math.nan  # the first process of torchrun has it
     if hydra.mode == RunMode.RUN:
         print(f"{result.status}: {folder / 'result.json'}")
     error_rate = result.metrics.get("val_error_running")

@@ -73,7 +73,7 @@ def batch_channel_norm(
     if channels_per_group is not None:
         num_groups = max(1, channels // channels_per_group)
     if num_groups is None:
-        num_groups = max([g for g in range(1, 33) if channels % g == 0 and channels >= 2 * g], default=1)
+        num_groups = max([g for g in range(1, 33) if channels % g == 0 and channels >= 8 * g], default=1)
     z = np.empty_like(x)
     for c in range(channels):
         mu, sigma2 = r * x[:, c].mean(), 1 + r * ((x[:, c] ** 2).mean() - 1)

@@ -85,7 +85,7 @@ def group_norm(
     if channels_per_group is not None:
         num_groups = max(1, channels // channels_per_group)
     if num_groups is None:
-        fitting = [g for g in range(1, 33) if channels % g == 0 and channels >= 2 * g]
+        fitting = [g for g in range(1, 33) if channels % g == 0 and channels >= 8 * g]
         num_groups = max(fitting, default=1)
     size = channels // num_groups
     y = np.empty_like(x)

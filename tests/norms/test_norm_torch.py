@@ -21,7 +21,7 @@ def pairs(rank):
             yield name, keywords, BATCH[rank](CHANNELS, **keywords)
     for name in ("group_norm", "group_norm_scratch"):
         yield name, {"num_groups": 2}, nn.GroupNorm(2, CHANNELS)
-        yield name, {}, nn.GroupNorm(4, CHANNELS)
+        yield name, {"num_groups": 4}, nn.GroupNorm(4, CHANNELS)
     for name in ("layer_norm", "layer_norm_scratch"):
         yield name, {}, nn.GroupNorm(1, CHANNELS)
     if rank == 2:

@@ -50,7 +50,7 @@ def evo_norm_s(
     channels = x.shape[1]
     if channels_per_group is not None:
         num_groups = max(1, channels // channels_per_group)
-    size = channels // (num_groups or 4)  # the default for 8 channels
+    size = channels // (num_groups or 1)  # the default for 8 channels
     y = np.empty_like(x)
     for n, c in np.ndindex(*x.shape[:2]):
         start = c // size * size

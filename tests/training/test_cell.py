@@ -69,7 +69,7 @@ def test_a_validation_set_smaller_than_a_batch_leaves_the_batch_error_out(config
 def test_a_cell_warns_of_statistics_over_two_values(
     config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_cell(config("norm=group_norm", "trainer.max_epochs=1"), tmp_path / "two")
+    run_cell(config("norm=batch_norm", "batch_size_per_device=2", "trainer.max_epochs=1"), tmp_path / "two")
     assert "stages.3.norm averages 2 values" in caplog.text
     caplog.clear()
     run_cell(config("norm=layer_norm", "trainer.max_epochs=1"), tmp_path / "many")
