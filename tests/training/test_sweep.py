@@ -1,13 +1,15 @@
 """What a sweep on this machine leaves behind, also when a cell dies or the sweep is run again."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 
-from normzoo.results import read_results
+from normzoo.results import read_result, read_results
 from normzoo.training.build import learning_rate
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -151,3 +153,42 @@ def test_tab_completion(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_LINE", "normzoo tr")
     assert "train" in cli("-sc", "query=bash")[1].split()
     assert "hydra_bash_completion" in cli("train", "-sc", "install=bash")[1]
+
+
+def test_a_group_chosen_on_the_command_line_takes_the_grids_options_of_it_away(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli(
+        "train", "-m", "experiment=small_batch", "norm=batch_norm", "data=synthetic", "data.train_size=64",
+        "data.val_size=20", "data.image_size=8", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "seed=0",
+        "batch_size_per_device=8", "placement=pre_act", "hydra.sweep.dir=s",
+    )  # fmt: skip
+    assert code == 0, out + err
+    assert {result.config["norm"]["name"] for result in read_results(tmp_path / "s")[0]} == {"batch_norm"}
+
+
+@pytest.mark.parametrize("n_jobs", [0, -1])
+def test_a_number_of_jobs_that_cannot_be(cli: Cli, tiny: tuple[str, ...], n_jobs: int) -> None:
+    code, _, err = cli("train", "-m", *tiny, "seed=0,1", f"hydra.launcher.n_jobs={n_jobs}", "hydra.sweep.dir=s")
+    assert code == 2
+    assert f"hydra.launcher.n_jobs={n_jobs} must be 1 or more" in err
+
+
+def test_a_sweep_without_validation(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = cli("train", "-m", *tiny, "seed=0,1", "trainer.limit_val_batches=0", "hydra.sweep.dir=s")
+    assert code == 0, out + err
+    assert "no validation" in out
+
+
+@pytest.mark.ddp
+def test_a_cell_under_torchrun(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    program = "from normzoo.cli import main; main()"
+    script = tmp_path / "run.py"
+    script.write_text(program)
+    subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), "train",
+            *tiny, "trainer.devices=2", "trainer.max_epochs=1", "hydra.run.dir=out",
+        ],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    result = read_result(tmp_path / "out")
+    assert (result.status, result.world_size) == ("ok", 2)
