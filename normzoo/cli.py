@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from normzoo import bench, catalogue
+from normzoo import __version__, bench, catalogue
 from normzoo.errors import UserError, exit_with
 from normzoo.registry import list_norms
 
@@ -18,7 +18,7 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
   normzoo train [OVERRIDE ...]       train one cell; normzoo train --help lists groups and options
   normzoo train -m [OVERRIDE ...]    train every combination of comma-separated values
   normzoo report FOLDER              tables and figure from the results in a folder, finished or not
-  normzoo list [FACT ...]            the norms; normzoo list --help lists what can be asked for
+  normzoo list [--FACT ...]          the norms; normzoo list --help lists what can be asked for
   normzoo show NORM                  equation, facts, arguments and source of one norm
   normzoo bench layers               time and saved memory of each norm against torch's or timm's
 
@@ -76,6 +76,7 @@ def _parse(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="normzoo", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"normzoo {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train one cell, or with -m a sweep", add_help=False)
     report = commands.add_parser("report", help="results.csv, summary.md and the figure from a folder of results")
@@ -85,7 +86,7 @@ def _parse(arguments: Sequence[str]) -> None:
     benches = commands.add_parser("bench", help="what the norms cost, as ratios measured here and now")
     bench.add_arguments(benches)
     benches.set_defaults(run=bench.run)
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments or ["--help"])
     chosen.run(chosen)
 
 
