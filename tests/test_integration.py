@@ -24,7 +24,13 @@ IMAGE_NORMS = [
 ]
 # Made for a transformer, or for AlexNet; from their initial values the signal fades over 50 layers.
 FADING = {"dynamic_erf", "dynamic_tanh", "local_response_norm"}
-KEYWORDS = {"ghost_batch_norm": {"group_size": 2}}
+# What whitens needs more values than channels in a group, and 4 images of 2x2 give 16.
+WHITENING = {"channels_per_group": 4}
+KEYWORDS = {
+    "ghost_batch_norm": {"group_size": 2},
+    "decorrelated_batch_norm": WHITENING,
+    "iter_norm": WHITENING,
+}
 TOKEN_NORMS = [name for name in IMAGE_NORMS if "channel_dim" in normzoo.info(name).arguments]
 
 
@@ -53,7 +59,12 @@ def train_one_step(model, size=SIZE, least=0.5):
     assert torch.isfinite(loss)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     # One number that scales all channels has a gradient of zero where the next norm takes the scale out again.
-    unreached = [name for name, p in model.named_parameters() if p.grad is None or not (p.grad.any() or p.numel() == 1)]
+    # A threshold of 0 has none where a ReLU follows it.
+    unreached = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not (p.grad.any() or p.numel() == 1 or name.endswith(".tau"))
+    ]
     assert not unreached
     # Not all: without a norm, or behind a layer scale of 1e-6, a step may be smaller than the parameter's last digit.
     changed = [not torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True)]
