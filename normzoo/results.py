@@ -25,7 +25,7 @@ STATUSES = ("ok", "diverged", "failed", "killed", "oom", "timeout", "refused")
 
 # Entries of a config that change where a cell writes or what it prints, never what it computes.
 _NO_IDENTITY = frozenset(
-    {"hydra", "logger", "paths", "output_dir", "progress", "verbose", "experiment", "sweep", "report"}
+    {"hydra", "logger", "paths", "output_dir", "progress", "verbose", "experiment", "sweep", "report", "claim"}
 )
 _NO_IDENTITY_WITHIN = {
     "trainer": frozenset(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -89,6 +90,45 @@ def schedule(config: Config, total_steps: int) -> Callable[[int], float]:
     return factor_at
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a study, a cell that measures instead of training, may build from its configuration."""
+
+    config: Config
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    def norm(self) -> Callable[[int], nn.Module]:
+        return build_norm(self.config)
+
+    def data(self) -> Any:
+        """The data module, prepared and set up."""
+        data = build_data(self.config)
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    def model(self, data: Any) -> nn.Module:
+        """A model for the images of `data`."""
+        return build_model(self.config, data.image_shape, data.num_classes)
+
+    def optimizer(self, parameters: Any) -> Any:
+        return build_optimizer(self.config, parameters)
+
+
+def build_study(config: Config) -> Callable[..., Any] | None:
+    """The function that a cell with a `study` calls instead of training: `(parts) -> (metrics, arrays)`."""
+    return _partial("study", config) if config.get("study") else None
+
+
+def build_probes(config: Config) -> list[lightning.Callback]:
+    """The instruments of `config["probe"]`, a mapping from a name to a callback's configuration."""
+    probes = config.get("probe") or {}
+    return [_instantiate(name, probes) for name in probes]
+
+
 def build_optimizer(config: Config, parameters: Any) -> Any:
     """The torch optimizer of `config["optimizer"]` at the scaled learning rate."""
     ours = ("name", "base_lr", "base_batch", "lr_rule", "schedule", "milestones", "warmup")
@@ -97,9 +137,16 @@ def build_optimizer(config: Config, parameters: Any) -> Any:
 
 
 def _instantiate(group: str, config: Config, **arguments: Any) -> Any:
+    try:
+        return _partial(group, config)(**arguments)
+    except TypeError as error:
+        raise UserError(f"{group}={config[group].get('name')}: {error}") from error
+
+
+def _partial(group: str, config: Config) -> Callable[..., Any]:
     chosen = {key: value for key, value in config[group].items() if key != "name"}
     try:
-        # Called here and not by Hydra, which would turn the arguments into configuration, and errors into its own.
-        return instantiate(chosen, _partial_=True, _convert_="all")(**arguments)
-    except (InstantiationException, TypeError) as error:
+        # Called by us and not by Hydra, which would turn the arguments into configuration, and errors into its own.
+        return instantiate(chosen, _partial_=True, _convert_="all")
+    except InstantiationException as error:
         raise UserError(f"{group}={config[group].get('name')}: {error.__cause__ or error}") from error

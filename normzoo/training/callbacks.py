@@ -3,12 +3,14 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from normzoo.recording import write_recording
 from normzoo.results import CellResult, write_atomic, write_result
 from normzoo.training.check import Shapes, values_per_statistic
 
@@ -43,10 +45,20 @@ class Recorder(Callback):
         shapes: Of the input of each norm layer, from `statistic_shapes`.
         lr: The peak learning rate.
         started: `time.perf_counter()` when the cell began.
+        probes: Callbacks whose `summary()` joins the metrics and whose `recording()` goes into `recording.npz`.
     """
 
-    def __init__(self, folder: Path, record: dict[str, Any], shapes: Shapes, lr: float, started: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        record: dict[str, Any],
+        shapes: Shapes,
+        lr: float,
+        started: float,
+        probes: Sequence[Any] = (),
+    ) -> None:
         self.folder, self.record, self.shapes, self.lr, self.started = folder, record, shapes, lr, started
+        self.probes = probes
         self.training_s = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -79,6 +91,12 @@ class Recorder(Callback):
                 key: value for key, value in (curve[-1] if curve else {}).items() if key not in ("epoch", "samples")
             }
             metrics["steps"] = metrics.pop("step", trainer.global_step)
+            arrays: dict[str, Any] = {}
+            for probe in self.probes:
+                metrics.update(probe.summary())
+                arrays.update(probe.recording())
+            if arrays:
+                write_recording(self.folder, arrays)
             result = CellResult(
                 **self.record,
                 status="diverged" if module.diverged else "ok",

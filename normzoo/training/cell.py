@@ -6,6 +6,7 @@ import platform
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,17 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from normzoo.errors import UserError
+from normzoo.recording import write_recording
 from normzoo.results import CellResult, cell_id, read_result, write_result
-from normzoo.training.build import Config, build_data, build_model, learning_rate
+from normzoo.training.build import (
+    Config,
+    Parts,
+    build_data,
+    build_model,
+    build_probes,
+    build_study,
+    learning_rate,
+)
 from normzoo.training.callbacks import EpochLines, Recorder
 from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu, values_per_statistic
 from normzoo.training.module import Classifier
@@ -45,7 +55,8 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
     write_probe(folder)
     record = describe(config)
     try:
-        return _train(config, folder, record)
+        study = build_study(config)
+        return _study(study, config, folder, record) if study else _train(config, folder, record)
     except RefusedError as error:
         if _first_process():
             write_result(folder, CellResult(**record, status="refused", reason=str(error)))
@@ -111,6 +122,19 @@ def _first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _study(study: Callable[..., Any], config: Config, folder: Path, record: dict[str, Any]) -> CellResult:
+    started = time.perf_counter()
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    torch.set_num_threads(config["trainer"]["threads"])
+    metrics, arrays = study(Parts(config))
+    if arrays:
+        write_recording(folder, arrays)
+    result = CellResult(**record, status="ok", metrics=metrics)
+    result.time["wall_s"] = time.perf_counter() - started
+    write_result(folder, result)
+    return read_result(folder)
+
+
 def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult | None:
     started = time.perf_counter()
     check_devices(config)
@@ -124,8 +148,9 @@ def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult |
     few = [name for name, count in values_per_statistic(model, shapes)[0].items() if count == 2]
     if few:
         log.warning("each statistic of %s averages 2 values, so that a normalized value is only ±1", ", ".join(few))
-    recorder = Recorder(folder, record, shapes, learning_rate(config), started)
-    trainer = build_trainer(config, folder, [recorder, EpochLines()])
+    probes = build_probes(config)
+    recorder = Recorder(folder, record, shapes, learning_rate(config), started, probes)
+    trainer = build_trainer(config, folder, [EpochLines(), *probes, recorder])
     trainer.fit(Classifier(model, data.num_classes, config), datamodule=data)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -73,6 +73,8 @@ def plan(launcher: "NormzooLauncher", job_overrides: list[list[str]], first: int
         if cell.folder.name in cells:
             continue
         cells[cell.folder.name] = cell
+        if cell.config.get("study"):
+            continue  # it measures something of its own, and says itself what it cannot
         data = _once(datasets, cell.config["data"], lambda cell=cell: _ready(cell.config))
         cell.num_train = data.num_train
         unseeded = {key: value for key, value in cell.config.items() if key != "seed"}
