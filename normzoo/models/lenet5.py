@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from normzoo.errors import UserError
 from normzoo.models.blocks import EVERYWHERE, ConvNormAct, DenseNormAct, Norm, Placement, check_positive
+from normzoo.models.options import dropout_layers, initialize, named_activation
 
 
 class LeNet5(nn.Module):
@@ -21,7 +22,7 @@ class LeNet5(nn.Module):
     Parameters: 61,706 without norms at one input channel and ten classes; the paper, with its sparse C3 and its
     weights in pooling, has about 60,000.
 
-    Init: Xavier uniform, biases zero (Glorot & Bengio 2010, section 4.2.1).
+    Init: Xavier uniform, biases zero (Glorot & Bengio 2010, section 4.2.1), unless `init` says otherwise.
 
     Shape: `(N, in_channels, 32, 32) -> (N, num_classes)`. Images of 28 to 31 pixels are centred in a field of 32x32
     zeros, as the paper does with 28x28 digits.
@@ -30,30 +31,42 @@ class LeNet5(nn.Module):
 
     Args:
         norm: Builds the norm for a number of channels.
-        placement: Which stages are normalized, and on which side of the tanh.
+        placement: Which stages are normalized, and on which side of the activation.
+        activation: `tanh`, `relu`, `leaky_relu`, `gelu`, `sigmoid` or `none`.
+        init: `default` (Xavier uniform), `he_normal`, `xavier_uniform` or `xavier_normal`.
+        init_scale: Every weight starts multiplied by it.
+        dropout: The probability of dropping each value behind the two dense stages, C5 and F6; the paper has none.
 
     Raises:
-        UserError: If a size is not a positive integer; in `forward`, if the image is not of 28 to 32 pixels.
+        UserError: If a size is not a positive integer, or another option is not one of those named here; in `forward`,
+            if the image is not of 28 to 32 pixels.
     """
 
-    def __init__(self, norm: Norm, placement: Placement = EVERYWHERE, *, in_channels: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        norm: Norm,
+        placement: Placement = EVERYWHERE,
+        *,
+        in_channels: int,
+        num_classes: int,
+        activation: str = "tanh",
+        init: str = "default",
+        init_scale: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         check_positive("lenet5", in_channels=in_channels, num_classes=num_classes)
-        order = placement.order
+        order, act = placement.order, named_activation("lenet5", activation)
         at = [norm if placement.at(stage, 4) else None for stage in range(4)]
-        self.c1 = ConvNormAct(in_channels, 6, at[0], order, kernel_size=5, padding=0, activation=nn.Tanh)
+        self.c1 = ConvNormAct(in_channels, 6, at[0], order, kernel_size=5, padding=0, activation=act)
         self.s2 = nn.AvgPool2d(2)
-        self.c3 = ConvNormAct(6, 16, at[1], order, kernel_size=5, padding=0, activation=nn.Tanh)
+        self.c3 = ConvNormAct(6, 16, at[1], order, kernel_size=5, padding=0, activation=act)
         self.s4 = nn.AvgPool2d(2)
-        self.c5 = ConvNormAct(16, 120, at[2], order, kernel_size=5, padding=0, activation=nn.Tanh)
-        self.f6 = DenseNormAct(120, 84, at[3], order, activation=nn.Tanh)
+        self.c5 = ConvNormAct(16, 120, at[2], order, kernel_size=5, padding=0, activation=act)
+        self.f6 = DenseNormAct(120, 84, at[3], order, activation=act)
+        self.dropout = nn.Sequential(*dropout_layers("lenet5", dropout))
         self.output = nn.Linear(84, num_classes)
-
-        for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        initialize("lenet5", self, init, init_scale, own="xavier_uniform")
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -65,5 +78,6 @@ class LeNet5(nn.Module):
         x = F.pad(x, ((32 - width) // 2, (33 - width) // 2, (32 - height) // 2, (33 - height) // 2))
         x = self.s2(self.c1(x))
         x = self.s4(self.c3(x))
-        x = self.c5(x).flatten(1)
-        return self.output(self.f6(x))
+        x = self.dropout(self.c5(x).flatten(1))
+        x = self.dropout(self.f6(x))
+        return self.output(x)

@@ -7,13 +7,7 @@ from torch import Tensor, nn
 
 from normzoo.errors import UserError
 from normzoo.models.blocks import EVERYWHERE, DenseNormAct, Norm, Placement, check_positive
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
+from normzoo.models.options import dropout_layers, initialize, named_activation
 
 
 class MLP(nn.Module):
@@ -25,8 +19,8 @@ class MLP(nn.Module):
     With three hidden layers of 100 and `sigmoid` it is the network that Ioffe & Szegedy 2015 (arXiv:1502.03167,
     section 4.1) train on MNIST: 99,710 parameters without norms.
 
-    Init: He normal for `relu` and `gelu` (He et al. 2015, arXiv:1502.01852), Xavier uniform for `tanh` and `sigmoid`
-    and for the output (Glorot & Bengio 2010); biases zero.
+    Init: He normal for `relu`, `leaky_relu` and `gelu` (He et al. 2015, arXiv:1502.01852), Xavier uniform for the
+    others and for the output (Glorot & Bengio 2010), unless `init` says otherwise; biases zero.
 
     Shape: `(N, in_channels, H, W) -> (N, num_classes)`
 
@@ -35,11 +29,14 @@ class MLP(nn.Module):
         placement: Which hidden layers are normalized, and on which side of the activation.
         image_size: The side of the images, or their height and width; a dense layer has to know.
         hidden: The size of each hidden layer.
-        activation: `relu`, `gelu`, `tanh` or `sigmoid`.
+        activation: `relu`, `leaky_relu`, `gelu`, `tanh`, `sigmoid` or `none`.
+        init: `default` (see above), `he_normal`, `xavier_uniform` or `xavier_normal`.
+        init_scale: Every weight starts multiplied by it.
+        dropout: The probability of dropping each value behind each hidden layer.
 
     Raises:
-        UserError: If the activation is unknown or a size is not a positive integer; in `forward`, if the images are
-            not of the size given.
+        UserError: If a size is not a positive integer, or another option is not one of those named here; in `forward`,
+            if the images are not of the size given.
     """
 
     def __init__(
@@ -52,31 +49,28 @@ class MLP(nn.Module):
         image_size: int | Sequence[int] | None,
         hidden: Sequence[int] = (100, 100, 100),
         activation: str = "relu",
+        init: str = "default",
+        init_scale: float = 1.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive("mlp", in_channels=in_channels, num_classes=num_classes, hidden=hidden)
-        if activation not in ACTIVATIONS:
-            raise UserError(f"mlp: activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+        act = named_activation("mlp", activation)
         height, width = _sides(image_size)
         self.image_shape = (in_channels, height, width)
 
-        layers = []
+        layers: list[nn.Module] = []
         features = in_channels * height * width
         for stage, size in enumerate(hidden):
             here = norm if placement.at(stage, len(hidden)) else None
-            layers.append(DenseNormAct(features, size, here, placement.order, activation=ACTIVATIONS[activation]))
+            layers.append(DenseNormAct(features, size, here, placement.order, activation=act))
+            layers += dropout_layers("mlp", dropout)
             features = size
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(features, num_classes)
-
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                if activation in ("relu", "gelu") and layer is not self.output:
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                else:
-                    nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        rectified = activation in ("relu", "leaky_relu", "gelu")
+        initialize("mlp", self.hidden, init, init_scale, own="he_normal" if rectified else "xavier_uniform")
+        initialize("mlp", self.output, init, init_scale, own="xavier_uniform")
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.image_shape:

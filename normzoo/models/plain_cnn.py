@@ -6,31 +6,37 @@ from torch import Tensor, nn
 
 from normzoo.errors import UserError
 from normzoo.models.blocks import EVERYWHERE, ConvNormAct, Norm, Placement, check_positive
+from normzoo.models.options import dropout_layers, initialize, named_activation
 
 
 class PlainCNN(nn.Module):
-    """A stack of 3x3 convolutions, the mean over the last map, and a linear layer.
+    """A stack of 3x3 convolutions, the mean over the last map, dropout where asked for, and a linear layer.
 
     With the default widths and strides an 8x8 image shrinks to maps of 8, 4, 2 and 1: in training at batch 2, the last
     stage has two values to each batch statistic, which is where BatchNorm fails.
 
-    Stages: stage i is the i-th convolution, with its norm and its ReLU; there are `len(widths)`.
+    Stages: stage i is the i-th convolution, with its norm and its activation; there are `len(widths)`.
 
     Parameters: 24,904 weights of convolutions and of the linear layer at one input channel and ten classes, ten biases
     of the latter, and 240 weights and biases of norms.
 
-    Init: He normal, biases zero (He et al. 2015, arXiv:1502.01852, section 2.2).
+    Init: He normal, biases zero (He et al. 2015, arXiv:1502.01852, section 2.2), unless `init` says otherwise.
 
     Shape: `(N, in_channels, H, W) -> (N, num_classes)`, for images of any size.
 
     Args:
         norm: Builds the norm for a number of channels.
-        placement: Which stages are normalized, and on which side of the ReLU.
+        placement: Which stages are normalized, and on which side of the activation.
         widths: The channels of each convolution; as many as the network is deep.
         strides: The stride of each convolution.
+        activation: `relu`, `leaky_relu`, `gelu`, `tanh`, `sigmoid` or `none`.
+        init: `default` (He normal), `he_normal`, `xavier_uniform` or `xavier_normal`.
+        init_scale: Every weight starts multiplied by it.
+        dropout: The probability of dropping each value before the linear layer.
 
     Raises:
-        UserError: If widths and strides differ in number, or a size is not a positive integer.
+        UserError: If widths and strides differ in number, a size is not a positive integer, or another option is not
+            one of those named here.
     """
 
     def __init__(
@@ -42,6 +48,10 @@ class PlainCNN(nn.Module):
         num_classes: int,
         widths: Sequence[int] = (8, 16, 32, 64),
         strides: Sequence[int] = (1, 2, 2, 2),
+        activation: str = "relu",
+        init: str = "default",
+        init_scale: float = 1.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive("plain_cnn", in_channels=in_channels, num_classes=num_classes, widths=widths, strides=strides)
@@ -50,22 +60,19 @@ class PlainCNN(nn.Module):
                 f"plain_cnn: widths={list(widths)} and strides={list(strides)} are {len(widths)} and {len(strides)}; "
                 "give one stride for each width"
             )
+        act = named_activation("plain_cnn", activation)
         stages = []
         channels = in_channels
         for stage, (width, stride) in enumerate(zip(widths, strides, strict=True)):
             here = norm if placement.at(stage, len(widths)) else None
-            stages.append(ConvNormAct(channels, width, here, placement.order, stride=stride))
+            stages.append(ConvNormAct(channels, width, here, placement.order, stride=stride, activation=act))
             channels = width
         self.stages = nn.Sequential(*stages)
+        self.dropout = nn.Sequential(*dropout_layers("plain_cnn", dropout))
         self.classifier = nn.Linear(channels, num_classes)
-
-        for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        initialize("plain_cnn", self, init, init_scale, own="he_normal")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(x)
         x = x.mean(dim=(2, 3))
-        return self.classifier(x)
+        return self.classifier(self.dropout(x))

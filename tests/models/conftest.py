@@ -9,8 +9,9 @@ from torch import Tensor, nn
 LETTERS = (
     (nn.Conv2d, "c"),
     (nn.Linear, "l"),
-    ((nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU), "a"),
+    ((nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU), "a"),
     ((nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d), "p"),
+    (nn.Dropout, "d"),
     (nn.Flatten, ""),
 )
 
@@ -57,7 +58,7 @@ def leaves_that_run(model: nn.Module, x: Tensor) -> list[nn.Module]:
 
 @pytest.fixture
 def spell() -> Callable[[nn.Module, Tensor], str]:
-    """The layers of a model in the order they run: c conv, l linear, n norm, a activation, p pooling."""
+    """The layers of a model in the order they run: c conv, l linear, n norm, a activation, p pooling, d dropout."""
 
     def spell(model: nn.Module, x: Tensor) -> str:
         letters = []

@@ -51,7 +51,7 @@ def test_the_placement_of_the_tutorials_takes_norms_of_maps_only():
 
 def test_activations_are_tanh_and_pooling_averages():
     kinds = {type(module) for module in build(Placement(where="none")).modules() if not list(module.children())}
-    assert kinds == {nn.Conv2d, nn.Linear, nn.Tanh, nn.AvgPool2d}
+    assert kinds - {nn.Sequential} == {nn.Conv2d, nn.Linear, nn.Tanh, nn.AvgPool2d}
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (29, 31), (32, 32), (30, 28)])

@@ -1,0 +1,82 @@
+"""Options that the plain models share: the activation by name, how weights start, dropout."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from normzoo.errors import UserError
+
+ACTIVATIONS: dict[str, type[nn.Module] | None] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "none": None,
+}
+
+INITS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "he_normal": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+}
+
+
+def named_activation(model: str, activation: str) -> Callable[[], nn.Module] | None:
+    """What builds the activation of this name: `relu`, `leaky_relu` (slope 0.01), `gelu`, `tanh`, `sigmoid`; `none`
+    is None.
+
+    Raises:
+        UserError: Naming the model, the name and the known ones.
+    """
+    if activation not in ACTIVATIONS:
+        raise UserError(f"{model}: activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[activation]
+
+
+def initialize(name: str, part: nn.Module, init: str, scale: float, own: str) -> None:
+    """Draw the weights of all convolutions and dense layers in a part of a model, in order; their biases are zero.
+
+        weight = scale · draw,   draw ~ init
+
+    `he_normal` is N(0, 2 / fan_in) (He et al. 2015, arXiv:1502.01852, section 2.2); `xavier_uniform` and
+    `xavier_normal` have the variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010, section 4.2.1); `default` is the
+    model's own. Weights of norms are left alone.
+
+    Args:
+        name: Of the model, for the error message.
+        part: The model, or a part of it.
+        init: `default`, `he_normal`, `xavier_uniform` or `xavier_normal`.
+        scale: Every weight is multiplied by it.
+        own: What `default` stands for.
+
+    Raises:
+        UserError: If the init is unknown or the scale is not a positive number.
+    """
+    if init not in ("default", *INITS):
+        raise UserError(f"{name}: init={init!r} is unknown; choose one of default, {', '.join(INITS)}")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise UserError(f"{name}: init_scale={scale!r} must be a positive number: 1 leaves the weights as drawn")
+    draw = INITS[own if init == "default" else init]
+    for layer in part.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            draw(layer.weight)
+            if scale != 1:
+                with torch.no_grad():
+                    layer.weight.mul_(scale)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def dropout_layers(model: str, dropout: float) -> list[nn.Module]:
+    """One dropout layer in a list, to be unpacked where it belongs; an empty list at 0.
+
+    Srivastava et al. 2014, Dropout: a simple way to prevent neural networks from overfitting.
+
+    Raises:
+        UserError: If the probability is not in [0, 1).
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise UserError(f"{model}: dropout={dropout!r} must be a probability of at least 0 and below 1")
+    return [nn.Dropout(dropout)] if dropout else []
