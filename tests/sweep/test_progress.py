@@ -5,7 +5,7 @@ import io
 import pytest
 
 from normzoo.sweep import progress as module
-from normzoo.sweep.progress import Progress
+from normzoo.sweep.progress import Best, Progress
 
 
 class Clock:
@@ -51,16 +51,22 @@ def test_two_at_once_halve_the_time_left(clock: Clock) -> None:
     assert progress.time_left() == "0:05"  # b should be done by now, and c takes one of two places
 
 
-def test_the_live_line_shows_errors_so_far_on_a_terminal_only(clock: Clock) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+def test_the_best_error_of_a_norm_is_a_mean_over_seeds() -> None:
+    labels = [f"norm={norm} batch={batch} seed={seed}" for norm in "ab" for batch in (2, 8) for seed in (0, 1)]
+    progress = Progress(labels, [1.0] * 8, 1, io.StringIO(), norms=list("aaaabbbb"))
+    for index, error in enumerate([1.0, 9.0, 4.0, 5.0, 3.0, None]):
+        progress.start(index)
+        progress.end(index, "", error, failed=error is None)
+    assert list(progress.best()) == [Best("b", 2, 4, 3.0, 1, "batch=2"), Best("a", 4, 4, 4.5, 2, "batch=8")]
+    progress.earlier("norm=b batch=2 seed=1", "b", 8.0)
+    progress.earlier("norm=c seed=1", "c", None)
+    assert list(progress.best()) == [
+        Best("a", 4, 4, 4.5, 2, "batch=8"),
+        Best("b", 3, 5, 5.5, 2, "batch=2"),
+        Best("c", 1, 1),
+    ]
 
-    for stream in (Terminal(), io.StringIO()):
-        progress = Progress(["a", "b"], [1.0, 1.0], 2, stream)
-        progress.start(0)
-        progress.start(1)
-        progress.show_running(["12.0 %", "-"])
-        expected = "0/2 done, ?:?? left, running: a 12.0 % | b -" if stream.isatty() else ""
-        assert stream.getvalue().endswith(expected)
-        assert bool(stream.getvalue()) == stream.isatty()
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (89.6, "1:30"), (3599, "59:59"), (7265, "2:01:05")])
+def test_times_are_minutes_and_seconds(seconds: float, text: str) -> None:
+    assert module.clock(seconds) == text
