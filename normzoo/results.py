@@ -21,7 +21,7 @@ from normzoo.errors import UserError
 
 SCHEMA = 1
 FILE_NAME = "result.json"
-STATUSES = ("ok", "diverged", "failed", "killed", "oom", "timeout", "refused")
+STATUSES = ("ok", "diverged", "error", "killed", "oom", "timeout", "refused")
 
 # Entries of a config that change where a cell writes or what it prints, never what it computes.
 _NO_IDENTITY = frozenset(

@@ -120,7 +120,7 @@ def test_an_interrupted_write_leaves_the_old_record(
 
     monkeypatch.setattr(os, fails, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_result(tmp_path, CellResult(cell="other", status="failed", config={}))
+        write_result(tmp_path, CellResult(cell="other", status="error", config={}))
     monkeypatch.undo()
     assert read_result(tmp_path) == result
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]

@@ -21,8 +21,8 @@ __all__ = ["Check", "ReportPaths", "report"]
 class ReportPaths:
     """The files a report wrote, what it has for a terminal, and how many cells came to grief.
 
-    `text` is the whole message (table, verdicts, files); `failed` counts cells that failed, were killed, or ran out of
-    memory or time. A refused cell is no failure, and a diverged one is a result.
+    `text` is the whole message (table, verdicts, files); `failed` counts cells that ended with an error, were killed or
+    ran out of memory or time. A refused cell is no failure, and a diverged one is a result.
     """
 
     csv: Path
@@ -73,7 +73,7 @@ def report(folder: str | os.PathLike[str], *, width: int | None = None) -> Repor
         table=in_columns,
         checks=tuple(checks),
         text=terminal_text(in_columns, checks, [written_summary, written_csv, written_png, written_svg], width),
-        failed=sum(row.status in ("failed", "killed", "oom", "timeout") for row in table.rows),
+        failed=sum(row.status in ("error", "killed", "oom", "timeout") for row in table.rows),
     )
 
 

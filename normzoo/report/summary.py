@@ -29,7 +29,7 @@ _THREE_ERRORS = (
 )
 _LOST = (
     ("diverged", "Diverged cells", "Training left the finite numbers; these cells are in no mean."),
-    ("failed", "Failed cells", "These ended with an error."),
+    ("error", "Cells with an error", "These ended with an error."),
     ("killed", "Killed cells", "These processes were ended from outside."),
     ("oom", "Cells out of memory", "These asked for more memory than there was."),
     ("timeout", "Cells out of time", "These passed their time limit."),

@@ -50,7 +50,7 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
     Raises:
         RefusedError: If the cell cannot be; recorded as `refused`.
         UserError: If the folder cannot be written, the data set is missing, or an option is wrong.
-        Exception: Whatever the training raised; recorded as `failed` or `oom`, its traceback in `error.txt`.
+        Exception: Whatever the training raised; recorded as `error` or `oom`, its traceback in `error.txt`.
     """
     write_probe(folder)
     record = describe(config)
@@ -66,7 +66,7 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
             (folder / "error.txt").write_text(traceback.format_exc())
             why = reason(error)
             out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "OutOfMemoryError" in why
-            write_result(folder, CellResult(**record, status="oom" if out_of_memory else "failed", reason=why))
+            write_result(folder, CellResult(**record, status="oom" if out_of_memory else "error", reason=why))
         raise
 
 

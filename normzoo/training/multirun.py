@@ -68,7 +68,8 @@ def _n_jobs(cells: list[Cell]) -> int:
 
 
 def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: int) -> None:
-    progress = Progress([cell.label for cell in cells], [cell.cost for cell in cells], n_jobs)
+    norms = [cell.config["norm"]["name"] for cell in cells]
+    progress = Progress([cell.label for cell in cells], [cell.cost for cell in cells], n_jobs, norms=norms)
     jobs = []
     for cell in cells:
         cell.folder.mkdir(parents=True, exist_ok=True)
@@ -78,12 +79,17 @@ def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: i
         jobs.append(Job(_run_cell, arguments, cell.folder / "cell.log"))
 
     def end(index: int, exit_code: int) -> None:
-        progress.end(index, _outcome(cells[index], exit_code))
+        outcome = _outcome(cells[index], exit_code)
+        result = cells[index].result()
+        ok = result is not None and result.status == "ok"
+        error = result.metrics.get("val_error_running") if result is not None and ok else None
+        progress.end(index, outcome, error, failed=not ok)
 
-    run_jobs(
-        context, jobs, n_jobs, progress.start, end,
-        lambda: progress.show_running([_error_so_far(cells[i]) for i in progress.running]),
-    )  # fmt: skip
+    with progress:
+        run_jobs(
+            context, jobs, n_jobs, progress.start, end,
+            lambda: progress.show_running([_error_so_far(cells[i]) for i in progress.running]),
+        )  # fmt: skip
 
 
 def _run_cell(hydra_context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
@@ -104,7 +110,7 @@ def _outcome(cell: Cell, exit_code: int) -> str:
     if result is None:
         result = CellResult(
             **describe(cell.config),
-            status="failed" if exit_code > 0 else "killed",
+            status="error" if exit_code > 0 else "killed",
             reason=f"its process ended with {f'signal {-exit_code}' if exit_code < 0 else f'exit code {exit_code}'}; "
             f"see {cell.folder.name}/cell.log",
             curve=_curve_so_far(cell),

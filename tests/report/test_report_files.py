@@ -53,7 +53,7 @@ def test_a_whole_experiment_is_reported(default_sweep: Path) -> None:
         "one value per statistic",
     ):
         assert text in summary
-    assert "Failed" not in summary
+    assert "with an error" not in summary
     assert "## Files left out" not in summary
 
 
@@ -104,7 +104,7 @@ def test_a_half_finished_sweep_is_reported(cell: Maker, sweep: Sweep) -> None:
     assert len(rows_of(made.csv)) == 3
 
 
-@pytest.mark.parametrize("status", ["ok", "diverged", "failed", "refused"])
+@pytest.mark.parametrize("status", ["ok", "diverged", "error", "refused"])
 def test_a_single_cell_is_reported(status: str, cell: Maker, sweep: Sweep) -> None:
     made = report(sweep([cell(status=status, reason=None if status == "ok" else "because")]))
     assert f"1 cell: 1 {status}" in made.table
@@ -116,7 +116,7 @@ def test_cells_that_came_to_grief_are_listed_with_their_reason(cell: Maker, swee
     cells = [
         cell("batch_norm", 2, 0, status="diverged", reason="the loss was not finite by step 7"),
         cell("batch_norm", 2, 1, 50.0),
-        cell("batch_norm", 4, 0, status="failed", reason="RuntimeError: boom\n  at | layer 3"),
+        cell("batch_norm", 4, 0, status="error", reason="RuntimeError: boom\n  at | layer 3"),
         cell("group_norm", 4, 0, status="killed", reason="its process ended with signal 9"),
         cell("group_norm", 8, 0, status="oom", reason="12 GiB asked"),
         cell("group_norm", 8, 1, status="timeout", reason="over 60 s"),

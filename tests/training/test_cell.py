@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused_before_training(
     with pytest.raises((RefusedError, UserError), match=r"."):
         run_cell(config(*overrides), tmp_path)
     result = read_result(tmp_path)
-    assert result.status in ("refused", "failed")
+    assert result.status in ("refused", "error")
     assert words in (result.reason or "")
     assert result.metrics == {}
 
@@ -120,7 +120,7 @@ def test_a_cell_that_raises_is_recorded_with_its_error(
     with pytest.raises(RuntimeError, match="the step is broken"):
         run_cell(config(), tmp_path)
     result = read_result(tmp_path)
-    assert (result.status, result.reason) == ("failed", "RuntimeError: the step is broken")
+    assert (result.status, result.reason) == ("error", "RuntimeError: the step is broken")
     assert "Traceback" in (tmp_path / "error.txt").read_text()
 
 

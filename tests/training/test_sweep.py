@@ -57,7 +57,7 @@ def test_a_cell_that_dies_does_not_end_the_sweep(cli: Cli, tiny: tuple[str, ...]
     results = {result.config["model"]["_target_"]: result for result in read_results(tmp_path / "s")[0]}
     assert results["normzoo.models.plain_cnn.PlainCNN"].status == "ok", out + err
     dead = results["test_sweep.Dying"]
-    assert dead.status == "failed"
+    assert dead.status == "error"
     assert "exit code 7" in (dead.reason or "")
     assert "exit code 7" in out
     assert code == 1
