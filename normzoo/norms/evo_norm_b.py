@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._quotient import Moments, Quotient
+from normzoo.norms._quotient import Excess, Moments, Quotient
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import newest_weight
 from normzoo.norms._standardize import per_channel
@@ -15,6 +15,7 @@ from normzoo.registry import register
 
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as evo_norm_s0"
 STATE = ("running_var", "num_batches_tracked")
+Line = tuple[Tensor | None, Tensor | None, Tensor]
 
 
 class _EvoNormB(nn.Module):
@@ -58,8 +59,8 @@ class _EvoNormB(nn.Module):
         """The number of values in the batch's variance; the sample's own may be over a single one."""
         return shape[0] * math.prod(shape[2:])
 
-    def _line(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope and shift of the other divisor, of the mean and the variance of each map."""
+    def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
+        """Slope or near, and shift, of the other divisor: of the mean, near + rest, and the variance of each map."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,15 +71,17 @@ class _EvoNormB(nn.Module):
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         wide = torch.promote_types(x.dtype, torch.float32)
-        mean, var = Moments.apply(x, wide)
+        near, rest, var = Moments.apply(x, wide)
         if self.training:
+            # Of means that are large beside their differences, to which one sample's is near enough to begin with.
+            mean = (near - near[:1]) + rest
             batch_var = (var + (mean - mean.mean(0)).square()).mean(0)
             if n > 0:
                 self._update(batch_var * (n / (n - 1)))
         else:
             batch_var = per_channel(self.running_var, x).to(wide)
         weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
-        return Quotient.apply(x, *self._line(x, mean, var), (batch_var + self.eps).sqrt(), weight, bias)
+        return Quotient.apply(x, *self._line(x, near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
 
     @torch.no_grad()
     def _update(self, var: Tensor) -> None:
@@ -141,9 +144,9 @@ class EvoNormB0(_EvoNormB):
         super().__init__(num_features, eps, momentum, device=device, dtype=dtype)
         self.v = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
 
-    def _line(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
         assert self.v is not None
-        return per_channel(self.v, x).to(var.dtype), (var + self.eps).sqrt()
+        return per_channel(self.v, x).to(var.dtype), None, (var + self.eps).sqrt()
 
 
 @register(
@@ -178,9 +181,10 @@ class EvoNormB1(_EvoNormB):
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
 
-    def _line(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        rms = (var + mean.square() + self.eps).sqrt()
-        return rms, rms.clone()  # torch.compile wants two tensors
+    def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
+        # rest² + 2 near rest + near², which saves these two, that are saved already, and not their sum.
+        rms = (var + rest.square() + 2 * (near * rest) + near.square() + self.eps).sqrt()
+        return rms, None, rms.view_as(rms)  # torch.compile wants two tensors
 
 
 @register(
@@ -215,6 +219,5 @@ class EvoNormB2(_EvoNormB):
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
 
-    def _line(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        rms = (var + mean.square() + self.eps).sqrt()
-        return -torch.ones_like(rms), rms
+    def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
+        return None, near, Excess.apply(near, rest, var, self.eps)

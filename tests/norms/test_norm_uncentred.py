@@ -168,6 +168,14 @@ def test_groups_are_those_of_group_norm(norm):
         normzoo.create(norm, 4, num_groups=4)(torch.randn(2, 4, 1, 1))
 
 
+def test_gradients_of_evo_norm_b2_keep_their_digits_at_an_offset():
+    """Its divisor is rms − x, and at 1e6 a float32 has steps of 1/16."""
+    layer, x = build("evo_norm_b2", torch.float32), an_input(4, torch.float32) + 1e6
+    exact = gradients(copy.deepcopy(layer).double(), x.double())
+    for key, value in gradients(layer, x).items():
+        torch.testing.assert_close(value.double(), exact[key], rtol=0, atol=2e-6 * exact[key].abs().max().item())
+
+
 @pytest.mark.parametrize("norm", OURS)
 def test_what_comes_after_may_work_in_place(norm):
     """As a residual connection does: the output is not what the backward needs."""
