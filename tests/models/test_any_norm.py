@@ -13,6 +13,7 @@ from normzoo.models.lenet5 import LeNet5
 from normzoo.models.mlp import MLP
 from normzoo.models.plain_cnn import PlainCNN
 from normzoo.models.resnet import ResNet
+from normzoo.models.vgg import VGG
 
 LAYERS = normzoo.list_norms(kind="layer")
 # Four samples without positions are enough to whiten no more than three channels at a time.
@@ -26,6 +27,7 @@ MODELS = {
     "resnet8_b": (ResNet, {"depth": 8, "width": 4, "shortcut": "B"}, 8),
     "resnet18": (ResNet, {"depth": 18}, 64),
     "mlp": (MLP, {"image_size": 8, "hidden": (16, 16)}, 8),
+    "vgg": (VGG, {"convs": (2, 1), "widths": (4, 8)}, 8),
 }
 SMALL = [name for name in MODELS if name != "resnet18"]
 
@@ -123,8 +125,8 @@ def test_the_same_seed_gives_the_same_weights_with_any_norm_and_placement(name):
 def test_each_norm_is_found_by_name(name):
     pre, post = (len(list(normzoo.norm_layers(build(name, "batch_norm", order)))) for order in ("pre_act", "post_act"))
     # In post_act the norms of a branch and of its projection are one.
-    assert pre == {"plain_cnn": 4, "lenet5": 4, "resnet8": 7, "resnet8_b": 9, "resnet18": 20, "mlp": 2}[name]
-    assert post == {"plain_cnn": 4, "lenet5": 4, "resnet8": 7, "resnet8_b": 7, "resnet18": 17, "mlp": 2}[name]
+    assert pre == {"plain_cnn": 4, "lenet5": 4, "resnet8": 7, "resnet8_b": 9, "resnet18": 20, "mlp": 2, "vgg": 3}[name]
+    assert post == {"plain_cnn": 4, "lenet5": 4, "resnet8": 7, "resnet8_b": 7, "resnet18": 17, "mlp": 2, "vgg": 3}[name]
 
 
 @pytest.mark.parametrize("norm", LAYERS)
@@ -137,7 +139,7 @@ def test_channels_last_gives_the_same_output(name, norm):
     torch.testing.assert_close(y, expected)
 
 
-@pytest.mark.parametrize("name", ["plain_cnn", "resnet8"])
+@pytest.mark.parametrize("name", ["plain_cnn", "resnet8", "vgg"])
 def test_maps_stay_channels_last(name):
     model, (x, _) = build(name, "batch_norm").to(memory_format=torch.channels_last), images(name)
     kept = []
@@ -159,6 +161,7 @@ def test_maps_stay_channels_last(name):
         ("resnet8", "post_act"),
         ("resnet18", "pre_act"),
         ("mlp", "pre_act"),
+        ("vgg", "post_act"),
     ],
 )
 def test_compiles_as_one_graph(name, order):

@@ -35,6 +35,7 @@ def build(model, placement="pre_act", norm="batch_norm"):
 
 
 def test_the_files_there_are():
+    assert {"vgg6", "vgg9", "vgg11", "vgg16"} <= set(MODELS)
     assert {"plain_cnn", "lenet5", "resnet8", "resnet20", "resnet18", "resnet50", "mlp"} <= set(MODELS)
     assert {"pre_act", "post_act", "first_only", "last_only", "all_but_last", "none"} <= set(PLACEMENTS)
 
@@ -53,9 +54,8 @@ def test_each_file_opens_with_what_it_is(path):
 
 
 def test_models_import_torch_alone():
-    code = (
-        "import sys, normzoo.models.plain_cnn, normzoo.models.lenet5, normzoo.models.resnet, normzoo.models.mlp\n"
-        "print([name for name in ('torchvision', 'lightning', 'hydra') if name in sys.modules])"
-    )
+    files = sorted(path.stem for path in Path(normzoo.__file__).parent.glob("models/*.py") if path.stem != "__init__")
+    modules = ", ".join(f"normzoo.models.{name}" for name in files)
+    code = f"import sys, {modules}\nprint([n for n in ('torchvision', 'lightning', 'hydra') if n in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
