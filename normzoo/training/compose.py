@@ -1,0 +1,186 @@
+"""A sweep's configurations: composed by Hydra once for each choice of groups, its overrides applied to a copy for each cell.
+
+Hydra composes a whole configuration in about 90 ms. What takes its time is the defaults list; the overrides that only set
+values are applied afterwards, one by one, to what the defaults list gave. Cells that differ in nothing but values share
+the first part.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+# The application of overrides is private to Hydra; any other version composes each cell itself.
+_KNOWN_HYDRA = hydra.__version__.startswith("1.3.")
+# The output folder is the one part of Hydra's node that a cell may look up and that is known before it runs.
+_LOOKS_UP_HYDRA = re.compile(r"\$\{\s*hydra\s*[:.](?!\s*runtime\.output_dir\s*\})")
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How one cell's configuration is made; small, and cheap to send to another process.
+
+    Args:
+        whole: Pickled: what Hydra composed of the groups.
+        values: Those of the cell's overrides that are still to be applied.
+        listed: Those that Hydra lists as the task's; None where Hydra composed this very cell.
+        own: Entries of `hydra.job` and `hydra.sweep` that belong to this cell alone.
+    """
+
+    whole: bytes
+    values: tuple[Override, ...] = ()
+    listed: tuple[Override, ...] | None = None
+    own: dict[str, Any] = field(default_factory=dict)
+
+    def config(self) -> DictConfig:
+        """The configuration, Hydra's node included: equal to what Hydra composes from the same overrides."""
+        config: DictConfig = pickle.loads(self.whole)
+        if self.listed is not None:
+            ConfigLoaderImpl._apply_overrides_to_config(list(self.values), config)
+            config.hydra.overrides.task = [override.input_line for override in self.listed]
+            naming = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = get_overrides_dirname(
+                overrides=list(self.listed),
+                kv_sep=naming.kv_sep,
+                item_sep=naming.item_sep,
+                exclude_keys=naming.exclude_keys,
+            )
+        with read_write(config.hydra), open_dict(config.hydra):
+            for key, value in self.own.items():
+                OmegaConf.update(config, key, value)
+        return config
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """What Hydra composed from the overrides that choose groups."""
+
+    whole: bytes
+    task: bytes
+    hydra: Any
+    looks_up_hydra: bool
+
+
+class Composer:
+    """Composes the cells of one sweep.
+
+    Args:
+        loader: Hydra's.
+        master: The configuration of the sweep itself.
+        output_dir: What `${hydra:runtime.output_dir}` is while cells are planned.
+    """
+
+    def __init__(self, loader: Any, master: DictConfig, output_dir: str) -> None:
+        self.loader, self.master, self.output_dir = loader, master, output_dir
+        self._parser = OverridesParser.create()
+        self._parsed: dict[str, Override] = {}
+        self._groups: dict[tuple[str, ...], _Groups] = {}
+        self._is_group: dict[str, bool] = {}
+        self._repository: Any = None
+
+    def compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Composition]:
+        """The plain configuration of a cell, resolved, and how it is composed whole where it runs.
+
+        Raises:
+            hydra.errors.HydraException: As Hydra raises it, for overrides that cannot be.
+        """
+        composed = self._quickly(overrides) if _KNOWN_HYDRA else None
+        if composed is None:
+            whole = self.loader.load_sweep_config(self.master, list(overrides))
+            groups = self._split(whole)
+            composed = pickle.loads(groups.task), groups.hydra, Composition(groups.whole)
+        task, hydra_node, composition = composed
+        return _resolved(task, hydra_node), composition
+
+    def _quickly(self, overrides: Sequence[str]) -> tuple[DictConfig, Any, Composition] | None:
+        """Task's part, Hydra's part and the whole, without the defaults list; None for what only Hydra can tell."""
+        chosen: list[str] = []
+        values: list[Override] = []
+        listed: list[Override] = []
+        for line in overrides:
+            override = self._parse(line)
+            if override is None or override.is_sweep_override():
+                return None
+            if not override.is_hydra_override():
+                listed.append(override)
+            if re.match(r"hydra\b", override.key_or_group) or override.package is not None or self._chooses(override):
+                chosen.append(line)
+            elif override.is_delete() and override.value() is not None:
+                return None  # it compares with what is there, which may be looked up anywhere
+            else:
+                values.append(override)
+        groups = self._compose_groups(tuple(chosen))
+        if groups.looks_up_hydra or any(_LOOKS_UP_HYDRA.search(override.input_line or "") for override in values):
+            return None
+        task: DictConfig = pickle.loads(groups.task)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(values, task)
+        except Exception:
+            return None  # Hydra says what is wrong with them
+        return task, groups.hydra, Composition(groups.whole, tuple(values), tuple(listed))
+
+    def _parse(self, line: str) -> Override | None:
+        if line not in self._parsed:
+            try:
+                self._parsed[line] = self._parser.parse_override(line)
+            except Exception:
+                return None  # Hydra says what is wrong with it
+        return self._parsed[line]
+
+    def _chooses(self, override: Override) -> bool:
+        """Whether Hydra takes the override for a choice of a group, and not for a value."""
+        if isinstance(override.value(), dict):
+            return False
+        key = override.key_or_group
+        if key not in self._is_group:
+            if self._repository is None:
+                hydras = list(self.master.hydra.overrides.hydra)
+                name = self.master.hydra.job.config_name
+                self._repository = self.loader._parse_overrides_and_create_caching_repo(name, hydras)[1]
+            self._is_group[key] = self._repository.group_exists(key)
+        return self._is_group[key]
+
+    def _compose_groups(self, chosen: tuple[str, ...]) -> _Groups:
+        if chosen not in self._groups:
+            self._groups[chosen] = self._split(self.loader.load_sweep_config(self.master, list(chosen)))
+        return self._groups[chosen]
+
+    def _split(self, whole: DictConfig) -> _Groups:
+        pickled = pickle.dumps(whole)
+        with read_write(whole.hydra.runtime), open_dict(whole.hydra.runtime):
+            whole.hydra.runtime.output_dir = self.output_dir  # a logger's path refers to it; no part of the identity
+        task: DictConfig = pickle.loads(pickled)
+        with read_write(task), open_dict(task):
+            del task["hydra"]
+        raw = json.dumps(OmegaConf.to_container(task, resolve=False), default=str)
+        with _hydra_config(None) as holder:
+            holder.set_config(whole)
+            hydra_node = holder.cfg
+        return _Groups(pickled, pickle.dumps(task), hydra_node, bool(_LOOKS_UP_HYDRA.search(raw)))
+
+
+def _resolved(task: DictConfig, hydra_node: Any) -> dict[str, Any]:
+    with _hydra_config(hydra_node):
+        return cast(dict[str, Any], OmegaConf.to_container(task, resolve=True))
+
+
+@contextmanager
+def _hydra_config(node: Any) -> Iterator[HydraConfig]:
+    """What `${hydra:...}` looks up, for a while."""
+    holder = HydraConfig.instance()
+    before = holder.cfg
+    holder.cfg = node
+    try:
+        yield holder
+    finally:
+        holder.cfg = before
