@@ -104,8 +104,8 @@ class VGG(nn.Module):
         height, width = x.shape[2:]
         if min(height, width) < self.least_side:
             raise UserError(
-                f"vgg with these blocks reads images of at least {self.least_side}x{self.least_side} pixels, which "
-                f"its poolings halve, got {height}x{width}: raise data.image_size, or give model.convs and model.widths "
+                f"vgg with these blocks reads images of at least {self.least_side}x{self.least_side} pixels, which its "
+                f"poolings halve, got {height}x{width}: raise data.image_size, or give model.convs and model.widths "
                 "fewer blocks"
             )
         x = self.features(x)
