@@ -1,0 +1,24 @@
+"""The record of one cell: what is written, how a cell is named, and how records are read back.
+
+A *cell* is one resolved configuration (norm, batch size, placement, model, data, seed ...). It writes one
+`result.json`, once. Training writes these files, the report reads them, and neither knows of the other. Only the
+standard library is used, so that a record can be read where nothing else of the package is wanted.
+"""
+
+from normzoo.results.identity import cell_id, decisive
+from normzoo.results.read import read_result, read_results
+from normzoo.results.record import FILE_NAME, SCHEMA, STATUSES, CellResult
+from normzoo.results.write import write_atomic, write_result
+
+__all__ = [
+    "FILE_NAME",
+    "SCHEMA",
+    "STATUSES",
+    "CellResult",
+    "cell_id",
+    "decisive",
+    "read_result",
+    "read_results",
+    "write_atomic",
+    "write_result",
+]

@@ -1,0 +1,62 @@
+"""What names a cell: the part of its configuration that decides what it computes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from normzoo.results.plain import plain
+
+# Entries of a config that change where a cell writes or what it prints, never what it computes.
+_NO_IDENTITY = frozenset(
+    {"hydra", "logger", "paths", "output_dir", "progress", "verbose", "experiment", "sweep", "report", "claim"}
+)
+_NO_IDENTITY_WITHIN = {
+    "trainer": frozenset(
+        {
+            "progress",
+            "progress_bar",
+            "enable_progress_bar",
+            "enable_model_summary",
+            "enable_checkpointing",
+            "log_every_n_steps",
+        }
+    ),
+    "data": frozenset({"download", "num_workers"}),  # not root: another root may hold other images
+}
+
+
+def cell_id(config: Mapping[str, Any]) -> str:
+    """Name a cell by what decides its result: 12 hex digits of the SHA-256 of its config.
+
+    The order of keys, `1` against `1.0`, and entries that only steer output (`hydra`, `logger`, `paths`, `experiment`,
+    `sweep`, progress switches) leave the name as it is.
+
+    Raises:
+        TypeError: the config holds something that is not plain data.
+    """
+    text = json.dumps(
+        _integral(plain(decisive(config), "config", missing="text")),
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that decides what its cell computes: all but the entries that only steer output."""
+    kept = {str(key): value for key, value in config.items() if str(key) not in _NO_IDENTITY}
+    for group, names in _NO_IDENTITY_WITHIN.items():
+        if isinstance(kept.get(group), Mapping):
+            kept[group] = {key: value for key, value in kept[group].items() if str(key) not in names}
+    return kept
+
+
+def _integral(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _integral(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_integral(entry) for entry in value]
+    # YAML reads `lr=1` as an int and `lr=1.0` as a float, and both train the same cell.
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,28 @@
+"""Plain data: what strict JSON can hold, whatever it was made of."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+
+def plain(value: Any, where: str, *, missing: str) -> Any:
+    """Turn `value` into strict JSON data; a number that is not finite becomes null, or its name as text."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value.name if isinstance(value, Enum) else value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        return str(float(value)) if missing == "text" else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry, f"{where}.{key}", missing=missing) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [plain(entry, f"{where}[{i}]", missing=missing) for i, entry in enumerate(value)]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a NumPy or torch scalar
+        return plain(value.item(), where, missing=missing)
+    raise TypeError(f"{where} is a {type(value).__name__}, not plain data (text, number, list, mapping)")

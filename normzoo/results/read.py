@@ -1,0 +1,82 @@
+"""Reading records back: one bad file is named and never hides the others."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from normzoo.errors import UserError
+from normzoo.results.record import FILE_NAME, KINDS, SCHEMA, CellResult, fault
+
+
+def read_result(path: str | os.PathLike[str]) -> CellResult:
+    """Read one record, given its file or the folder it lies in.
+
+    Raises:
+        UserError: the file is missing, corrupt, of another schema or no record of ours; the message names it.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / FILE_NAME
+    return _read(file)
+
+
+def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[str]]:
+    """Read every `result.json` below `root`, in the order of their paths.
+
+    Returns the records, and a message for each file that could not be read; one bad file never hides the others.
+
+    Raises:
+        UserError: `root` is not a folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the folder that a sweep wrote its cells into.")
+    results: list[CellResult] = []
+    unreadable: list[str] = []
+    for file in map(Path, _result_files(str(root))):
+        try:
+            results.append(_read(file))
+        except UserError as error:
+            unreadable.append(str(error))
+    return results, unreadable
+
+
+def _read(file: Path) -> CellResult:
+    try:
+        record = json.loads(file.read_bytes(), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is corrupt ({error}); remove it and run its cell again.") from error
+    if not isinstance(record, dict) or "schema" not in record or "cell" not in record:
+        raise UserError(f"{file} is not a normzoo result (it has no `schema` and `cell`); it was left out.")
+    if record["schema"] != SCHEMA:
+        raise UserError(
+            f"{file} has schema {record['schema']!r} and this normzoo reads schema {SCHEMA}; "
+            "read it with the version that wrote it, or run its cell again."
+        )
+    wrong = fault(record)
+    if wrong:
+        raise UserError(f"{file} is no valid result: {wrong}; remove it and run its cell again.")
+    return CellResult(**{name: record[name] for name in KINDS if name in record}, folder=file.parent)
+
+
+def _result_files(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError:
+        # Left to the reader of the file, who says why it cannot be read.
+        yield os.path.join(folder, FILE_NAME)
+        return
+    for entry in entries:
+        if entry.name == FILE_NAME:
+            yield entry.path
+        # Hydra keeps a folder of its own in every cell; not entering it halves the walk.
+        elif entry.name != ".hydra" and entry.is_dir(follow_symlinks=False):
+            yield from _result_files(entry.path)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not strict JSON")

@@ -1,0 +1,77 @@
+"""The record of one cell, and what is wrong with something that is none."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+FILE_NAME = "result.json"
+STATUSES = ("ok", "diverged", "error", "killed", "oom", "timeout", "refused")
+
+
+@dataclass(kw_only=True)
+class CellResult:
+    """What one cell was and what came of it.
+
+    Metrics named `*error*` are percentages; a metric that was not a finite number is None. `values_per_statistic` maps
+    a norm layer's name to n, the number of values one of its means averages in training; `normalization_batch` is the
+    number of samples that share a statistic.
+    """
+
+    cell: str
+    status: str
+    config: dict[str, Any]
+    reason: str | None = None
+    seed: int = 0
+    world_size: int = 1
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    curve: list[dict[str, float | None]] = field(default_factory=list)
+    values_per_statistic: dict[str, int] = field(default_factory=dict)
+    normalization_batch: int | None = None
+    time: dict[str, Any] = field(default_factory=dict)
+    device: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    # Where the record was read from; a fact about the file, not part of it.
+    folder: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status {self.status!r} is none of {', '.join(STATUSES)}")
+
+
+_REQUIRED = frozenset({"cell", "status", "config"})
+KINDS: dict[str, Any] = {
+    "cell": str,
+    "status": str,
+    "config": dict,
+    "reason": (str, type(None)),
+    "seed": int,
+    "world_size": int,
+    "metrics": dict,
+    "curve": list,
+    "values_per_statistic": dict,
+    "normalization_batch": (int, type(None)),
+    "time": dict,
+    "device": dict,
+    "versions": dict,
+}
+
+
+def fault(record: dict[str, Any]) -> str | None:
+    """What a record lacks or holds that it may not; None for a good one."""
+    for name, kind in KINDS.items():
+        if name not in record and name not in _REQUIRED:
+            continue
+        value = record.get(name)
+        # bool is an int to Python, and no count of ours is one.
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return f"`{name}` is {value!r:.60}"
+    if record["status"] not in STATUSES:
+        return f"status {record['status']!r:.60} is none of {', '.join(STATUSES)}"
+    for name in ("metrics", "values_per_statistic"):
+        for key, value in record.get(name, {}).items():
+            if not isinstance(value, (int, float, type(None))):
+                return f"`{name}.{key}` is {value!r:.60}, not a number"
+    if not all(isinstance(point, dict) for point in record.get("curve", ())):
+        return "`curve` holds something that is not a point"
+    return None

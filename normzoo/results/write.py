@@ -1,0 +1,61 @@
+"""Writing files whole or not at all."""
+
+import contextlib
+import json
+import os
+import threading
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from normzoo.errors import UserError
+from normzoo.results.plain import plain
+from normzoo.results.record import FILE_NAME, SCHEMA, CellResult, fault
+
+
+def write_result(folder: str | os.PathLike[str], result: CellResult) -> Path:
+    """Write `result` as `result.json` into `folder` (made if absent): the whole file appears, or nothing changes.
+
+    Raises:
+        UserError: the folder cannot be written.
+        TypeError: the record holds something that is not plain data.
+    """
+    record: dict[str, Any] = {"schema": SCHEMA}
+    for entry in fields(result):
+        if entry.name == "folder":
+            continue
+        value = getattr(result, entry.name)
+        record[entry.name] = plain(value, entry.name, missing="text" if entry.name == "config" else "null")
+    wrong = fault(record)
+    if wrong:
+        raise TypeError(f"no record of a cell: {wrong}")
+    return write_atomic(Path(folder) / FILE_NAME, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
+    """Write `content` to `path` so that a reader, or a crash at any instant, sees the old file or the new one.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    # Named after its writer, so that two processes writing the same cell never share a half-written file.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(draft, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder that can be written, with space left."
+        ) from error
+    return path
