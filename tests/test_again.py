@@ -1,0 +1,29 @@
+"""The printed command goes on with the sweep it was printed by, whatever the folder is called."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from normzoo.again import go_on
+
+
+def test_the_folder_is_named_and_what_was_asked_for_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["-m", "norm=batch_norm,group_norm", "hydra.sweep.dir=elsewhere", "sweep.resume=false", "seed=range(3)"]
+    assert go_on(tmp_path / "runs" / "s", given) == (
+        "normzoo train -m norm=batch_norm,group_norm 'seed=range(3)' hydra.sweep.dir=runs/s"
+    )
+    assert go_on("/other/s", ["-m", "sweep.retry=none"], retry="failed") == (
+        "normzoo train -m sweep.retry=failed hydra.sweep.dir=/other/s"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "two words", "it's", "a=b", "a,b", "[x]", "back\\slash", "ends\\", "\\'", "é", "'"]
+)
+def test_shell_and_hydra_read_the_folder_back(name: str) -> None:
+    (*_, override) = shlex.split(go_on(f"/s/{name}", []))
+    parsed = OverridesParser.create().parse_override(override)
+    assert (parsed.key_or_group, parsed.value()) == ("hydra.sweep.dir", f"/s/{name}")
