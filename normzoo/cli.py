@@ -1,4 +1,4 @@
-"""The command line: `normzoo train | report | list | show | bench`."""
+"""The command line: `normzoo train | report | claims | list | show | bench`."""
 
 import argparse
 import os
@@ -7,17 +7,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from normzoo import __version__, bench, catalogue
+from normzoo import __version__, bench, catalogue, claims
 from normzoo.errors import UserError, exit_with
 from normzoo.registry import list_norms
 
-COMMANDS = ("train", "report", "list", "show", "bench")
+COMMANDS = ("train", "report", "claims", "list", "show", "bench")
 
 DESCRIPTION = """Every normalization layer for PyTorch under a name, put into models, swept and explained.
 
   normzoo train [OVERRIDE ...]       train one cell; normzoo train --help lists groups and options
   normzoo train -m [OVERRIDE ...]    train every combination of comma-separated values
   normzoo report FOLDER              tables and figure from the results in a folder, finished or not
+  normzoo claims [--quick]           run what is claimed of normalization, and judge it; --list names the claims
   normzoo list [--FACT ...]          the norms; normzoo list --help lists what can be asked for
   normzoo show NORM                  equation, facts, arguments and source of one norm
   normzoo bench layers               time and saved memory of each norm against torch's or timm's
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["train"]:
-            _train(arguments[1:])
+            call_hydra(arguments[1:])
         elif arguments[:1] in (["-sc"], ["--shell-completion"]):
             _complete(arguments)
         else:
@@ -45,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _train(arguments: Sequence[str]) -> None:
+def call_hydra(arguments: Sequence[str]) -> None:
+    """Hand the arguments of `normzoo train` to Hydra.
+
+    Raises:
+        UserError: a package that training needs is missing.
+    """
     try:
         import hydra
         import lightning  # noqa: F401
@@ -69,7 +75,7 @@ def _complete(arguments: Sequence[str]) -> None:
         print(*(name for name in list_norms() if name.startswith(words[-1])))
     elif words[1] == "train":
         os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+\s+)train(\s+|$)", r"\1", line)
-        _train(arguments)
+        call_hydra(arguments)
 
 
 def _parse(arguments: Sequence[str]) -> None:
@@ -82,6 +88,7 @@ def _parse(arguments: Sequence[str]) -> None:
     report = commands.add_parser("report", help="results.csv, summary.md and the figure from a folder of results")
     report.add_argument("folder", type=Path)
     report.set_defaults(run=_report)
+    claims.add_arguments(commands.add_parser("claims", help="run what is claimed of normalization, and judge it"))
     catalogue.add_commands(commands)
     benches = commands.add_parser("bench", help="what the norms cost, as ratios measured here and now")
     bench.add_arguments(benches)
@@ -92,5 +99,9 @@ def _parse(arguments: Sequence[str]) -> None:
 
 def _report(chosen: argparse.Namespace) -> None:
     from normzoo.report import report
+    from normzoo.report.claims import judge_claims
 
     print(report(chosen.folder).text)
+    judged = judge_claims(chosen.folder)
+    if judged:
+        print(judged.text)

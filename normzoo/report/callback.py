@@ -9,19 +9,32 @@ from omegaconf import DictConfig
 
 from normzoo.errors import UserError, exit_with
 from normzoo.report import report
+from normzoo.report.claims import judge_claims
 
 
 class ReportCallback(Callback):
-    """Writes the report into the sweep folder and prints its table; a failed cell makes the exit code 1."""
+    """Writes the report into the sweep folder and prints its table; a failed cell makes the exit code 1.
+
+    A sweep that runs a claim's cells ends with the claim's verdict and figure as well.
+
+    Args:
+        claims_only: Leave out the report on the sweep as a whole, which says little on cells of many claims.
+    """
+
+    def __init__(self, claims_only: bool = False) -> None:
+        self.claims_only = claims_only
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = config.hydra.sweep.dir
         try:
-            made = report(config.hydra.sweep.dir)
+            made = None if self.claims_only else report(folder)
+            judged = judge_claims(folder)
         except UserError as error:
             exit_with(error)
         except Exception:
             traceback.print_exc()  # Hydra would make a warning of it, and a success of the sweep
             sys.exit(1)
-        print(made.text)
-        if made.failed:
+        parts = [part for part in (made, judged) if part is not None]
+        print("\n\n".join(part.text for part in parts))
+        if any(part.failed for part in parts):
             sys.exit(1)

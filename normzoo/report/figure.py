@@ -13,7 +13,7 @@ from normzoo.report.panels import Panel, build_panels
 from normzoo.report.table import Table
 
 _CLASSES = {"mnist5k": 10, "mnist": 10, "fashion_mnist": 10, "digits": 10, "cifar10": 10}
-_LOOKS: Any = {
+LOOKS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.titlesize": 8.5,
@@ -59,6 +59,16 @@ def draw_figure(table: Table) -> tuple[bytes, bytes]:
             "results.csv and summary.md are written, but the figure needs matplotlib; "
             'install it with `pip install "normzoo[sweep]"`.'
         ) from error
+    with matplotlib.rc_context(LOOKS):
+        # Figure and canvas directly, not through pyplot: no window, no state shared with the caller's own figures.
+        figure = Figure()
+        FigureCanvasAgg(figure)
+        draw_on(figure, table)
+        return saved(figure, "png", dpi=220), saved(figure, "svg", metadata={"Date": None})
+
+
+def draw_on(figure: Any, table: Table) -> None:
+    """Draw the panels and the caption on an empty figure, which takes the size they need."""
     panels = build_panels(table)
     rows = _arranged(panels)
     columns = max((len(row) for row in rows), default=1)
@@ -71,29 +81,26 @@ def draw_figure(table: Table) -> tuple[bytes, bytes]:
     ]
     height = _HEAD + sum(heights) + _GAP * max(len(rows) - 1, 0) + foot + (0.4 if not rows else 0.0)
     chance = chance_level(table)
-    with matplotlib.rc_context(_LOOKS):
-        # Figure and canvas directly, not through pyplot: no window, no state shared with the caller's own figures.
-        figure = Figure(figsize=(width, height))
-        FigureCanvasAgg(figure)
-        letters, y = iter(ascii_uppercase), height - _HEAD + _GAP
-        for row, row_height in zip(rows, heights, strict=True):
-            y -= row_height + _GAP
-            share = (width - (left + right) * len(row)) / len(row)
-            for i, panel in enumerate(row):
-                x = left + i * (share + left + right)
-                axes = figure.add_axes((x / width, y / height, share / width, row_height / height))
-                draw_panel(axes, next(letters) if len(panels) > 1 else "", panel, chance)
-        if not panels:
-            figure.text(0.5, 1 - 0.3 / height, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
-        figure.text(
-            0.12 / width,
-            0.06 / height,
-            "\n".join(lines),
-            fontsize=_CAPTION_SIZE,
-            va="bottom",
-            linespacing=_CAPTION_LINE * 72 / _CAPTION_SIZE / 1.165,
-        )
-        return _saved(figure, "png", dpi=220), _saved(figure, "svg", metadata={"Date": None})
+    figure.set_layout_engine("none")  # every panel is put where it belongs
+    figure.set_size_inches(width, height)
+    letters, y = iter(ascii_uppercase), height - _HEAD + _GAP
+    for row, row_height in zip(rows, heights, strict=True):
+        y -= row_height + _GAP
+        share = (width - (left + right) * len(row)) / len(row)
+        for i, panel in enumerate(row):
+            x = left + i * (share + left + right)
+            axes = figure.add_axes((x / width, y / height, share / width, row_height / height))
+            draw_panel(axes, next(letters) if len(panels) > 1 else "", panel, chance)
+    if not panels:
+        figure.text(0.5, 1 - 0.3 / height, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
+    figure.text(
+        0.12 / width,
+        0.06 / height,
+        "\n".join(lines),
+        fontsize=_CAPTION_SIZE,
+        va="bottom",
+        linespacing=_CAPTION_LINE * 72 / _CAPTION_SIZE / 1.165,
+    )
 
 
 def _arranged(panels: Sequence[Panel]) -> list[list[Panel]]:
@@ -141,7 +148,8 @@ def chance_level(table: Table) -> float | None:
     return 100.0 * (1 - 1 / classes) if isinstance(classes, int) and classes > 0 else None
 
 
-def _saved(figure: Any, kind: str, **options: Any) -> bytes:
+def saved(figure: Any, kind: str, **options: Any) -> bytes:
+    """The figure in a file of this kind."""
     stream = io.BytesIO()
     figure.savefig(stream, format=kind, **options)
     return stream.getvalue()

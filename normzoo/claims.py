@@ -1,0 +1,156 @@
+"""`normzoo claims`: run the experiments that stand for a claim, in one sweep, and judge them."""
+
+import argparse
+import difflib
+import importlib.util
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from normzoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An experiment's `claim` block, and the grids it runs."""
+
+    name: str
+    statement: str
+    source: str
+    full: Sequence[Mapping[str, Any]]
+    quick: Sequence[Mapping[str, Any]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `normzoo claims` takes."""
+    parser.add_argument(
+        "--quick", action="store_true", help="the small grids of each claim: 5 minutes on 2 cores, not 30"
+    )
+    parser.add_argument("--only", metavar="CLAIM[,CLAIM]", help="these claims alone")
+    parser.add_argument(
+        "--dir", type=Path, metavar="FOLDER", help="where to write; a folder begun before is gone on with"
+    )
+    parser.add_argument("--list", action="store_true", help="name the claims, run nothing")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="as in normzoo train, for every cell: seed=0,1"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Run the claims asked for, or list them.
+
+    Raises:
+        UserError: a claim is unknown, or what it needs is missing.
+    """
+    claims = _chosen(chosen.only)
+    if chosen.list:
+        print(listing(claims, shutil.get_terminal_size().columns))
+        return
+    missing = [name for name in ("matplotlib",) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"normzoo claims needs {missing[0]}: pip install 'normzoo[sweep]'")
+    odd = [override for override in chosen.overrides if "=" not in override and not override.startswith("~")]
+    if odd:
+        raise UserError(f"{odd[0]} is no override, which reads key=value; a claim is chosen by --only {odd[0]}")
+    folder = chosen.dir or Path("runs") / f"claims_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    from normzoo.cli import call_hydra
+
+    call_hydra(arguments(claims, folder, quick=chosen.quick, overrides=chosen.overrides))
+
+
+def arguments(claims: Sequence[Claim], folder: Path, *, quick: bool, overrides: Sequence[str] = ()) -> list[str]:
+    """The command line of `normzoo train` that runs the grids of all claims as one sweep."""
+    grids = [
+        {"experiment": claim.name, **grid, "++claim.grids": "quick" if quick else "full"}
+        for claim in claims
+        for grid in (claim.quick if quick else claim.full)
+    ]
+    return [
+        "-m",
+        f"hydra.sweep.dir={_quoted(folder)}",
+        f"hydra.sweeper.grids=[{','.join(map(_mapping, grids))}]",
+        "+hydra.callbacks.report.claims_only=true",
+        *overrides,
+    ]
+
+
+def read_claims() -> list[Claim]:
+    """The claims among the experiments that are installed, by name.
+
+    Raises:
+        UserError: a claim's block is incomplete, or Hydra is not installed.
+    """
+    try:
+        from omegaconf import OmegaConf
+    except ModuleNotFoundError as error:
+        raise UserError(f"normzoo claims needs {error.name}: pip install 'normzoo[sweep]'") from error
+    found = []
+    for file in sorted(files("normzoo.conf").joinpath("experiment").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            content: Any = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+            if "claim" in content:
+                found.append(_claim(file.name, content))
+    return found
+
+
+def listing(claims: Sequence[Claim], width: int) -> str:
+    """Names and statements, wrapped."""
+    column = max(len(claim.name) for claim in claims) + 2
+    return "\n".join(
+        textwrap.fill(
+            f"{claim.name:<{column}}{claim.statement} ({claim.source})", max(width, 40), subsequent_indent=" " * column
+        )
+        for claim in claims
+    )
+
+
+def _claim(file: str, content: Mapping[str, Any]) -> Claim:
+    block, grids = content["claim"], content.get("hydra", {}).get("sweeper", {}).get("grids")
+    absent = [key for key in ("name", "statement", "source", "quick") if not block.get(key)]
+    if absent or not grids:
+        what = f"claim.{absent[0]}" if absent else "hydra.sweeper.grids"
+        raise UserError(
+            f"conf/experiment/{file} has a claim block and no {what}; a claim needs both its grids and its words"
+        )
+    if file != f"{block['name']}.yaml":
+        raise UserError(f"conf/experiment/{file} calls its claim {block['name']}; a claim has the name of its file")
+    return Claim(block["name"], block["statement"], block["source"], grids, block["quick"])
+
+
+def _chosen(only: str | None) -> list[Claim]:
+    from normzoo.report.claims import known_claims
+
+    claims = {claim.name: claim for claim in read_claims()}
+    unjudged = sorted(set(claims) - set(known_claims()))
+    names = list(claims) if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        if name not in claims:
+            near = difflib.get_close_matches(name, claims, n=3) or list(claims)
+            raise UserError(f"{name!r} is no claim; nearest: {', '.join(near)}. normzoo claims --list names them all")
+        if name in unjudged:
+            raise UserError(
+                f"conf/experiment/{name}.yaml has a claim block, but no normzoo/report/claims/{name}.py judges it"
+            )
+    if not names:
+        raise UserError("--only names no claim; normzoo claims --list names them all")
+    return [claims[name] for name in dict.fromkeys(names)]
+
+
+def _mapping(grid: Mapping[str, Any]) -> str:
+    return "{" + ",".join(f"{key}:{_quoted(value)}" for key, value in grid.items()) + "}"
+
+
+def _quoted(value: Any) -> str:
+    """A value in quotes, as the grammar of Hydra's overrides has them: a backslash counts only before a quote."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value)
+    ends = len(text) - len(text.rstrip("\\"))
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'") if "'" in text else text
+    return f"'{escaped}{chr(92) * ends}'"

@@ -1,0 +1,61 @@
+"""A claim's figure as files: the page it is drawn on, and a line below it that says what was run."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from normzoo.claim_cells import ClaimCells
+from normzoo.errors import UserError
+from normzoo.report import describe
+from normzoo.report.claims._cells import lost
+from normzoo.report.figure import LOOKS, saved
+from normzoo.report.table import build_table
+from normzoo.results import CellResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZE = (7.2, 2.9)  # inches; a claim that needs another calls `figure.set_size_inches`
+
+
+def drawn(
+    claim: ClaimCells, records: Sequence[CellResult], draw: Callable[[Sequence[CellResult], "Figure"], None]
+) -> tuple[bytes, bytes]:
+    """The figure as PNG and as SVG.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError as error:
+        raise UserError("a claim's figure needs matplotlib: pip install 'normzoo[sweep]'") from error
+    with matplotlib.rc_context(LOOKS):
+        # Figure and canvas directly, not through pyplot: no window, no state shared with the caller's own figures.
+        figure = Figure(figsize=SIZE, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(records, figure)
+        if isinstance(
+            figure.get_layout_engine(), ConstrainedLayoutEngine
+        ):  # a claim that sets its axes by hand writes its own caption
+            wide = int(figure.get_size_inches()[0] * 20.4)
+            caption = "\n".join(textwrap.wrap(f"{claim.name}: {ran(records)}", wide))
+            figure.supxlabel(caption, fontsize=6.4, color="#555555", x=0.01, ha="left")
+        return saved(figure, "png", dpi=200), saved(figure, "svg", metadata={"Date": None})
+
+
+def ran(records: Sequence[CellResult]) -> str:
+    """What was run, from the records: data, models, seeds, hardware, versions."""
+    table = build_table(records)
+    trained = [row for row in table.rows if not row.result.config.get("study")]
+    parts = [f"{describe.models(trained)} on {describe.data(trained)}"] if trained else []
+    parts.append(f"{describe.number(len(table.rows), 'cell')}{f' ({gone})' if (gone := lost(records)) else ''}")
+    parts += [
+        describe.seeds(table.rows),
+        describe.hardware(table.rows),
+        describe.versions(table.rows, ("normzoo", "torch")),
+    ]
+    return "; ".join(parts) + "."

@@ -1,0 +1,103 @@
+"""claims.md, and the same in a few lines for a terminal."""
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from normzoo.report import describe
+from normzoo.report.table import build_table
+from normzoo.report.text import markdown_table
+from normzoo.results import CellResult
+
+if TYPE_CHECKING:
+    from normzoo.report.claims import Judged
+
+_MARK = {True: "yes", False: "no", None: "not measured"}
+
+
+def page(judged: Sequence["Judged"], root: Path) -> str:
+    """A row a claim, then a section each with its checks and its figure, then what everything ran on."""
+    head = ["Claim", "Source", "Measured", "Verdict", "Figure"]
+    rows = [
+        [
+            f"[{one.claim.name}](#{one.claim.name}): {one.claim.statement}",
+            one.claim.source,
+            one.finding.measured if one.finding else "–",
+            f"**{one.verdict}**{_incomplete(one)}",
+            f"[png]({_relative(one.figure, root)})" if one.figure else "–",
+        ]
+        for one in judged
+    ]
+    lead = "Every verdict is computed from the records of the cells in this folder. Mean ± sample std over n seeds.\n"
+    parts = ["# Claims about normalization\n", lead, markdown_table(head, rows).replace("---:", "---")]
+    parts += [_section(one, root) for one in judged]
+    return "\n".join([*parts, _footer(judged)])
+
+
+def _section(one: "Judged", root: Path) -> str:
+    command = f"normzoo claims --only {one.claim.name}{' --quick' if one.claim.grids == 'quick' else ''}"
+    parts = [
+        f"## {one.claim.name}\n",
+        f"{one.claim.statement} ({one.claim.source})\n",
+        f"**{one.verdict[0].upper()}{one.verdict[1:]}**{_incomplete(one)}. `{command}`\n",
+    ]
+    if one.error:
+        parts.append(f"Failed: {one.error}\n")
+    if one.finding:
+        body = [[check.text, _MARK[check.holds], check.measured] for check in one.finding.checks]
+        parts.append(markdown_table(["Check", "Holds", "Measured"], body).replace("---:", "---"))
+    missing = len(one.claim.cells) - len(one.records)
+    if missing:
+        parts.append(f"{describe.number(missing, 'cell')} of {len(one.claim.cells)} without a record.\n")
+    if one.records:
+        table = build_table(one.records)
+        parts.append(f"{describe.counts(table)}; {describe.seeds(table.rows)}; {describe.time(table.rows)}.\n")
+    if one.figure:
+        parts.append(f"![{one.claim.name}: {one.claim.statement}]({_relative(one.figure, root)})\n")
+    return "\n".join(parts)
+
+
+def _footer(judged: Sequence["Judged"]) -> str:
+    records: dict[str, CellResult] = {record.cell: record for one in judged for record in one.records}
+    if not records:
+        return "No cell has a record yet.\n"
+    table = build_table(records.values())
+    grids = " and ".join(sorted({one.claim.grids for one in judged}))
+    entries = [
+        ("Grids", f"{grids} (`--quick` runs fewer cells than the full grids)"),
+        ("Cells", describe.counts(table)),
+        ("Seeds", describe.seeds(table.rows)),
+        ("Hardware", describe.hardware(table.rows)),
+        ("Versions", describe.versions(table.rows)),
+        ("Time", describe.time(table.rows)),
+    ]
+    return "---\n\n" + "\n".join(f"- {name}: {text}" for name, text in entries) + "\n"
+
+
+def terminal(judged: Sequence["Judged"], page: Path, width: int | None) -> str:
+    """A paragraph a claim: verdict, figures, and the checks that do not hold."""
+    width = max(width or shutil.get_terminal_size().columns, 40)
+    lines = []
+    for one in judged:
+        measured = one.finding.measured if one.finding else ""
+        text = f"{one.verdict}{_incomplete(one)}: {one.claim.name}: {one.claim.statement} [{measured}]"
+        lines.append(textwrap.fill(text, width, subsequent_indent="  "))
+        for check in one.finding.checks if one.finding else ():
+            if check.holds is False:
+                no = f"no: {check.text} [{check.measured}]"
+                lines.append(textwrap.fill(no, width, initial_indent="  ", subsequent_indent="    "))
+        if one.error:
+            lines.append(textwrap.fill(f"failed: {one.error}", width, initial_indent="  ", subsequent_indent="    "))
+    return "\n".join([*lines, "", str(page)])
+
+
+def _incomplete(one: "Judged") -> str:
+    checks = one.finding.checks if one.finding else ()
+    missing = one.finding.unmeasured if one.finding else 0
+    return f" ({len(checks) - missing} of {len(checks)} checks measured)" if 0 < missing < len(checks) else ""
+
+
+def _relative(figure: Path, root: Path) -> str:
+    return figure.relative_to(root).as_posix()
