@@ -179,3 +179,21 @@ def check_positive(model: str, **sizes: Any) -> None:
         if len(numbers) == 0 or any(type(number) is not int or number < 1 for number in numbers):
             wanted = "one or more positive integers" if listed else "a positive integer"
             raise UserError(f"{model}: {name} must be {wanted}, got {value!r}")
+
+
+def sides(model: str, image_size: Any) -> tuple[int, int]:
+    """The height and the width of images for a model that has to know them, from their side or from both.
+
+    Raises:
+        UserError: If it is null, or not one or two positive integers.
+    """
+    if image_size is None:
+        raise UserError(
+            f"{model} has to know the size of the images, and it is null: set data.image_size, or model.image_size, "
+            "such as data.image_size=28"
+        )
+    check_positive(model, image_size=image_size)
+    both = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(both) != 2:
+        raise UserError(f"{model}: image_size is a side or a height and a width, got {list(both)}")
+    return both[0], both[1]

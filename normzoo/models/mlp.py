@@ -1,12 +1,11 @@
 """A multilayer perceptron: dense layers, with a norm on inputs `(N, C)`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.models.blocks import EVERYWHERE, DenseNormAct, Norm, Placement, check_positive
+from normzoo.models.blocks import EVERYWHERE, DenseNormAct, Norm, Placement, check_positive, sides
 from normzoo.models.options import dropout_layers, initialize, named_activation
 
 
@@ -56,7 +55,7 @@ class MLP(nn.Module):
         super().__init__()
         check_positive("mlp", in_channels=in_channels, num_classes=num_classes, hidden=hidden)
         act = named_activation("mlp", activation)
-        height, width = _sides(image_size)
+        height, width = sides("mlp", image_size)
         self.image_shape = (in_channels, height, width)
 
         layers: list[nn.Module] = []
@@ -80,16 +79,3 @@ class MLP(nn.Module):
             )
         x = x.flatten(1)
         return self.output(self.hidden(x))
-
-
-def _sides(image_size: Any) -> tuple[int, int]:
-    if image_size is None:
-        raise UserError(
-            "mlp has to know the size of the images, and it is null: set data.image_size, or model.image_size, "
-            "such as data.image_size=28"
-        )
-    check_positive("mlp", image_size=image_size)
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2:
-        raise UserError(f"mlp: image_size is a side or a height and a width, got {list(sides)}")
-    return sides[0], sides[1]

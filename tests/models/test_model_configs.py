@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import normzoo
+from normzoo import UserError
 from normzoo.models.blocks import Placement
 
 hydra = pytest.importorskip("hydra")
@@ -35,7 +36,7 @@ def build(model, placement="pre_act", norm="batch_norm"):
 
 
 def test_the_files_there_are():
-    assert {"vgg6", "vgg9", "vgg11", "vgg16"} <= set(MODELS)
+    assert {"lstm", "rnn", "vgg6", "vgg9", "vgg11", "vgg16"} <= set(MODELS)
     assert {"plain_cnn", "lenet5", "resnet8", "resnet20", "resnet18", "resnet50", "mlp"} <= set(MODELS)
     assert {"pre_act", "post_act", "first_only", "last_only", "all_but_last", "none"} <= set(PLACEMENTS)
 
@@ -43,6 +44,10 @@ def test_the_files_there_are():
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("model", MODELS)
 def test_each_model_with_each_placement(model, placement):
+    if model in ("lstm", "rnn") and placement == "post_act":
+        with pytest.raises(UserError, match="has no place in a recurrent cell"):
+            build(model, placement)
+        return
     built = build(model, placement)
     assert built(torch.empty(4, 3, 32, 32, device="meta")).shape == (4, 10)
     assert bool(list(normzoo.norm_layers(built))) == (placement != "none")
