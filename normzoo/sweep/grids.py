@@ -38,5 +38,6 @@ def sweep(sweeper: "NormzooSweeper", arguments: list[str]) -> Any:
     folder = Path(sweeper.config.hydra.sweep.dir)
     planned = cells(sweeper, arguments)
     returns = sweeper.launcher.launch(planned, initial_job_idx=0)
-    OmegaConf.save(sweeper.config, folder / "multirun.yaml")
+    if returns:  # none of a dry run
+        OmegaConf.save(sweeper.config, folder / "multirun.yaml")
     return [returns]

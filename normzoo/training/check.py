@@ -19,6 +19,7 @@ from normzoo.training.build import (
     global_batch,
     schedule,
 )
+from normzoo.training.loggers import check_logger
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,12 +62,13 @@ def check_devices(config: Config) -> None:
         )
 
 
-def check_cell(config: Config, data: Any) -> Shapes:
+def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shapes:
     """Build the cell's model without memory and pass one batch's shape through it.
 
     Args:
         config: The resolved configuration.
         data: Its data module, set up.
+        devices_here: Whether it trains on this machine, so that its devices can be counted.
 
     Returns:
         The shape of the input of each norm layer, by the layer's name.
@@ -76,7 +78,9 @@ def check_cell(config: Config, data: Any) -> Shapes:
             norm cannot be computed on the shapes that reach it.
         UserError: If an option is wrong whatever it is combined with.
     """
-    check_devices(config)
+    if devices_here:
+        check_devices(config)
+    check_logger(config)
     per_device, together = config["batch_size_per_device"], global_batch(config)
     if not isinstance(per_device, int) or per_device < 1:
         raise UserError(f"batch_size_per_device={per_device} must be a whole number of samples, 1 or more")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from hydra import version
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
 from normzoo.errors import UserError
 from normzoo.results import CellResult, write_result
@@ -20,7 +19,9 @@ from normzoo.sweep.progress import Progress
 from normzoo.training.callbacks import CURVE
 from normzoo.training.cell import describe
 from normzoo.training.check import cores, on_gpu
-from normzoo.training.plan import Cell, plan
+from normzoo.training.compose import Composition
+from normzoo.training.dry_run import table
+from normzoo.training.plan import CHECKPOINT, Cell, State, plan
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import NormzooLauncher
@@ -47,16 +48,15 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended sweep ends its cells
     threads = str(launcher.config.trainer.threads)
     with fork_server(["normzoo.training.cell", "hydra.core.utils"], {"OMP_NUM_THREADS": threads}) as context:
-        cells = plan(launcher, job_overrides, initial_job_idx)
-        todo = [cell for cell in cells if not cell.refused and not cell.finished]
-        refused = sum(cell.refused is not None for cell in cells)
+        planned = plan(launcher, job_overrides, initial_job_idx)
+        todo = planned.todo
         n_jobs = _n_jobs(todo) if launcher.n_jobs is None else launcher.n_jobs
-        log.info(
-            "%d cells: %d to run, %d at a time; %d done before, %d refused; results in %s",
-            len(cells), len(todo), n_jobs, len(cells) - len(todo) - refused, refused, launcher.config.hydra.sweep.dir,
-        )  # fmt: skip
-        _run(context, launcher, todo, n_jobs)
-    return [_job_return(cell) for cell in cells]
+        if planned.options.dry_run:
+            print(table(planned, n_jobs, launcher.config.hydra.sweep.dir))
+            return []
+        log.info("%s", planned.line(n_jobs, launcher.config.hydra.sweep.dir))
+        _run(context, launcher, todo, n_jobs, planned.options.resume)
+    return [_job_return(cell) for cell in planned.asked]
 
 
 def _n_jobs(cells: list[Cell]) -> int:
@@ -67,20 +67,23 @@ def _n_jobs(cells: list[Cell]) -> int:
     return max(1, min(cores() // cores_each, len(cells)))
 
 
-def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: int) -> None:
+def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: int, resume: bool) -> None:
     norms = [cell.config["norm"]["name"] for cell in cells]
     progress = Progress([cell.label for cell in cells], [cell.cost for cell in cells], n_jobs, norms=norms)
     jobs = []
     for cell in cells:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("result.json", CURVE):
-            (cell.folder / name).unlink(missing_ok=True)
-        arguments = (launcher.hydra_context, launcher.task_function, cell.hydra_config)
+        # Nothing is taken away that counts: an old record stays until the new one is there.
+        if cell.state is not State.CONTINUES:
+            (cell.folder / CURVE).unlink(missing_ok=True)
+        if not resume:
+            (cell.folder / CHECKPOINT).unlink(missing_ok=True)
+        arguments = (launcher.hydra_context, launcher.task_function, cell.composition)
         jobs.append(Job(_run_cell, arguments, cell.folder / "cell.log"))
 
     def end(index: int, exit_code: int) -> None:
         outcome = _outcome(cells[index], exit_code)
-        result = cells[index].result()
+        result = cells[index].result(new=True)
         ok = result is not None and result.status == "ok"
         error = result.metrics.get("val_error_running") if result is not None and ok else None
         progress.end(index, outcome, error, failed=not ok)
@@ -92,21 +95,21 @@ def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: i
         )  # fmt: skip
 
 
-def _run_cell(hydra_context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
+def _run_cell(hydra_context: HydraContext, task: TaskFunction, composition: Composition) -> None:
     """In the cell's own process: what Hydra's launchers do for each job."""
     version.setbase("1.3")
     setup_globals()
     run_job(
         hydra_context=hydra_context,
         task_function=task,
-        config=config,
+        config=composition.config(),
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
 
 
 def _outcome(cell: Cell, exit_code: int) -> str:
-    result = cell.result()
+    result = cell.result(new=True)
     if result is None:
         result = CellResult(
             **describe(cell.config),
@@ -134,10 +137,11 @@ def _error_so_far(cell: Cell) -> str:
     return f"{curve[-1]['val_error_running']:.1f} %" if curve else "-"
 
 
-def _job_return(cell: Cell) -> JobReturn:
-    result = cell.result()
+def _job_return(cell: Cell | None) -> JobReturn:
+    """Infinity for a cell without an error of its own, so that a search turns elsewhere."""
+    result = cell.result() if cell is not None and not cell.refused else None
     done = result is not None and result.status == "ok"
     error = result.metrics.get("val_error_running") if result is not None and done else None
-    returned = JobReturn(cfg=cell.hydra_config, status=JobStatus.COMPLETED, overrides=[cell.label])
+    returned = JobReturn(status=JobStatus.COMPLETED, overrides=[cell.label] if cell is not None else [])
     returned.return_value = math.inf if error is None else error
     return returned

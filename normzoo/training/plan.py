@@ -1,41 +1,67 @@
 """A sweep's cells, composed and checked before anything trains."""
 
 import contextlib
-import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import filter_overrides
-from omegaconf import DictConfig, open_dict, read_write
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
+from normzoo.claim_cells import gather, write_claims
 from normzoo.errors import UserError
-from normzoo.results import CellResult, cell_id, read_result, write_result
-from normzoo.training.build import build_data, global_batch
+from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_result
+from normzoo.sweep.options import SweepOptions, sweep_options
+from normzoo.training.build import global_batch
 from normzoo.training.cell import describe, write_probe
-from normzoo.training.check import RefusedError, check_cell
-from normzoo.training.task import plain
+from normzoo.training.compose import Composer, Composition
+from normzoo.training.verdicts import Verdicts
 
 if TYPE_CHECKING:
-    from hydra_plugins.normzoo_sweep import NormzooLauncher
+    from hydra_plugins.normzoo_sweep import CellLauncher
 
 log = logging.getLogger("normzoo")
 
 STEPS_TO_START = 300  # what starting a cell costs, in steps; only the time left is told from it
+CHECKPOINT = "checkpoint.ckpt"
+FINISHED = ("ok", "diverged")
+
+
+class State(StrEnum):
+    """What a sweep does with a cell."""
+
+    TO_RUN = "to run"
+    CONTINUES = "continues from its checkpoint"
+    DONE = "done"
+    FAILED_BEFORE = "failed before"
+    REFUSED = "refused"
 
 
 @dataclass
 class Cell:
     """One cell of a sweep, planned."""
 
-    hydra_config: DictConfig
+    composition: Composition
     config: dict[str, Any]
     folder: Path
     label: str = ""
     num_train: int = 0
     refused: str | None = None
+    state: State = State.TO_RUN
+    record: CellResult | None = None  # as it was when the cell was planned
+    _stamp: tuple[int, int] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._stamp = self._stamped()
+
+    @property
+    def hydra_config(self) -> DictConfig:
+        """The whole configuration, Hydra's node included, as the cell's process is given it."""
+        return self.composition.config()
 
     @property
     def cost(self) -> float:
@@ -43,96 +69,146 @@ class Cell:
         return (self.config["trainer"]["max_epochs"] or 1) * self.num_train / global_batch(self.config) + STEPS_TO_START
 
     @property
-    def finished(self) -> bool:
-        """Whether an earlier run of the sweep has left its result."""
-        result = self.result()
-        return result is not None and result.status in ("ok", "diverged")
+    def runs(self) -> bool:
+        """Whether this sweep runs it."""
+        return self.state in (State.TO_RUN, State.CONTINUES)
 
-    def result(self) -> CellResult | None:
-        """The record, where there is one that can be read."""
+    def result(self, *, new: bool = False) -> CellResult | None:
+        """The record, where there is one that can be read.
+
+        Args:
+            new: Leave out a record that was there already when the cell was planned.
+        """
+        if new and self._stamped() == self._stamp:
+            return None
         with contextlib.suppress(UserError):
             return read_result(self.folder)
         return None
 
+    def _stamped(self) -> tuple[int, int] | None:
+        # Every record is a file of its own, moved to its place.
+        try:
+            found = (self.folder / FILE_NAME).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
-def plan(launcher: "NormzooLauncher", job_overrides: list[list[str]], first: int) -> list[Cell]:
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is going to do.
+
+    Args:
+        cells: Each one once.
+        asked: For each list of overrides its cell; several may have the same. None where the overrides compose to none.
+        options: Of the sweep.
+    """
+
+    cells: list[Cell]
+    asked: list[Cell | None]
+    options: SweepOptions
+
+    @property
+    def todo(self) -> list[Cell]:
+        """The cells to run."""
+        return [cell for cell in self.cells if cell.runs]
+
+    def line(self, n_jobs: int, folder: str) -> str:
+        """What is done with how many cells, in one line."""
+        count = {state: sum(cell.state is state for cell in self.cells) for state in State}
+        continued = f" ({count[State.CONTINUES]} from a checkpoint)" if count[State.CONTINUES] else ""
+        failed = count[State.FAILED_BEFORE]
+        return (
+            f"{len(self.cells)} cells: {len(self.todo)} to run{continued}, {n_jobs} at a time; "
+            f"{count[State.DONE]} done before, "
+            + (f"{failed} failed before (sweep.retry=failed runs them again), " if failed else "")
+            + f"{count[State.REFUSED]} refused; results in {folder}"
+        )
+
+
+def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first: int) -> Plan:
     """Compose every cell and refuse those that cannot be, by name, before anything trains.
+
+    Args:
+        launcher: Set up by Hydra.
+        job_overrides: Of each cell.
+        first: The number of the first of them.
 
     Raises:
         UserError: If an option is wrong in itself, data is missing, the folder cannot be written, or no cell is left.
+            A search, which tries what it does not know, is told by infinite errors instead.
     """
-    sweep_folder = Path(launcher.config.hydra.sweep.dir).absolute()
-    write_probe(sweep_folder)
+    folder = Path(launcher.config.hydra.sweep.dir).absolute()
+    options = sweep_options(OmegaConf.to_container(launcher.config.get("sweep") or {}, resolve=True))  # type: ignore[arg-type]
+    search = searches(launcher.config)
+    if search and options.dry_run:
+        raise UserError("sweep.dry_run=true plans a grid; a search only finds its cells as it goes")
+    if not options.dry_run:
+        write_probe(folder)
+    composer = Composer(launcher.hydra_context.config_loader, launcher.config, str(folder))
+    verdicts = Verdicts(devices_here=launcher.devices_here, lenient=search)
     constant = set.intersection(*(set(overrides) for overrides in job_overrides)) if len(job_overrides) > 1 else set()
     cells: dict[str, Cell] = {}
-    datasets: dict[str, Any] = {}
-    verdicts: dict[str, str | None] = {}
+    asked: list[Cell | None] = []
+    claimed: list[tuple[str, Any]] = []
     for number, overrides in enumerate(job_overrides, start=first):
-        cell = _compose(launcher, overrides, number, sweep_folder)
-        cell.label = " ".join(o for o in filter_overrides(overrides) if o not in constant) or cell.folder.name
-        if cell.folder.name in cells:
+        try:
+            config, composition = composer.compose(overrides)
+        except HydraException as error:
+            if not search:
+                raise
+            log.info("refused: %s: %s", " ".join(filter_overrides(overrides)), str(error).splitlines()[0])
+            asked.append(None)
             continue
-        cells[cell.folder.name] = cell
-        if cell.config.get("study"):
-            continue  # it measures something of its own, and says itself what it cannot
-        data = _once(datasets, cell.config["data"], lambda cell=cell: _ready(cell.config))
-        cell.num_train = data.num_train
-        unseeded = {key: value for key, value in cell.config.items() if key != "seed"}
-        cell.refused = _once(verdicts, unseeded, lambda cell=cell, data=data: _verdict(cell, data))
-        if cell.refused:
-            write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
-    _say_refused(list(cells.values()))
-    return list(cells.values())
+        identity = cell_id(config)
+        claimed.append((identity, config.get("claim")))
+        if identity not in cells:
+            own = {"job.id": str(number), "job.num": number, "sweep.dir": str(folder), "sweep.subdir": identity}
+            composition = replace(composition, own={f"hydra.{key}": value for key, value in own.items()})
+            cell = cells[identity] = Cell(composition, config, folder / identity)
+            cell.label = " ".join(o for o in filter_overrides(overrides) if o not in constant) or identity
+            _decide(cell, verdicts, options)
+        asked.append(cells[identity])
+    planned = Plan(list(cells.values()), asked, options)
+    if not options.dry_run:
+        write_claims(folder, gather(claimed))
+    _say_refused(planned.cells, may_be_all=search)
+    return planned
 
 
-def _compose(launcher: "NormzooLauncher", overrides: list[str], number: int, sweep_folder: Path) -> Cell:
-    composed = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, overrides)
-    with open_dict(composed):
-        composed.hydra.job.id = str(number)
-        composed.hydra.job.num = number
-    before = HydraConfig.instance().cfg
+def searches(config: DictConfig) -> bool:
+    """Whether the sweep's cells follow from results, as Optuna's do, and not from a grid."""
+    return str(config.hydra.sweeper._target_).rpartition(".")[2] not in ("NormzooSweeper", "BasicSweeper")
+
+
+def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
+    """What is done with the cell: first by the record it has, and by a check only if it is to run."""
     try:
-        HydraConfig.instance().set_config(composed)
-        with read_write(composed.hydra.runtime), open_dict(composed.hydra.runtime):
-            composed.hydra.runtime.output_dir = str(
-                sweep_folder
-            )  # a logger's path refers to it; no part of the identity
-        task = composed.copy()
-        with open_dict(task):
-            del task["hydra"]
-        config = plain(task)
-    finally:
-        HydraConfig.instance().cfg = before
-    identity = cell_id(config)
-    with read_write(composed.hydra.sweep):
-        composed.hydra.sweep.dir = str(sweep_folder)
-        composed.hydra.sweep.subdir = identity
-    return Cell(composed, config, sweep_folder / identity)
+        cell.record = read_result(cell.folder) if cell._stamp else None
+        if cell.record is not None and cell.record.cell != cell.folder.name:
+            raise UserError(f"{cell.folder / FILE_NAME} is the record of another cell, {cell.record.cell}")
+    except UserError as error:
+        log.info("run again: %s: %s", cell.label, error)
+        cell.record = None
+    status = cell.record.status if cell.record is not None and options.resume else None
+    if status in FINISHED and not (status == "diverged" and options.retry == "all"):
+        cell.state = State.DONE
+        return
+    if status not in (None, "refused", *FINISHED) and options.retry == "none":
+        cell.state = State.FAILED_BEFORE
+        return
+    cell.refused, cell.num_train = verdicts.of(cell.config)
+    if cell.refused is None:
+        if options.resume and (cell.folder / CHECKPOINT).exists():
+            cell.state = State.CONTINUES
+        return
+    cell.state = State.REFUSED
+    known = cell.record is not None and (cell.record.status in FINISHED or cell.record.reason == cell.refused)
+    if not known and not options.dry_run:
+        write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
 
 
-def _ready(config: dict[str, Any]) -> Any:
-    data: Any = build_data({**config, "batch_size_per_device": 1})  # whether a batch fits is asked of each cell
-    data.prepare_data()
-    data.setup("fit")
-    return data
-
-
-def _verdict(cell: Cell, data: Any) -> str | None:
-    try:
-        check_cell(cell.config, data)
-    except RefusedError as error:
-        return str(error)
-    return None
-
-
-def _once(known: dict[str, Any], of: Any, make: Any) -> Any:
-    key = json.dumps(of, sort_keys=True, default=str)
-    if key not in known:
-        known[key] = make()
-    return known[key]
-
-
-def _say_refused(cells: list[Cell]) -> None:
+def _say_refused(cells: list[Cell], *, may_be_all: bool) -> None:
     labels: dict[str, list[str]] = {}
     for cell in cells:
         if cell.refused:
@@ -140,5 +216,5 @@ def _say_refused(cells: list[Cell]) -> None:
     for reason, of in labels.items():
         others = f" and {len(of) - 1} more" if len(of) > 1 else ""
         log.info("refused: %s%s: %s", of[0], others, reason)
-    if cells and all(cell.refused for cell in cells):
+    if cells and not may_be_all and all(cell.refused for cell in cells):
         raise UserError(f"none of the {len(cells)} cells can be; the first: {cells[0].refused}")

@@ -10,14 +10,20 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class NormzooLauncher(Launcher):
+class CellLauncher(Launcher):
+    """Plans a sweep's cells, and leaves to its kinds how those that are to run are run."""
+
+    devices_here = True  # whether the cells train on the devices of this machine
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+
+class NormzooLauncher(CellLauncher):
     """Runs each cell in a process of its own, `n_jobs` at a time; see `normzoo.training.multirun`."""
 
     def __init__(self, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from normzoo.errors import UserError, exit_with
