@@ -1,0 +1,140 @@
+"""How the loss and its gradient change along the gradient, and a picture of the loss around a point."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normzoo.probes._callback import StepProbe, median, over_rows
+from normzoo.probes._point import Batch, Loss, difference, gradient_at, length, trainable
+
+STEPS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """The loss L and its gradient at points w − η g, where g is the gradient at w.
+
+    Attributes:
+        step_sizes: η, (S,).
+        loss: L(w).
+        losses: L(w − η g), (S,).
+        distances: How far the points are from w, as the parameters' dtype has it: ‖η g‖₂, (S,).
+        gradient_distances: ‖∇L(w − η g) − g‖₂, (S,).
+    """
+
+    step_sizes: Tensor
+    loss: float
+    losses: Tensor
+    distances: Tensor
+    gradient_distances: Tensor
+
+    @property
+    def loss_range(self) -> float:
+        """max − min of the loss over the points."""
+        return float(self.losses.max() - self.losses.min())
+
+    @property
+    def beta(self) -> float:
+        """The effective β-smoothness: the largest gradient distance over the distance moved; nan for no distance."""
+        return float((self.gradient_distances / self.distances).max())
+
+
+def loss_landscape(
+    model: nn.Module, loss: Loss, batch: Batch, step_sizes: Sequence[float], *, across: bool = False
+) -> Landscape:
+    """Loss, gradient predictiveness and effective β-smoothness along the gradient at the model's parameters.
+
+        g = ∇L(w);   for each step size η:  L(w − η g),   ‖∇L(w − η g) − g‖₂
+        β = max over η of  ‖∇L(w − η g) − g‖₂ / ‖η g‖₂
+
+    It measures how the gradient changes along the step at one time, not between consecutive steps of the training.
+    The model is measured in the mode it is in: call `model.train()` for the landscape that the training sees. Every
+    point starts from the same state of the layers and sees the same dropout. Nothing changes: parameters, gradients,
+    buffers (running statistics), other state of the layers and torch's random numbers stay as they were.
+
+    Cost: 1 + S forward and backward passes, and the memory of one more model and three gradients.
+
+    Args:
+        model: Any; its parameters that take no gradient stay where they are.
+        loss: `loss(output, target)`, a scalar.
+        batch: (input or tuple of inputs, target), on the model's device.
+        step_sizes: η, positive.
+        across: In data-parallel training, average the loss and the gradient over all processes, which all must call.
+
+    Raises:
+        ValueError: If a step size is not positive, or the model has nothing to train.
+
+    Source: Santurkar, Tsipras, Ilyas & Madry 2018, How does batch normalization help optimization?,
+    arXiv:1805.11604, section 3.1.
+    """
+    if not len(step_sizes) or not all(step > 0 for step in step_sizes):
+        raise ValueError(f"step sizes are one or more positive numbers; got {list(step_sizes)}")
+    start = trainable(model)
+    if not start:
+        raise ValueError("no parameter of this model takes a gradient: there is no direction to go along")
+    loss_here, g = gradient_at(model, loss, batch, {}, across=across)
+    rows = []
+    for step in step_sizes:
+        there = {name: parameter.detach() - step * g[name] for name, parameter in start.items()}
+        loss_there, gradient = gradient_at(model, loss, batch, there, across=across)
+        rows.append((float(step), loss_there, length(difference(there, start)), length(difference(gradient, g))))
+    steps, losses, distances, gradient_distances = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    return Landscape(steps, loss_here, losses, distances, gradient_distances)
+
+
+class LossLandscape(StepProbe):
+    """`loss_landscape` along the training: bands of loss and gradient distance, and β, at every `every`-th step.
+
+    The points are multiples of the current learning rate along the gradient of the batch about to be trained on; with
+    plain SGD, 1 is the step that follows. In data-parallel training the loss is that of the global batch. While the
+    learning rate is zero nothing is measured.
+
+    Cost: 1 + len(steps) forward and backward passes a measurement: with the defaults 7 for 10 of the training.
+
+    Recording, by row: `landscape_step`, `landscape_lr`, `landscape_loss`, and by point `landscape_losses`,
+    `landscape_distances`, `landscape_gradient_distances`; `landscape_beta`; `landscape_multiples` of the lr.
+    Summary: the medians over rows of the loss range and of the largest gradient distance, the median and largest β.
+
+    Args:
+        every: Optimizer steps from one measurement to the next.
+        steps: Multiples of the learning rate.
+        loss: `loss(output, target)`.
+    """
+
+    prefix = "landscape"
+
+    def __init__(self, every: int = 10, steps: Sequence[float] = STEPS, loss: Loss = F.cross_entropy) -> None:
+        super().__init__(every)
+        self.steps, self.loss = tuple(steps), loss
+
+    def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any] | None:
+        lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if not lr > 0:
+            return None
+        sizes = [step * lr for step in self.steps]
+        found = loss_landscape(model, self.loss, batch, sizes, across=trainer.world_size > 1)
+        return {
+            "lr": lr,
+            "loss": found.loss,
+            "losses": found.losses,
+            "distances": found.distances,
+            "gradient_distances": found.gradient_distances,
+            "beta": found.beta,
+        }
+
+    def recording(self) -> dict[str, Any]:
+        return {**super().recording(), "landscape_multiples": list(self.steps)}
+
+    def summary(self) -> dict[str, float | None]:
+        losses, changes, beta = (self.column(name) for name in ("losses", "gradient_distances", "beta"))
+        ranges = losses.amax(1) - losses.amin(1) if self.rows else losses
+        return {
+            "landscape_loss_range": over_rows(median, ranges),
+            "landscape_gradient_distance": over_rows(median, changes.amax(1) if self.rows else changes),
+            "landscape_beta": over_rows(median, beta),
+            "landscape_beta_max": over_rows(torch.max, beta),
+        }

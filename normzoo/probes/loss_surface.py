@@ -1,0 +1,166 @@
+"""A picture of the loss around a point: two random directions, each filter as long as the model's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normzoo.errors import UserError
+from normzoo.probes._callback import Callback, inner
+from normzoo.probes._layers import weight_layers
+from normzoo.probes._point import Batch, Loss, loss_at
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The loss L(w + α d₁ + β d₂) on a grid.
+
+    Attributes:
+        alphas, betas: Coordinates along the two directions, (A,) and (B,); 0 is the model itself.
+        losses: (A, B); inf or nan where the loss is.
+    """
+
+    alphas: Tensor
+    betas: Tensor
+    losses: Tensor
+
+
+def filter_normalized_direction(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    """A Gaussian direction whose every filter has the length of the model's filter: d ← d / ‖d‖ · ‖w‖.
+
+    A filter is what makes one map or one feature: one index of a weight's first dimension. Biases and the parameters of
+    norms have no part in the direction. The draws are those of the CPU, the same for models with weights of the same
+    shapes, whatever norms stand between them.
+    """
+    parameters = dict(model.named_parameters())
+    direction = {}
+    for _, names in weight_layers(model).values():
+        for name in names:
+            w = parameters[name].detach()
+            d = torch.randn(w.shape, generator=generator).to(w)
+            lengths = [v.flatten(1).norm(dim=1).view(-1, *[1] * (w.dim() - 1)) for v in (w, d)]
+            direction[name] = d * (lengths[0] / lengths[1])
+    return direction
+
+
+def loss_surface(
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    alphas: Sequence[float] | Tensor,
+    betas: Sequence[float] | Tensor | None = None,
+    *,
+    seed: int = 0,
+    across: bool = False,
+) -> Surface:
+    """The loss on a grid in the plane of two filter-normalized random directions through the model's parameters.
+
+        L(w + α d₁ + β d₂),   d ← d / ‖d‖ · ‖w‖ filter by filter, d Gaussian
+
+    The scale of a filter before a norm, or between ReLUs, is no property of the function; so directions of one length
+    would make a model with large weights look flat. Biases and the parameters of norms stay where they are, as in the
+    authors' code with `--xignore biasbn`, by which it makes the paper's contours.
+
+    The model is measured in the mode it is in. In evaluation, which is what the authors' code does, norms keep the
+    running statistics of the centre, and far from it these fit no more; in training mode they follow the point. Nothing
+    about the model changes, nor torch's random numbers.
+
+    Cost: A · B forward passes.
+
+    Args:
+        alphas, betas: The grid; `betas` is `alphas` unless given.
+        seed: Of the directions.
+        across: In data-parallel training, average the loss over all processes, which all must call.
+
+    Raises:
+        ValueError: If the model has no weights to move.
+
+    Source: Li, Xu, Taylor, Studer & Goldstein 2018, Visualizing the loss landscape of neural nets, arXiv:1712.09913,
+    section 4.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (filter_normalized_direction(model, generator) for _ in range(2))
+    if not first:
+        raise ValueError("no weight of this model takes a gradient: there is no direction to go along")
+    parameters = dict(model.named_parameters())
+    x = torch.as_tensor(alphas, dtype=torch.float64)
+    y = x if betas is None else torch.as_tensor(betas, dtype=torch.float64)
+    losses = [
+        loss_at(
+            model,
+            loss,
+            batch,
+            {name: parameters[name].detach() + float(a) * first[name] + float(b) * second[name] for name in first},
+            across=across,
+        )
+        for a in x
+        for b in y
+    ]
+    return Surface(x, y, torch.tensor(losses, dtype=torch.float64).view(len(x), len(y)))
+
+
+class LossSurface(Callback):
+    """`loss_surface` of the trained model, on training images.
+
+    Cost: `points`² forward passes of `samples` images at the end of the training.
+
+    Recording: `surface_alphas`, `surface_losses`. Summary: the loss at the centre, and how much higher
+    it is in the mean over the grid; None where one is not finite.
+
+    Args:
+        points: The side of the grid, odd, so that the model itself is on it.
+        radius: How far the grid reaches, in lengths of the filters.
+        samples: Training images of the first process, in the order of the data set; each process takes as many.
+        seed: Of the directions.
+        training_mode: Measure in training mode, where a norm follows the point with the statistics of these samples.
+        loss: `loss(output, target)`.
+    """
+
+    def __init__(
+        self,
+        points: int = 21,
+        radius: float = 1.0,
+        samples: int = 256,
+        seed: int = 0,
+        training_mode: bool = True,
+        loss: Loss = F.cross_entropy,
+    ) -> None:
+        super().__init__()
+        if points < 3 or points % 2 == 0:
+            raise UserError(f"LossSurface: points={points} must be an odd number of 3 or more")
+        if samples < 1 or not radius > 0:
+            raise UserError(f"LossSurface: samples={samples} and radius={radius} must be positive")
+        self.points, self.radius, self.samples, self.seed = points, radius, samples, seed
+        self.training_mode, self.loss = training_mode, loss
+        self.surface: Surface | None = None
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        model = inner(module)
+        modes = {part: part.training for part in model.modules()}
+        convert = trainer.precision_plugin.convert_input
+        x, y = next(iter(trainer.datamodule.loader("train", self.samples)))
+        batch = (convert(x.to(module.device)), y.to(module.device))
+        grid = torch.linspace(-self.radius, self.radius, self.points, dtype=torch.float64)
+        try:
+            model.train(self.training_mode)
+            with trainer.precision_plugin.forward_context():
+                self.surface = loss_surface(
+                    model, self.loss, batch, grid, seed=self.seed, across=trainer.world_size > 1
+                )
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+
+    def recording(self) -> dict[str, Any]:
+        if self.surface is None:
+            return {}
+        return {"surface_alphas": self.surface.alphas.numpy(), "surface_losses": self.surface.losses.numpy()}
+
+    def summary(self) -> dict[str, float | None]:
+        if self.surface is None:
+            return {"surface_loss": None, "surface_rise": None}
+        centre = self.surface.losses[self.points // 2, self.points // 2]
+        return {"surface_loss": float(centre), "surface_rise": float((self.surface.losses - centre).mean())}
