@@ -26,10 +26,10 @@ def go_on(folder: str | os.PathLike[str], arguments: Sequence[str] | None = None
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     chosen = [f"sweep.{name}={value}" for name, value in options.items()]
-    return shlex.join(["normzoo", "train", *kept, *chosen, f"hydra.sweep.dir={_hydra_quoted(str(folder))}"])
+    return shlex.join(["normzoo", "train", *kept, *chosen, f"hydra.sweep.dir={hydra_quoted(str(folder))}"])
 
 
-def _hydra_quoted(value: str) -> str:
+def hydra_quoted(value: str) -> str:
     """The text as Hydra reads it back, whatever characters are in it."""
     if re.fullmatch(r"[\w./:@%+-]+", value, flags=re.ASCII):
         return value

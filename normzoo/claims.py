@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from normzoo.again import hydra_quoted
 from normzoo.errors import UserError
 
 
@@ -73,7 +74,7 @@ def arguments(claims: Sequence[Claim], folder: Path, *, quick: bool, overrides: 
     ]
     return [
         "-m",
-        f"hydra.sweep.dir={_quoted(folder)}",
+        f"hydra.sweep.dir={hydra_quoted(str(folder))}",
         f"hydra.sweeper.grids=[{','.join(map(_mapping, grids))}]",
         "+hydra.callbacks.report.claims_only=true",
         *overrides,
@@ -143,14 +144,11 @@ def _chosen(only: str | None) -> list[Claim]:
 
 
 def _mapping(grid: Mapping[str, Any]) -> str:
-    return "{" + ",".join(f"{key}:{_quoted(value)}" for key, value in grid.items()) + "}"
+    return "{" + ",".join(f"{key}:{_value(value)}" for key, value in grid.items()) + "}"
 
 
-def _quoted(value: Any) -> str:
-    """A value in quotes, as the grammar of Hydra's overrides has them: a backslash counts only before a quote."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = str(value)
-    ends = len(text) - len(text.rstrip("\\"))
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'") if "'" in text else text
-    return f"'{escaped}{chr(92) * ends}'"
+def _value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "'null'", True: "true", False: "false"}[value]
+    text = hydra_quoted(str(value))
+    return text if text.startswith("'") else f"'{text}'"  # or Hydra would read a number where a choice of values stands

@@ -1,0 +1,232 @@
+"""Claims are judged from records alone: verdicts, pages, figures, and a claim that fails beside one that does not."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+import normzoo.report.claims as claims
+from normzoo.claim_cells import ClaimCells, gather, read_claims, write_claims
+from normzoo.errors import UserError
+from normzoo.report.claims import Check, Finding, judge_claims
+from normzoo.report.claims._cells import Spread, curves, entry, lost, split, spread, text, where
+from normzoo.results import CellResult
+
+
+@pytest.fixture
+def claim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """A claim that exists for this test, made of two functions."""
+    monkeypatch.setattr(claims, "known_claims", lambda: ["good", "bad", "small_batch"])
+
+    def made(name: str, judge: Callable[..., Any], draw: Callable[..., None]) -> str:
+        module: Any = ModuleType(name)
+        module.judge, module.draw = judge, draw
+        monkeypatch.setitem(sys.modules, f"normzoo.report.claims.{name}", module)
+        return name
+
+    return made
+
+
+def listed(folder: Path, name: str, cells: list[CellResult], grids: str = "full") -> ClaimCells:
+    made = ClaimCells(name, f"{name} is so.", "Nobody 2000", tuple(cell.cell for cell in cells), grids)
+    write_claims(folder, [made])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("holds", "verdict"),
+    [
+        ([True, True], "holds"),
+        ([True, False], "holds in part"),
+        ([False, False], "does not hold here"),
+        ([None, None], "not measured"),
+        ([], "not measured"),
+        ([None, True], "holds"),
+        ([None, False], "does not hold here"),
+    ],
+)
+def test_verdict(holds: list[bool | None], verdict: str) -> None:
+    finding = Finding("", [Check("", so, "") for so in holds])
+    assert finding.verdict == verdict
+    assert finding.unmeasured == holds.count(None)
+
+
+def test_cells_of_claims_are_written_and_merged(tmp_path: Path) -> None:
+    block = {"name": "a", "statement": "A.", "source": "S"}
+    found = gather(
+        [("1", block), ("2", None), ("1", block), ("3", {**block, "grids": "quick"}), ("1", block | {"name": "b"})]
+    )
+    assert found == [ClaimCells("a", "A.", "S", ("1", "3")), ClaimCells("b", "A.", "S", ("1",))]
+    write_claims(tmp_path, found)
+    write_claims(tmp_path, [ClaimCells("b", "B.", "S", ("9",), "quick")])
+    write_claims(tmp_path, [])
+    assert read_claims(tmp_path) == [found[0], ClaimCells("b", "B.", "S", ("9",), "quick")]
+    assert read_claims(tmp_path / "elsewhere") == []
+    assert write_claims(tmp_path / "elsewhere", []) is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": {"statement": ""}}'])
+def test_a_corrupt_list_of_cells_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "claims.json").write_text(content)
+    with pytest.raises(UserError, match=r"claims\.json is corrupt"):
+        judge_claims(tmp_path)
+
+
+def test_a_sweep_without_claims_is_not_judged(default_sweep: Path) -> None:
+    assert judge_claims(default_sweep) is None
+    assert not (default_sweep / "claims.md").exists()
+
+
+def test_a_claim_that_fails_stands_beside_one_that_does_not(
+    claim: Callable[..., str], cell: Callable[..., CellResult], sweep: Callable[..., Path]
+) -> None:
+    cells = [cell(seed=seed, error=8.0 + seed) for seed in range(3)]
+    other = cell(seed=7, error=50.0)
+    folder = sweep([*cells, other])
+
+    def judge(records: list[CellResult]) -> Finding:
+        value = spread(records, "val_error_running")
+        assert value is not None
+        return Finding(text(value, records), [Check("the error is 9 %", value.mean == 9.0, "as it says | and so on")])
+
+    def draw(records: list[CellResult], figure: Figure) -> None:
+        figure.add_subplot().plot([record.metrics["val_error_running"] for record in records])
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    listed(folder, claim("good", judge, draw), cells)
+    listed(folder, claim("bad", fail, draw), cells)
+    made = judge_claims(folder, width=80)
+    assert made is not None
+    assert made.failed == 1
+    assert "holds: good: good is so. [9.0 ± 1.0 (n = 3)]" in made.text  # the cell of no claim is in no mean
+    assert "not judged: bad" in made.text
+    page = made.page.read_text(encoding="utf-8")
+    assert (
+        "| [good](#good): good is so. | Nobody 2000 | 9.0 ± 1.0 (n = 3) | **holds** | [png](claims/good.png) |" in page
+    )
+    assert "| the error is 9 % | yes | as it says \\| and so on |" in page
+    assert "ZeroDivisionError" in page
+    assert "no machine (generated)" in page
+    assert {file.name for file in (folder / "claims").iterdir()} == {"good.png", "good.svg"}
+
+
+def test_a_figure_that_fails_leaves_the_verdict(
+    claim: Callable[..., str], cell: Callable[..., CellResult], sweep: Callable[..., Path]
+) -> None:
+    cells = [cell()]
+    folder = sweep(cells)
+
+    def fail(*_: Any) -> None:
+        raise KeyError("x")
+
+    listed(folder, claim("good", lambda records: Finding("1", [Check("so", True, "1")]), fail), cells)
+    made = judge_claims(folder)
+    assert made is not None
+    assert (made.judged[0].verdict, made.failed) == ("holds", 1)
+    assert "its figure failed" in made.text
+
+
+def test_missing_corrupt_and_failed_cells_are_said(
+    claim: Callable[..., str], cell: Callable[..., CellResult], sweep: Callable[..., Path]
+) -> None:
+    cells = [cell(seed=0), cell(seed=1, status="timeout", reason="30 s"), cell(seed=2), cell(seed=3)]
+    folder = sweep(cells[:3])
+    (folder / cells[2].cell / "result.json").write_text("{")
+
+    def judge(records: list[CellResult]) -> Finding:
+        return Finding(text(spread(records, "val_error_running"), records), [Check("never", None, lost(records))])
+
+    listed(folder, claim("good", judge, lambda *_: None), cells, grids="quick")
+    made = judge_claims(folder)
+    assert made is not None
+    assert made.failed == 2  # the cell out of time, and the file
+    page = made.page.read_text(encoding="utf-8")
+    assert "8.0 (n = 1), 1 timeout" in page
+    assert "2 cells of 4 without a record" in page
+    assert "is corrupt" in page
+    assert "normzoo claims --only good --quick" in page
+    assert "**not measured**" in page
+
+
+def test_an_unknown_claim_is_said(cell: Callable[..., CellResult], sweep: Callable[..., Path]) -> None:
+    folder = sweep([cell()])
+    listed(folder, "unheard_of", [cell()])
+    made = judge_claims(folder)
+    assert made is not None
+    assert "no unheard_of.py judges it" in made.text
+    assert made.failed == 1
+
+
+def test_the_page_is_the_same_twice(default_sweep: Path, default_cells: list[CellResult]) -> None:
+    listed(default_sweep, "small_batch", default_cells)
+    first, second = judge_claims(default_sweep), judge_claims(default_sweep)
+    assert first is not None
+    assert second is not None
+    assert first.text == second.text
+    png = (default_sweep / "claims" / "small_batch.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+
+
+def test_small_batch_can_hold_and_can_fail(
+    default_sweep: Path, default_cells: list[CellResult], cell: Callable[..., CellResult], sweep: Callable[..., Path]
+) -> None:
+    listed(default_sweep, "small_batch", default_cells)
+    made = judge_claims(default_sweep)
+    assert made is not None
+    assert made.judged[0].verdict == "holds"
+    flat = [cell(norm, size, seed, error=9 - 8 * (norm == "group_norm" and size == 2) + 0.1 * seed)
+            for norm in ("batch_norm", "group_norm") for size in (2, 32) for seed in range(3)]  # fmt: skip
+    folder = sweep(flat)
+    (folder / "claims.json").unlink(missing_ok=True)
+    listed(folder, "small_batch", flat)
+    made = judge_claims(folder)
+    assert made is not None
+    assert made.judged[0].verdict == "does not hold here"
+
+
+def test_choosing_cells(cell: Callable[..., CellResult]) -> None:
+    cells = [cell(norm, size, seed) for norm in ("batch_norm", "group_norm") for size in (2, 4) for seed in (0, 1)]
+    assert len(where(cells, norm="group_norm", batch_size_per_device=2)) == 2
+    assert len(where(cells, norm__num_groups=8)) == 4
+    assert where(cells, model="another") == where(cells, no__such__entry=1) == []
+    assert {name: len(found) for name, found in split(cells, "norm").items()} == {"batch_norm": 4, "group_norm": 4}
+    assert entry(cells[0], "norm.name") == "batch_norm"
+    assert entry(cells[0], "norm.none") is None
+
+
+def test_spreads(cell: Callable[..., CellResult]) -> None:
+    cells = [cell(seed=seed, error=error) for seed, error in enumerate((7.0, 9.0, None))]
+    cells.append(cell(seed=3, status="diverged"))
+    found = spread(cells, "val_error_running")
+    assert found == Spread((7.0, 9.0))
+    assert found.std == pytest.approx(2**0.5)
+    assert text(found, cells, 2, "%") == "8.00 ± 1.41 % (n = 2), 1 diverged"
+    assert text(None, cells[3:]) == "1 diverged"
+    assert text(None) == "no such cells"
+    assert spread(cells, lambda record: 2.0 * record.seed) == Spread((0.0, 2.0, 4.0))
+    assert Spread((1.0,)).text() == "1.0 (n = 1)"
+    xs, values = curves(cells, "samples", "val_error_running")
+    assert (xs, values) == ([4000.0], [Spread((7.0, 9.0))])
+
+
+def test_every_claim_has_an_experiment_and_a_judge() -> None:
+    from normzoo.claims import read_claims as experiments
+
+    assert [claim.name for claim in experiments()] == claims.known_claims()
+
+
+def test_verdicts_are_nowhere_in_the_configs() -> None:
+    from normzoo.claims import read_claims as experiments
+
+    for found in experiments():
+        assert json.dumps(found.quick)
+        assert found.statement.endswith(".")
+        assert found.statement.count(". ") == 0
+        assert "experiment" not in {key for grid in (*found.full, *found.quick) for key in grid}
