@@ -117,7 +117,7 @@ class LiveTable:
             table.columns[-1].justify = "left"
             table.columns[-1].ratio = 2
         for best in norms[:most]:
-            where = [str(best.seeds or ""), Text(best.setting)] if wide else []
+            where: list[str | Text] = [str(best.seeds or ""), Text(best.setting)] if wide else []
             error = "-" if best.error is None else f"{best.error:.2f} %"
             table.add_row(Text(best.norm), f"{best.done}/{best.cells}", error, *where)
         yield Text()

@@ -18,7 +18,8 @@ from normzoo.probes.train_eval_gap import (
     with_batch_statistics,
     with_population_statistics,
 )
-from normzoo.training.build import Config, build_optimizer, global_batch, schedule
+from normzoo.results import decisive
+from normzoo.training.build import Config, batch_over_devices, build_optimizer, schedule
 
 CHECK_EVERY = 50  # steps between looks at whether the loss is still finite: a look makes a GPU wait
 
@@ -36,6 +37,7 @@ class Classifier(LightningModule):
         super().__init__()
         self.model = model
         self.config = config
+        self.save_hyperparameters(decisive(config))  # for the loggers, which show runs by them
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.curve: list[dict[str, float | int | None]] = []
         self.diverged = False
@@ -89,7 +91,7 @@ class Classifier(LightningModule):
         point: dict[str, float | int | None] = {
             "epoch": self.current_epoch + 1,
             "step": self.global_step,
-            "samples": self.global_step * global_batch(self.config),
+            "samples": (self.trainer.fit_loop.total_batch_idx + 1) * batch_over_devices(self.config),
             "val_error_running": running,
             **self._gap(running, evaluation["population_samples"]),
             "train_error": self._error_over(self.model, self._batches("train", None, evaluation["train_samples"])),
@@ -127,10 +129,10 @@ class Classifier(LightningModule):
         batch_size = size or data.eval_batch_size
         loader = data.loader(split, batch_size, drop_last=size is not None)
         count = len(loader) if samples is None else math.ceil(samples / (batch_size * self.trainer.world_size))
-        limit = self.config["trainer"]["limit_val_batches"]
+        limit = self.config["trainer"]["limit_val_batches"]  # a count of validation's batches, or a fraction of them
+        most = len(loader) * limit if isinstance(limit, float) else limit * data.eval_batch_size / batch_size
         convert = self.trainer.precision_plugin.convert_input
-        batches = itertools.islice(loader, min(count, limit) if isinstance(limit, int) else count)
-        return ((convert(x), y) for x, y in batches)
+        return ((convert(x), y) for x, y in itertools.islice(loader, min(count, max(1, math.ceil(most)))))
 
     def _error_over(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         with self.trainer.precision_plugin.forward_context():

@@ -1,0 +1,101 @@
+"""Loggers beside a cell's own record, each run named by what it is: norm, batch size, seed and cell."""
+
+import contextlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import loggers
+
+from normzoo.errors import UserError
+from normzoo.training.build import Config
+
+# What has to be there besides Lightning: the modules, any of which will do, and the extra that brings them.
+_NEEDS = {
+    "normzoo.training.loggers.tensorboard": (("tensorboard", "tensorboardX"), "tensorboard"),
+    "normzoo.training.loggers.Wandb": (("wandb",), "wandb"),
+    "normzoo.training.loggers.mlflow": (("mlflow",), "mlflow"),
+}
+
+
+def check_logger(config: Config) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Raises:
+        UserError: Naming the package and how to get it.
+    """
+    logger = config["logger"]
+    modules, extra = _NEEDS.get(logger.get("_target_", ""), ((), ""))
+    if modules and not any(find_spec(module) for module in modules):
+        raise UserError(
+            f"logger={logger.get('name')} needs the package {modules[0]}, which is not installed: "
+            f"pip install 'normzoo[{extra}]', or choose logger=csv"
+        )
+
+
+def csv(run: str, folder: str, **options: Any) -> loggers.Logger:
+    """`csv/version_0/metrics.csv` in the cell's folder; a cell that is continued adds the next version."""
+    return loggers.CSVLogger(folder, name="csv", **options)
+
+
+def tensorboard(run: str, folder: str, **options: Any) -> loggers.Logger:
+    """Events in the cell's folder; `tensorboard --logdir` of the sweep's folder shows all cells."""
+    return loggers.TensorBoardLogger(folder, name="tensorboard", version=run, **options)
+
+
+class Wandb(loggers.WandbLogger):
+    """A run of Weights & Biases, its files in the cell's folder, its group the name of the sweep's folder.
+
+    Its id is the cell's, so that a cell that is continued goes on in its run.
+
+    Args:
+        run: The run's name but for the cell.
+        folder: The cell's.
+        options: Of Lightning's logger.
+    """
+
+    def __init__(self, run: str, folder: str, **options: Any) -> None:
+        path = Path(folder)
+        named = {"name": f"{run}-{path.name}", "id": path.name, "group": path.parent.name, "save_dir": folder}
+        super().__init__(**{**named, **options})
+
+    def finalize(self, status: str) -> None:
+        """Close the run: a cell's process ends without the hooks in which wandb would do it."""
+        super().finalize(status)
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=int(status != "success"))
+
+
+def mlflow(
+    run: str, folder: str, tracking_uri: str | None = None, experiment_name: str | None = None, **options: Any
+) -> loggers.Logger:
+    """A run of MLflow, in an experiment named after the sweep's folder; a cell that is continued goes on in its run.
+
+    Args:
+        run: The run's name but for the cell.
+        folder: The cell's.
+        tracking_uri: Where the runs are kept; None for the environment's MLFLOW_TRACKING_URI, and without one for
+            `mlflow.db` in the sweep's folder.
+        experiment_name: Another than the sweep's.
+        options: Of Lightning's logger.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    path = Path(folder).absolute()
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path.parent / 'mlflow.db'}"
+    name = experiment_name or path.parent.name
+    client = MlflowClient(uri)
+    with contextlib.suppress(MlflowException):  # another cell has made it
+        client.create_experiment(name)
+    experiment = client.get_experiment_by_name(name)
+    begun = client.search_runs([experiment.experiment_id], f"tags.cell = '{path.name}' and status = 'RUNNING'")
+    return loggers.MLFlowLogger(
+        name,
+        run_name=f"{run}-{path.name}",
+        tracking_uri=uri,
+        tags={"cell": path.name},
+        run_id=begun[0].info.run_id if begun else None,
+        **options,
+    )
