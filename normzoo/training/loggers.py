@@ -1,6 +1,5 @@
 """Loggers beside a cell's own record, each run named by what it is: norm, batch size, seed and cell."""
 
-import contextlib
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,10 +86,15 @@ def mlflow(
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path.parent / 'mlflow.db'}"
     name = experiment_name or path.parent.name
     client = MlflowClient(uri)
-    with contextlib.suppress(MlflowException):  # another cell has made it
-        client.create_experiment(name)
     experiment = client.get_experiment_by_name(name)
-    begun = client.search_runs([experiment.experiment_id], f"tags.cell = '{path.name}' and status = 'RUNNING'")
+    try:
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
+    except MlflowException:  # another cell has made it meanwhile
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        experiment_id = experiment.experiment_id
+    begun = client.search_runs([experiment_id], f"tags.cell = '{path.name}' and status = 'RUNNING'")
     return loggers.MLFlowLogger(
         name,
         run_name=f"{run}-{path.name}",
