@@ -54,7 +54,7 @@ def test_the_surface_of_a_quadratic_loss() -> None:
     for i, a in enumerate([-1.0, 0.0, 0.5]):
         for j, b in enumerate([0.0, 2.0]):
             expected = F.mse_loss(x @ (model.weight + a * first + b * second).T + model.bias, y)
-            assert float(surface.losses[i, j]) == pytest.approx(float(expected), rel=1e-12)
+            assert float(surface.losses[i, j]) == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_a_surface_does_not_depend_on_the_scale_of_filters_before_a_norm() -> None:
@@ -63,7 +63,7 @@ def test_a_surface_does_not_depend_on_the_scale_of_filters_before_a_norm() -> No
     surfaces = []
     for scale in (1.0, 7.0):
         torch.manual_seed(0)
-        norm = normzoo.create("batch_norm", 4, eps=0.0)
+        norm = normzoo.create("batch_norm", 4, eps=1e-12)
         model = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.Flatten(), nn.Linear(16, 3)).double()
         with torch.no_grad():
             model[0].weight.mul_(scale)
