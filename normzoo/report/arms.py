@@ -5,13 +5,13 @@ Nothing here knows the name of an experiment. An arm exists when the records hol
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import ParamSpec, cast
 
+from normzoo.report.rows import Row, Table
 from normzoo.report.settings import Setting
-from normzoo.report.table import Row, Table
 
 _P = ParamSpec("_P")
 ERROR = "val_error_running"
@@ -67,6 +67,11 @@ def stat(rows: Iterable[Row], metric: str = ERROR) -> Stat | None:
         value = row.metric(metric)
         if value is not None:
             seeds[row.seed].append(value)
+    return over_seeds(seeds)
+
+
+def over_seeds(seeds: Mapping[int, Sequence[float]]) -> Stat | None:
+    """The values found with each seed as one statistic, a seed counting once; None without any."""
     values = tuple(math.fsum(found) / len(found) for _, found in sorted(seeds.items()))
     if not values:
         return None

@@ -14,7 +14,7 @@ from normzoo.report.arms import (
     pooled_std,
     positions,
 )
-from normzoo.report.table import Table
+from normzoo.report.rows import Table
 
 Verdict = Literal["holds", "does not hold", "not enough cells"]
 

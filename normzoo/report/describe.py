@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from normzoo.report.table import Row, Table
+from normzoo.report.rows import Row, Table
 from normzoo.results import STATUSES
 
 

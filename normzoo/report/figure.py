@@ -10,7 +10,7 @@ from normzoo.errors import UserError
 from normzoo.report import describe
 from normzoo.report.axes import draw_panel
 from normzoo.report.panels import Panel, build_panels
-from normzoo.report.table import Table
+from normzoo.report.rows import Table
 
 _CLASSES = {"mnist5k": 10, "mnist": 10, "fashion_mnist": 10, "digits": 10, "cifar10": 10}
 LOOKS: Any = {

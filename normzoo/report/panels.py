@@ -15,9 +15,9 @@ from normzoo.report.arms import (
     values_lines,
 )
 from normzoo.report.literature import GROUP_NORM_IMAGENET, Reference
+from normzoo.report.rows import Table
 from normzoo.report.settings import Setting
 from normzoo.report.style import DASHED, DOTTED, MARKERS, Style, norm_style, placement_style
-from normzoo.report.table import Table
 
 _MOST_GRIDS = 3
 _MOST_ARMS = 2

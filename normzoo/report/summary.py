@@ -16,8 +16,8 @@ from normzoo.report.arms import (
 )
 from normzoo.report.checks import Check, show
 from normzoo.report.literature import GROUP_NORM_IMAGENET
+from normzoo.report.rows import Row, Table
 from normzoo.report.settings import Setting
-from normzoo.report.table import Row, Table
 from normzoo.report.text import line_grid, markdown_table
 
 _MOST_SETTINGS = 20

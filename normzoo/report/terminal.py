@@ -7,7 +7,7 @@ from pathlib import Path
 from normzoo.report import describe
 from normzoo.report.arms import batch_lines, normalization_lines
 from normzoo.report.checks import Check
-from normzoo.report.table import Table
+from normzoo.report.rows import Table
 from normzoo.report.text import line_grid, plain_table
 
 _MOST_SETTINGS = 4

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from normzoo.report.arms import Line, Point
 from normzoo.report.checks import show
-from normzoo.report.table import Row, Table
+from normzoo.report.rows import Row, Table
 
 _COLUMNS = (
     "norm",
