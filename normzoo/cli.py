@@ -39,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             _parse(arguments)
     except UserError as error:
         exit_with(error)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted; what had finished is kept, and a sweep told hydra.sweep.dir=<its folder> goes on from there\n"
+    except KeyboardInterrupt as interrupt:
+        otherwise = (
+            "interrupted; what had finished is kept, and a sweep told hydra.sweep.dir=<its folder> goes on from there"
         )
+        sys.stderr.write(f"{str(interrupt) or otherwise}\n")
         sys.exit(130)
 
 

@@ -1,122 +1,182 @@
-"""Jobs in processes of their own, a few at a time."""
+"""Jobs in processes of their own, as many at a time as there are devices for them."""
 
-import multiprocessing
-import multiprocessing.forkserver
+import contextlib
+import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
+from normzoo.sweep.claim import Claim
+from normzoo.sweep.job import Job, Orders, run
+from normzoo.sweep.keeper import Ending
+from normzoo.sweep.leases import Lease, Leases
+from normzoo.sweep.stop import Stop
 
-@dataclass(frozen=True)
-class Job:
-    """One call in a process of its own.
-
-    Args:
-        target: An importable function.
-        arguments: Of the target; they are pickled.
-        log: The file that takes all the process prints, from libraries and dying interpreters as well.
-    """
-
-    target: Callable[..., object]
-    arguments: tuple[Any, ...]
-    log: Path
+PATIENCE_S = 5.0  # for a keeper that was told to end its job
 
 
-@contextmanager
-def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator[Any]:
-    """Start the server that jobs are forked from, having imported the modules `preload` once.
+class Elsewhere(Enum):
+    """Why a job is not run here, now."""
 
-    A forked job starts in milliseconds where a new interpreter takes seconds to import torch. The server, unlike this
-    process, has run nothing, so that no threads and no CUDA state are forked.
-
-    Args:
-        preload: Modules the server imports, while this process goes on.
-        environment: Variables that the server, and so every job, has beyond those of this process.
-    """
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(preload))
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-    try:
-        yield context
-    finally:
-        _stop_server()
+    RUNS = "another sweep runs it"
+    DONE = "another sweep has run it"
 
 
-def run_jobs(
-    context: Any,
-    jobs: Sequence[Job],
-    n_jobs: int,
-    on_start: Callable[[int], None],
-    on_end: Callable[[int, int], None],
-    on_wait: Callable[[], None] = lambda: None,
-) -> None:
-    """Run all jobs, at most `n_jobs` at a time, in order; a job that dies does not touch the others.
+@dataclass
+class _Running:
+    process: BaseProcess
+    lifeline: int
+    lease: Lease
+    claim: Claim | None
+    said: bytes = b""
+    gone_since: float | None = None
+
+
+class Pool:
+    """Runs jobs until all have ended or it is told to stop; a job that dies does not touch the others.
 
     Args:
         context: From `fork_server`.
+        leases: Of the devices.
+        n_jobs: So many jobs run at once at most; None for as many as there are devices for.
+        stop: What signals ask for.
+        claim: Called with a job's index before it starts: the right to run it, or why not; None where it needs none.
         on_start: Called with a job's index when it starts.
-        on_end: Called with a job's index and its process's exit code, negative for a signal.
+        on_end: Called with a job's index and how it ended, before its claim is given back; not for stopped jobs.
+        on_elsewhere: Called with the index of a job that another sweep has run.
         on_wait: Called about once a second while jobs run.
     """
-    running: dict[int, BaseProcess] = {}
-    waiting = list(range(len(jobs)))[::-1]
-    try:
-        while waiting or running:
-            while waiting and len(running) < n_jobs:
-                index = waiting.pop()
-                job = jobs[index]
-                process = context.Process(target=_run, args=(job.target, job.arguments, job.log))
-                process.start()
-                running[index] = process
-                on_start(index)
-            wait([process.sentinel for process in running.values()], timeout=1.0)
-            for index, process in list(running.items()):
-                if not process.is_alive():
-                    process.join()
-                    del running[index]
-                    on_end(index, process.exitcode or 0)
-            on_wait()
-    finally:
-        _stop(list(running.values()))
 
+    def __init__(
+        self,
+        context: Any,
+        leases: Leases,
+        n_jobs: int | None,
+        stop: Stop,
+        *,
+        claim: Callable[[int], Claim | Elsewhere | None] = lambda index: None,
+        on_start: Callable[[int], None] = lambda index: None,
+        on_end: Callable[[int, Ending], None] = lambda index, ending: None,
+        on_elsewhere: Callable[[int], None] = lambda index: None,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.context, self.leases, self.n_jobs, self.stop = context, leases, n_jobs, stop
+        self.claim, self.on_start, self.on_end = claim, on_start, on_end
+        self.on_elsewhere, self.on_wait = on_elsewhere, on_wait
+        self.running: dict[int, _Running] = {}
+        self.elsewhere: dict[int, float] = {}  # jobs that another sweep runs, and when to look again
 
-def _stop_server() -> None:
-    server: Any = multiprocessing.forkserver._forkserver
-    if server._forkserver_pid is not None:
-        # Told to end, it would first finish its imports, and this process would wait for them.
-        os.kill(server._forkserver_pid, signal.SIGKILL)
-    server._stop()
+    def run(self, jobs: Sequence[Job]) -> list[int]:
+        """Run them, and give the indices of those that have not ended: stopped, or never started."""
+        waiting = dict.fromkeys(range(len(jobs)))
+        try:
+            while waiting or self.running:
+                self.stop.look()
+                if self.stop.now or (self.stop.draining and not self.running):
+                    break
+                while not self.stop.draining and self._start_one(jobs, waiting):
+                    pass
+                self._wait()
+                self.on_wait()
+        finally:
+            stopped = self._end_running()
+        return sorted({*waiting, *stopped})
 
+    def _start_one(self, jobs: Sequence[Job], waiting: dict[int, None]) -> bool:
+        """Start the job whose turn it is, if any, and say whether to ask again."""
+        if self.n_jobs is not None and len(self.running) >= self.n_jobs:
+            return False
+        now = time.monotonic()
+        chosen = self.leases.next((i, jobs[i].need) for i in waiting if self.elsewhere.get(i, now) <= now)
+        if chosen is None:
+            return False
+        index, lease = chosen
+        try:
+            claim = self.claim(index)
+            if claim is Elsewhere.RUNS:
+                self.elsewhere[index] = now + 1.0
+                return True
+            del waiting[index]
+            self.elsewhere.pop(index, None)
+            if isinstance(claim, Elsewhere):
+                self.on_elsewhere(index)
+                return True
+            self.running[index] = self._start(jobs[index], lease, claim)
+        finally:
+            if index not in self.running:
+                self.leases.give_back(lease)
+        self.on_start(index)
+        return True
 
-def _run(target: Callable[..., object], arguments: tuple[Any, ...], log: Path) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    target(*arguments)
+    def _start(self, job: Job, lease: Lease, claim: Claim | None) -> _Running:
+        lifeline, end = os.pipe()
+        try:
+            for last_try in (False, True):
+                process = self.context.Process(target=run, args=(Orders.of(job, lease, end, claim),))
+                try:
+                    process.start()
+                    break
+                except (OSError, EOFError):  # the fork server died; a new one is started by the next try
+                    if last_try:
+                        raise
+        except BaseException:
+            os.close(lifeline)
+            if claim:
+                claim.give_back()
+            raise
+        finally:
+            os.close(end)
+        return _Running(process, lifeline, lease, claim)
 
+    def _wait(self, timeout: float = 1.0) -> None:
+        """Until a job ends, a signal comes or the time is over; then see to the jobs that have ended."""
+        jobs = list(self.running.items())
+        keepers = [job.process.sentinel for _, job in jobs if job.gone_since is None]
+        ready = set(wait([self.stop.descriptor, *(job.lifeline for _, job in jobs), *keepers], timeout))
+        for index, job in jobs:
+            if job.process.sentinel in ready:
+                job.gone_since = time.monotonic()
+            said = os.read(job.lifeline, 4096) if job.lifeline in ready else None
+            job.said += said or b""
+            # A process that has escaped from a keeper that was killed may hold the line for ever.
+            if said == b"" or (job.gone_since and time.monotonic() - job.gone_since > PATIENCE_S):
+                self._end(index)
 
-def _stop(processes: Sequence[BaseProcess], patience_s: float = 5.0) -> None:
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + patience_s
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
+    def _end(self, index: int, tell: bool = True) -> None:
+        job = self.running.pop(index)
+        job.process.join()
+        os.close(job.lifeline)
+        self.leases.give_back(job.lease)
+        # Without a word from it the keeper itself was killed.
+        ending = Ending(**json.loads(job.said)) if job.said else Ending(job.process.exitcode or 0)
+        try:
+            if tell:
+                self.on_end(index, ending)
+        finally:
+            if job.claim:
+                job.claim.give_back()
+
+    def _end_running(self) -> list[int]:
+        """Stop what runs; its jobs' indices."""
+        stopped = list(self.running)
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            for job in self.running.values():
+                if job.gone_since is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(job.process.pid or 0, signal_number)
+            deadline = time.monotonic() + PATIENCE_S
+            while self.running and time.monotonic() < deadline:
+                lifelines = {job.lifeline: index for index, job in self.running.items()}
+                for lifeline in wait(list(lifelines), deadline - time.monotonic()):
+                    assert isinstance(lifeline, int)
+                    if not os.read(lifeline, 4096):
+                        self._end(lifelines[lifeline], tell=False)
+        for index in list(self.running):
+            self._end(index, tell=False)
+        return stopped

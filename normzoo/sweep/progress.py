@@ -91,7 +91,7 @@ class Progress:
         self.running[index] = time.monotonic()
         self._redraw()
 
-    def end(self, index: int, outcome: str, error: float | None = None, *, failed: bool = False) -> None:
+    def end(self, index: int, outcome: str, error: float | None = None, failed: bool = False) -> None:
         """Cell `index` has ended.
 
         Args:
@@ -101,15 +101,21 @@ class Progress:
         """
         seconds = time.monotonic() - self.running.pop(index)
         self.so_far.pop(index, None)
-        self.done.add(index)
         self.seconds_per_cost.append((seconds, self.costs[index]))
+        self._end(index, outcome, error, failed, f"{seconds:.1f} s")
+
+    def elsewhere(self, index: int, outcome: str, error: float | None = None, failed: bool = False) -> None:
+        """Cell `index`, which never began here, was run by another sweep into the same folder."""
+        self._end(index, outcome, error, failed, "by another sweep")
+
+    def _end(self, index: int, outcome: str, error: float | None, failed: bool, how: str) -> None:
+        self.done.add(index)
         self._cells_of[self.norms[index]][0] += 1
         self._take(self.labels[index], self.norms[index], error)
         if failed:
             self.failures.append((self.labels[index], outcome))
         self._print(
-            f"cell {len(self.done)}/{len(self.labels)}  {self.labels[index]}  {outcome}  {seconds:.1f} s  "
-            f"{self.time_left()} left"
+            f"cell {len(self.done)}/{len(self.labels)}  {self.labels[index]}  {outcome}  {how}  {self.time_left()} left"
         )
 
     def show_running(self, errors_so_far: Sequence[str]) -> None:
@@ -120,7 +126,9 @@ class Progress:
     def time_left(self) -> str:
         """Minutes and seconds, from the cost of the cells still to end."""
         seconds, cost = (
-            (sum(values) for values in zip(*self.seconds_per_cost, strict=True)) if self.done else (0.0, 0.0)
+            (sum(values) for values in zip(*self.seconds_per_cost, strict=True))
+            if self.seconds_per_cost
+            else (0.0, 0.0)
         )
         if not cost:
             return "?:??"

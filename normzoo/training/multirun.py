@@ -1,27 +1,37 @@
 """A sweep on this machine: every cell in a process of its own."""
 
-import json
+import contextlib
 import logging
 import math
 import signal
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra import version
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 
+from normzoo.again import go_on
 from normzoo.errors import UserError
-from normzoo.results import CellResult, write_result
-from normzoo.sweep.pool import Job, fork_server, run_jobs
+from normzoo.results import CellResult
+from normzoo.sweep.claim import Claim
+from normzoo.sweep.fork_server import fork_server
+from normzoo.sweep.job import Job
+from normzoo.sweep.keeper import Ending
+from normzoo.sweep.leases import Leases, Locks, Need, visible_gpus
+from normzoo.sweep.limits import Limits, processor_cores
+from normzoo.sweep.options import sweep_options
+from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.progress import Progress
+from normzoo.sweep.stop import Stop
+from normzoo.training.build import Config
 from normzoo.training.callbacks import CURVE
-from normzoo.training.cell import describe
-from normzoo.training.check import cores, on_gpu
+from normzoo.training.check import on_gpu
 from normzoo.training.compose import Composition
 from normzoo.training.dry_run import table
-from normzoo.training.plan import CHECKPOINT, Cell, State, plan
+from normzoo.training.ending import curve_so_far, outcome, settle
+from normzoo.training.plan import CHECKPOINT, Cell, Plan, State, plan
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import NormzooLauncher
@@ -49,50 +59,111 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     threads = str(launcher.config.trainer.threads)
     with fork_server(["normzoo.training.cell", "hydra.core.utils"], {"OMP_NUM_THREADS": threads}) as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
-        todo = planned.todo
-        n_jobs = _n_jobs(todo) if launcher.n_jobs is None else launcher.n_jobs
+        leases = Leases(visible_gpus(), processor_cores(), Locks())
+        n_jobs = max(1, leases.at_once(_need(cell.config) for cell in planned.todo[: launcher.n_jobs]))
+        folder = launcher.config.hydra.sweep.dir
         if planned.options.dry_run:
-            print(table(planned, n_jobs, launcher.config.hydra.sweep.dir))
+            print(table(planned, n_jobs, folder))
             return []
-        log.info("%s", planned.line(n_jobs, launcher.config.hydra.sweep.dir))
-        _run(context, launcher, todo, n_jobs, planned.options.resume)
+        log.info("%s", planned.line(n_jobs, folder))
+        run = _Run(launcher, planned, n_jobs)
+        left = run.through(context, leases)
+    if run.stop.draining:
+        _say_goodbye(launcher, left, run.stop.now)
     return [_job_return(cell) for cell in planned.asked]
 
 
-def _n_jobs(cells: list[Cell]) -> int:
-    if any(on_gpu(cell.config) for cell in cells):
-        return 1
-    trainers = [cell.config["trainer"] for cell in cells]
-    cores_each = max((trainer["devices"] * trainer["threads"] for trainer in trainers), default=1)
-    return max(1, min(cores() // cores_each, len(cells)))
+def _need(config: Config) -> Need:
+    """The devices a cell asks for: a GPU for each of its processes, or else cores for them and those that load data."""
+    devices, workers = config["trainer"]["devices"], (config.get("data") or {}).get("num_workers", 0)
+    if on_gpu(config):
+        return Need(gpus=devices)
+    return Need(cores=devices * (config["trainer"]["threads"] + workers))
 
 
-def _run(context: Any, launcher: "NormzooLauncher", cells: list[Cell], n_jobs: int, resume: bool) -> None:
-    norms = [cell.config["norm"]["name"] for cell in cells]
-    progress = Progress([cell.label for cell in cells], [cell.cost for cell in cells], n_jobs, norms=norms)
-    jobs = []
-    for cell in cells:
-        cell.folder.mkdir(parents=True, exist_ok=True)
+class _Run:
+    """The cells of one sweep that are to run, while they do."""
+
+    def __init__(self, launcher: "NormzooLauncher", planned: Plan, n_jobs: int) -> None:
+        self.launcher, self.cells, self.resume = launcher, planned.todo, planned.options.resume
+        labels, costs = [cell.label for cell in self.cells], [cell.cost for cell in self.cells]
+        norms = [cell.config["norm"]["name"] for cell in self.cells]
+        self.progress = Progress(labels, costs, n_jobs, norms=norms)
+        self.stop = Stop(self._say_draining)
+        self.said_waiting = False
+
+    def through(self, context: Any, leases: Leases) -> int:
+        """Run them, and tell how many a signal has left without an end."""
+        with self.progress, self.stop:
+            self.pool = Pool(
+                context, leases, self.launcher.n_jobs, self.stop, claim=self._claim, on_start=self.progress.start,
+                on_end=self._end, on_elsewhere=self._elsewhere, on_wait=self._wait,
+            )  # fmt: skip
+            return len(self.pool.run([self._job(cell) for cell in self.cells]))
+
+    def _job(self, cell: Cell) -> Job:
+        options = sweep_options(cell.config)
+        return Job(
+            _run_cell,
+            (self.launcher.hydra_context, self.launcher.task_function, cell.composition),
+            log=cell.folder / "cell.log",
+            need=_need(cell.config),
+            limits=Limits(options.time_limit, options.memory_limit),
+            environment={"OMP_NUM_THREADS": str(cell.config["trainer"]["threads"])},
+        )
+
+    def _claim(self, index: int) -> Claim | Elsewhere:
+        cell = self.cells[index]
+        claim = Claim.take(cell.folder)
+        if claim is None:
+            return Elsewhere.RUNS
+        if cell.result(new=True) is not None:
+            claim.give_back()
+            return Elsewhere.DONE
         # Nothing is taken away that counts: an old record stays until the new one is there.
         if cell.state is not State.CONTINUES:
             (cell.folder / CURVE).unlink(missing_ok=True)
-        if not resume:
+        if not self.resume:
             (cell.folder / CHECKPOINT).unlink(missing_ok=True)
-        arguments = (launcher.hydra_context, launcher.task_function, cell.composition)
-        jobs.append(Job(_run_cell, arguments, cell.folder / "cell.log"))
+        return claim
 
-    def end(index: int, exit_code: int) -> None:
-        outcome = _outcome(cells[index], exit_code)
-        result = cells[index].result(new=True)
-        ok = result is not None and result.status == "ok"
-        error = result.metrics.get("val_error_running") if result is not None and ok else None
-        progress.end(index, outcome, error, failed=not ok)
+    def _end(self, index: int, ending: Ending) -> None:
+        self.progress.end(index, *_told(settle(self.cells[index], ending)))
 
-    with progress:
-        run_jobs(
-            context, jobs, n_jobs, progress.start, end,
-            lambda: progress.show_running([_error_so_far(cells[i]) for i in progress.running]),
-        )  # fmt: skip
+    def _elsewhere(self, index: int) -> None:
+        result = self.cells[index].result()
+        assert result is not None
+        self.progress.elsewhere(index, *_told(result))
+
+    def _wait(self) -> None:
+        curves = [curve_so_far(self.cells[index]) for index in self.progress.running]
+        self.progress.show_running([f"{curve[-1]['val_error_running']:.1f} %" if curve else "-" for curve in curves])
+        if self.pool.elsewhere and not self.pool.running and not self.said_waiting:
+            self.said_waiting = True
+            log.info("waiting for %d cells that another sweep into this folder runs", len(self.pool.elsewhere))
+
+    def _say_draining(self) -> None:
+        count = len(self.pool.running)
+        log.info("interrupted: %d running cells finish, no more start; Ctrl-C again stops them at once", count)
+
+
+def _told(result: CellResult) -> tuple[str, float | None, bool]:
+    """For the progress: the outcome in words, the error, and whether it is a failure."""
+    ok = result.status == "ok"
+    return outcome(result), result.metrics.get("val_error_running") if ok else None, not ok
+
+
+def _say_goodbye(launcher: "NormzooLauncher", left: int, at_once: bool) -> NoReturn:
+    """Report what there is, unless in a hurry, and end with the command that goes on."""
+    folder = launcher.config.hydra.sweep.dir
+    if not at_once:
+        with contextlib.suppress(SystemExit):  # the exit code says that it was interrupted
+            launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None)
+    if not left:
+        raise KeyboardInterrupt(f"interrupted when no cell was left to run; the results are in {folder}")
+    raise KeyboardInterrupt(
+        f"interrupted; {left} cells are left and what has finished is kept; this command goes on:\n  {go_on(folder)}"
+    )
 
 
 def _run_cell(hydra_context: HydraContext, task: TaskFunction, composition: Composition) -> None:
@@ -106,35 +177,6 @@ def _run_cell(hydra_context: HydraContext, task: TaskFunction, composition: Comp
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-
-
-def _outcome(cell: Cell, exit_code: int) -> str:
-    result = cell.result(new=True)
-    if result is None:
-        result = CellResult(
-            **describe(cell.config),
-            status="error" if exit_code > 0 else "killed",
-            reason=f"its process ended with {f'signal {-exit_code}' if exit_code < 0 else f'exit code {exit_code}'}; "
-            f"see {cell.folder.name}/cell.log",
-            curve=_curve_so_far(cell),
-        )
-        write_result(cell.folder, result)
-    if result.status == "ok":
-        error = result.metrics.get("val_error_running")
-        return "no validation" if error is None else f"error {error:.2f} %"
-    return f"{result.status}: {(result.reason or '').splitlines()[0]:.120}"
-
-
-def _curve_so_far(cell: Cell) -> list[dict[str, float | None]]:
-    try:
-        return json.loads((cell.folder / CURVE).read_bytes())
-    except (OSError, ValueError):
-        return []
-
-
-def _error_so_far(cell: Cell) -> str:
-    curve = _curve_so_far(cell)
-    return f"{curve[-1]['val_error_running']:.1f} %" if curve else "-"
 
 
 def _job_return(cell: Cell | None) -> JobReturn:

@@ -1,0 +1,59 @@
+"""The process that jobs are forked from."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator[Any]:
+    """Start the server that jobs are forked from, having imported the modules `preload` once.
+
+    A forked job starts in milliseconds where a new interpreter takes seconds to import torch. The server, unlike this
+    process, has run nothing, so that no threads and no CUDA state are forked.
+
+    Args:
+        preload: Modules the server imports, while this process goes on.
+        environment: Variables that the server, and so every job, has beyond those of this process.
+    """
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    # A Ctrl-C in the terminal is for the sweep to act upon. Processes inherit what is blocked.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(preload))
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+    try:
+        yield context
+    finally:
+        _stop_server()
+
+
+def forget_server() -> None:
+    """Close what would have the fork server live on, for this process, when the sweep is gone."""
+    server: Any = multiprocessing.forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
+
+
+def _stop_server() -> None:
+    server: Any = multiprocessing.forkserver._forkserver
+    if server._forkserver_pid is not None:
+        # Told to end, it would first finish its imports, and this process would wait for them.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+    server._stop()

@@ -1,0 +1,86 @@
+"""A job, and what its own process does before and after it."""
+
+import faulthandler
+import os
+import pickle
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from normzoo.sweep.claim import Claim, Inherited
+from normzoo.sweep.fork_server import forget_server
+from normzoo.sweep.keeper import enter
+from normzoo.sweep.leases import Lease, Need
+from normzoo.sweep.limits import Limits, offer_to_oom_killer
+
+ONE_CORE, UNLIMITED = Need(), Limits()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call in a process of its own.
+
+    Args:
+        target: An importable function.
+        arguments: Of the target; they are pickled.
+        log: The file that takes all its processes print, from libraries and dying interpreters as well.
+        need: The devices it asks for.
+        limits: What it may take.
+        environment: Variables that it has beyond those of the fork server.
+    """
+
+    target: Callable[..., object]
+    arguments: tuple[Any, ...]
+    log: Path
+    need: Need = ONE_CORE
+    limits: Limits = UNLIMITED
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a job's process is told before the job itself is unpickled, which may import anything."""
+
+    call: bytes
+    log: Path
+    limits: Limits
+    environment: Mapping[str, str]
+    cores: tuple[int, ...]
+    lifeline: Inherited
+    claim: Inherited | None
+
+    @classmethod
+    def of(cls, job: Job, lease: Lease, lifeline: int, claim: Claim | None) -> "Orders":
+        """To run `job` on what it was lent; it sees those GPUs alone and stays on those cores."""
+        return cls(
+            call=pickle.dumps((job.target, job.arguments)),
+            log=job.log,
+            limits=job.limits,
+            environment={**job.environment, "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus)},
+            cores=lease.cores if lease.pinned else (),
+            lifeline=Inherited(lifeline),
+            claim=Inherited(claim.descriptor) if claim else None,  # kept open by being inherited
+        )
+
+
+def run(orders: Orders) -> None:
+    """Follow the orders, in a process fresh from the fork server."""
+    log = os.open(orders.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    forget_server()
+    enter(orders.limits, orders.lifeline.descriptor)
+    offer_to_oom_killer()
+    faulthandler.enable()  # a crash in native code leaves its place in the log
+    os.environ.update(orders.environment)
+    if orders.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, orders.cores)
+    target, arguments = pickle.loads(orders.call)
+    try:
+        target(*arguments)
+    except KeyboardInterrupt:  # somebody's kill -INT: to end by the signal says so
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)

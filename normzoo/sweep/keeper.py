@@ -1,0 +1,185 @@
+"""The process that stands between a sweep and a job: it watches the job's limits and lets no process outlive it.
+
+    sweep
+    └── fork server          has imported torch and Lightning
+        └── keeper           a session of its own: no Ctrl-C from the terminal reaches what is below
+            └── job          a process group of its own
+                └── ...      data-parallel ranks, workers that load data
+
+Nothing below a keeper outlives the sweep, however the sweep ends. The keeper watches a pipe that only the sweep holds
+open; that works everywhere. On Linux, besides, the kernel signals each process when its parent dies, so that a job ends
+with its keeper and the ranks with their job; and orphans of the job become the keeper's children, which it ends.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from typing import NoReturn
+
+from normzoo.sweep.limits import Limits, kernel_oom_kills, kill_below, memory_below
+
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended.
+
+    Args:
+        code: The exit code of its process, negative for a signal.
+        cause: `timeout` or `memory` for a limit, `kernel` for the kernel's out-of-memory killer, `stopped` if the
+            keeper was told to stop or the sweep was gone; None if the process ended by itself or by a signal.
+        seconds: It took.
+        memory: The most GiB it was seen to have for itself; 0 where no limit made it worth looking.
+        oom_kills: Processes here that the kernel ended for want of memory while the job ran.
+    """
+
+    code: int
+    cause: str | None = None
+    seconds: float = 0.0
+    memory: float = 0.0
+    oom_kills: int = 0
+
+
+def enter(limits: Limits, lifeline: int) -> None:
+    """Split this process in two: the job's, in which this returns, and its keeper, in which it never does.
+
+    Args:
+        limits: What the job may take.
+        lifeline: A pipe's end for writing. Every process of the job holds it open, so that its other end is at its end
+            when none is left; the keeper writes the job's `Ending` into it.
+    """
+    os.setsid()
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+    _prctl(_SET_PDEATHSIG, signal.SIGTERM)
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGCHLD)}
+    signal.set_wakeup_fd(waker)
+    keeper = os.getpid()
+    job = os.fork()
+    if job:
+        with contextlib.suppress(OSError):  # the job has done it
+            os.setpgid(job, job)
+        _keep(job, limits, wake, lifeline)
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    os.close(wake)
+    os.close(waker)
+    os.setpgid(0, 0)
+    die_with_parent(keeper)
+    _forked_children_die_too()
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel end this process when the process that started it dies; does nothing where that cannot be.
+
+    Args:
+        parent: Its id; of a process that multiprocessing started it is known.
+    """
+    _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    started_by = parent_process()
+    parent = parent or (started_by.pid if started_by else None)
+    if _LIBC is not None and parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)  # it died before it was told to the kernel
+
+
+def _forked_children_die_too() -> None:
+    forked_by: list[int | None] = [None]
+
+    def before() -> None:
+        # The kernel means the thread that forked; a thread may end long before its process does.
+        forked_by[0] = os.getpid() if threading.current_thread() is threading.main_thread() else None
+
+    def in_child() -> None:
+        if forked_by[0] is not None:
+            die_with_parent(forked_by[0])
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def _keep(job: int, limits: Limits, wake: int, lifeline: int) -> NoReturn:
+    code = 1
+    try:
+        ending = _watch(job, limits, wake)
+        os.write(lifeline, json.dumps(asdict(ending)).encode())
+        code = 0
+    finally:
+        # Past all that multiprocessing does when a process ends: that is the job's to do.
+        os._exit(code)
+
+
+def _watch(job: int, limits: Limits, wake: int) -> Ending:
+    begun, oom_kills, memory = time.monotonic(), kernel_oom_kills(), 0.0
+    sweep = parent_process()
+    assert sweep is not None
+    cause: str | None = None
+    code: int | None = None
+    while code is None and cause is None:
+        ready = wait([wake, sweep.sentinel], _patience(limits, begun))
+        signals = os.read(wake, 4096) if wake in ready else b""
+        code, _ = _reap(job)
+        if code is None and (sweep.sentinel in ready or signal.SIGTERM in signals):
+            cause = "stopped"
+        elif code is None and limits.seconds is not None and time.monotonic() - begun > limits.seconds:
+            cause = "timeout"
+        elif code is None and limits.memory is not None:
+            memory = max(memory, memory_below())
+            cause = "memory" if memory > limits.memory else None
+    seconds = time.monotonic() - begun
+    code = _end_all(job, code)
+    oom_kills = kernel_oom_kills() - oom_kills
+    if cause is None and code == -signal.SIGKILL and oom_kills:
+        cause = "kernel"
+    return Ending(code, cause, round(seconds, 3), round(memory, 3), oom_kills)
+
+
+def _patience(limits: Limits, begun: float) -> float | None:
+    waits = []
+    if limits.seconds is not None:
+        waits.append(max(0.0, begun + limits.seconds - time.monotonic()) + 0.001)
+    if limits.memory is not None:
+        waits.append(0.25)
+    return min(waits, default=None)
+
+
+def _reap(job: int) -> tuple[int | None, bool]:
+    """Take leave of the children that have ended: the job's exit code, if it was one, and whether any are left."""
+    code = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return code, False
+        if pid == 0:
+            return code, True
+        if pid == job:
+            code = os.waitstatus_to_exitcode(status)
+
+
+def _end_all(job: int, code: int | None) -> int:
+    """End every process below this one and wait until none is left; the job's exit code."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(job, signal.SIGKILL)
+    while True:
+        ended, any_left = _reap(job)
+        code = ended if code is None else code
+        if not any_left:
+            return -signal.SIGKILL if code is None else code
+        kill_below()
+        time.sleep(0.005)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(option, value, 0, 0, 0)

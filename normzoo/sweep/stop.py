@@ -1,0 +1,57 @@
+"""Ctrl-C once: start no more; twice, or SIGTERM: stop at once."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Stop:
+    """What the signals to a sweep have asked for, while it is used as a context.
+
+    The handlers only note the signal and wake whoever waits on `descriptor`: what has to be done about it is done where
+    nothing is half done.
+
+    Args:
+        on_first: Called, by `look`, once the first SIGINT has come.
+    """
+
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        self.draining = self.now = False
+        self._on_first, self._told = on_first, False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self.descriptor, self._waker = os.pipe()
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._waker, False)
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.descriptor)
+        os.close(self._waker)
+
+    def look(self) -> None:
+        """Take note of the signals that have come."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.descriptor, 4096)
+        if self.draining and not self._told:
+            self._told = True
+            if not self.now:
+                self._on_first()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.now = self.now or self.draining or number == signal.SIGTERM
+        self.draining = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._waker, b"!")

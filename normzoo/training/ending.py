@@ -1,0 +1,97 @@
+"""What became of a cell, also of one whose process did not live to say so."""
+
+import json
+import signal
+from typing import Any
+
+from normzoo.results import CellResult, write_result
+from normzoo.sweep.keeper import Ending
+from normzoo.sweep.options import SweepOptions, sweep_options
+from normzoo.sweep.progress import clock
+from normzoo.training.callbacks import CURVE
+from normzoo.training.cell import describe
+from normzoo.training.plan import Cell
+
+AGAIN = "sweep.retry=failed runs it again"
+# A process that does these to itself has crashed; nobody has killed it.
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS)
+
+
+def settle(cell: Cell, ending: Ending) -> CellResult:
+    """The record of a cell that has ended: its own, or one that says how its process ended and keeps the curve so far.
+
+    Args:
+        cell: Claimed still.
+        ending: Of its process.
+    """
+    result = cell.result(new=True)
+    if result is None:
+        status, reason = cause(ending, sweep_options(cell.config), cell)
+        result = CellResult(**describe(cell.config), status=status, reason=reason, curve=curve_so_far(cell))
+        result.time["wall_s"] = ending.seconds
+        write_result(cell.folder, result)
+    elif result.status in ("error", "killed") and ending.oom_kills and "SIGKILL" in (result.reason or ""):
+        # One of its processes was ended, and the cell cannot have known by whom.
+        result.status, result.reason = "oom", f"{_kernel()} ({result.reason})"
+        write_result(cell.folder, result)
+    return result
+
+
+def cause(ending: Ending, options: SweepOptions, cell: Cell) -> tuple[str, str]:
+    """The status and the reason of a cell whose process ended without a record of its own."""
+    log = f"{cell.folder.name}/cell.log"
+    if ending.cause == "timeout":
+        limit = clock(options.time_limit or 0.0)
+        return "timeout", (
+            f"it took longer than sweep.time_limit={limit}{_how_far(cell)}; raise the limit, and {AGAIN}"
+        )
+    if ending.cause == "memory":
+        return "oom", (
+            f"its processes had {ending.memory:.2f} GiB of memory for themselves, more than "
+            f"sweep.memory_limit={options.memory_limit:g}; raise the limit or lower batch_size_per_device, and {AGAIN}"
+        )
+    if ending.cause == "kernel":
+        return "oom", f"{_kernel()}, and {AGAIN}"
+    if ending.cause == "stopped":
+        return "killed", f"what watches its process was told to end it (SIGTERM), by no one in this sweep; {AGAIN}"
+    if ending.code < 0 and -ending.code in CRASHES:
+        return "error", f"its process crashed ({_name(-ending.code)}); {log} says where; {AGAIN}"
+    if ending.code < 0:
+        return "killed", f"its process was ended from outside ({_name(-ending.code)}); {AGAIN}"
+    return "error", f"its process ended with exit code {ending.code} and left no result; see {log}; {AGAIN}"
+
+
+def outcome(result: CellResult) -> str:
+    """In a few words, for a line on the console."""
+    if result.status == "ok":
+        error = result.metrics.get("val_error_running")
+        return "no validation" if error is None else f"error {error:.2f} %"
+    return f"{result.status}: {(result.reason or '').split(chr(10))[0]:.120}"
+
+
+def curve_so_far(cell: Cell) -> list[dict[str, Any]]:
+    """The points a cell that has no record yet has written of its curve."""
+    try:
+        points = json.loads((cell.folder / CURVE).read_bytes())
+    except (OSError, ValueError):
+        return []
+    return points if isinstance(points, list) else []
+
+
+def _kernel() -> str:
+    return (
+        "the kernel ended one of its processes, as the machine or its container was out of memory: run fewer cells at "
+        "once (hydra.launcher.n_jobs) or lower batch_size_per_device"
+    )
+
+
+def _how_far(cell: Cell) -> str:
+    curve = curve_so_far(cell)
+    return f", in epoch {curve[-1]['epoch'] + 1} of {cell.config['trainer']['max_epochs']}" if curve else ""
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
