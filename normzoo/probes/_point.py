@@ -1,7 +1,7 @@
 """The loss, and its gradient, of a model at any parameters, measured on copies: nothing about the model changes."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,7 +60,13 @@ def loss_at(
 
 
 def gradient_at(
-    model: nn.Module, loss: Loss, batch: Batch, parameters: Mapping[str, Tensor], *, across: bool = False
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    parameters: Mapping[str, Tensor],
+    *,
+    of: Sequence[str] | None = None,
+    across: bool = False,
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss of the batch at these parameters and its gradient there, zero for a parameter that it does not reach.
 
@@ -69,12 +75,13 @@ def gradient_at(
 
     Args:
         parameters: As many of `trainable(model)` as are to differ from the model's own.
+        of: The parameters to take the gradient by; all that are trainable unless given.
         across: Whether to average over all processes of the default group, which all must call then: the loss and the
             gradient are those of the step that data-parallel training takes.
     """
     with same_random_numbers(model), torch.enable_grad():
         point = at(model, {**trainable(model), **parameters})
-        variables = trainable(point)
+        variables = {name: variable for name, variable in trainable(point).items() if of is None or name in of}
         value = loss(output_of(point, batch[0]), batch[1])
         gradients = torch.autograd.grad(value, list(variables.values()), allow_unused=True)
     value = value.detach()
