@@ -3,39 +3,12 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from normzoo.report.arms import Stat, over_seeds
 from normzoo.results import CellResult
 
 Metric = str | Callable[[CellResult], float | None]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A metric over seeds: one value a seed, in the order of the seeds."""
-
-    values: tuple[float, ...]
-
-    @property
-    def n(self) -> int:
-        return len(self.values)
-
-    @property
-    def mean(self) -> float:
-        return math.fsum(self.values) / len(self.values)
-
-    @property
-    def std(self) -> float | None:
-        """The sample standard deviation; None for a single seed."""
-        if len(self.values) < 2:
-            return None
-        return math.sqrt(math.fsum((value - self.mean) ** 2 for value in self.values) / (len(self.values) - 1))
-
-    def text(self, digits: int = 1, unit: str = "") -> str:
-        """`8.2 ± 0.3 % (n = 3)`."""
-        spread = "" if self.std is None else f" ± {self.std:.{digits}f}"
-        return f"{self.mean:.{digits}f}{spread}{f' {unit}' if unit else ''} (n = {self.n})"
 
 
 def entry(record: CellResult, key: str, default: Any = None) -> Any:
@@ -73,7 +46,7 @@ def split(records: Iterable[CellResult], key: str) -> dict[Any, list[CellResult]
     return dict(groups)
 
 
-def spread(records: Iterable[CellResult], metric: Metric) -> Spread | None:
+def spread(records: Iterable[CellResult], metric: Metric) -> Stat | None:
     """The metric of the cells that came to an end, one value a seed; None where none has it.
 
     A metric is a name in the record's `metrics`, or a function of the record.
@@ -84,16 +57,16 @@ def spread(records: Iterable[CellResult], metric: Metric) -> Spread | None:
             value = metric(record) if callable(metric) else record.metrics.get(metric)
             if value is not None and math.isfinite(value):
                 seeds[record.seed].append(value)
-    values = tuple(math.fsum(found) / len(found) for _, found in sorted(seeds.items()))
-    return Spread(values) if values else None
+    return over_seeds(seeds)
 
 
-def text(value: Spread | None, records: Iterable[CellResult] = (), digits: int = 1, unit: str = "") -> str:
-    """A spread in words, and what became of the cells that have no number."""
+def text(value: Stat | None, records: Iterable[CellResult] = (), digits: int = 1, unit: str = "") -> str:
+    """`8.2 ± 0.3 % (n = 3), 1 diverged`: a statistic, and what became of the cells that have no number."""
     gone = lost(records)
     if value is None:
         return gone or "no such cells"
-    return value.text(digits, unit) + (f", {gone}" if gone else "")
+    std = "" if value.std is None else f" ± {value.std:.{digits}f}"
+    return f"{value.mean:.{digits}f}{std}{f' {unit}' if unit else ''} (n = {value.n}){f', {gone}' if gone else ''}"
 
 
 def lost(records: Iterable[CellResult]) -> str:
@@ -102,13 +75,12 @@ def lost(records: Iterable[CellResult]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
-def curves(records: Sequence[CellResult], x: str, y: str) -> tuple[list[float], list[Spread]]:
+def curves(records: Sequence[CellResult], x: str, y: str) -> tuple[list[float], list[Stat]]:
     """The points of the records' curves, summed up over seeds at each x that some record has."""
-    points: dict[float, list[float]] = defaultdict(list)
+    points: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         for point in record.curve:
             at, value = point.get(x), point.get(y)
             if at is not None and value is not None and math.isfinite(value):
-                points[at].append(value)
-    xs = sorted(points)
-    return xs, [Spread(tuple(points[at])) for at in xs]
+                points[at][record.seed].append(value)
+    return sorted(points), [found for at in sorted(points) if (found := over_seeds(points[at])) is not None]
