@@ -20,12 +20,13 @@ def reuse_memory(*inputs: Tensor | None) -> Callable[[Tensor], Tensor | None]:
 
 def _is_plain(tensor: Tensor | None) -> bool:
     """Whether this is a tensor with memory of its own, which one that vmap or torch.func has wrapped has not."""
-    if tensor is None:
-        return True
-    if type(tensor) not in (Tensor, nn.Parameter):
-        return False
+    return tensor is None or (type(tensor) in (Tensor, nn.Parameter) and not is_transformed(tensor))
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether vmap or another transform of torch.func has wrapped this tensor: it has no memory of its own then."""
     try:
         tensor.untyped_storage()
     except NotImplementedError:
-        return False
-    return True
+        return True
+    return False

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normzoo.norms._refuse import NormValueError
+from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.norms.batch_norm import BatchNorm
@@ -156,7 +157,7 @@ class CrossIterationBatchNorm(BatchNorm):
 
     def _forward_window(self, x: Tensor, theta: Tensor | None) -> Tensor:
         theta = self._weight_before(x) if theta is None else theta
-        if theta is None or torch.func.debug_unwrap(x) is not x or self._burning_in():
+        if theta is None or is_transformed(x) or self._burning_in():
             return super().forward(x)
         self._check_input_dim(x)
         n = self.values_per_statistic(x.shape)

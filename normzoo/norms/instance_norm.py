@@ -92,8 +92,8 @@ class InstanceNorm(nn.InstanceNorm2d):
     def _forward_tracked(self, x: Tensor) -> Tensor:
         assert self.running_mean is not None
         if not self.training:
-            mean, var = self.running_mean, self.running_var
-            return F.instance_norm(x, mean, var, self.weight, self.bias, use_input_stats=False, eps=self.eps)
+            # By instance_norm's own kernel, older versions of torch write the running statistics in evaluation too.
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         # With momentum 1 the kernel writes the batch's own mean and unbiased variance.
         mean, var = (x.new_zeros(self.num_features, dtype=self.running_mean.dtype) for _ in range(2))
         y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input_stats=True, momentum=1.0, eps=self.eps)

@@ -60,6 +60,9 @@ def test_output_and_gradients_are_those_of_timm(norm):
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_rms_norm_is_that_of_torch(dtype, affine, eps):
+    tiny = torch.full((1, 1), 1e-3, dtype=dtype)
+    if eps is None and nn.functional.rms_norm(tiny, (1,)) < 0.5:
+        pytest.skip("this version of torch takes the machine epsilon of bfloat16, though it computes in float32")
     layer = build("rms_norm", dtype, affine=affine, eps=eps, channel_dim=-1)
     twin = nn.RMSNorm(CHANNELS, eps, affine, dtype=dtype)
     twin.load_state_dict(layer.state_dict())
@@ -268,4 +271,4 @@ def test_memory_is_reused_only_where_nothing_looks():
     with torch.no_grad():
         assert reuse_memory(plain, None)(plain) is plain
         assert vmap(lambda x: x if reuse_memory(x)(x) is None else 1 / 0)(plain).equal(plain)
-        assert reuse_memory(torch.ones(3, device="meta"), nn.Buffer(plain))(plain) is plain
+        assert reuse_memory(torch.ones(3, device="meta"), nn.Parameter(plain))(plain) is plain
