@@ -150,7 +150,7 @@ class _EpochAndIndex(EpochSampler):
     """Sends the epoch along with each index: workers live on from epoch to epoch and have no other news of it."""
 
     def __iter__(self) -> Any:
-        epoch, index = self.take()
+        epoch, _, index = self.take()
         yield from ((epoch, i) for i in index.tolist())
 
 

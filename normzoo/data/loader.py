@@ -23,6 +23,7 @@ class BatchLoader(Protocol):
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
     def set_epoch(self, epoch: int) -> None: ...
+    def skip(self, batches: int) -> None: ...
 
 
 def mix(*key: int) -> int:
@@ -75,21 +76,28 @@ class EpochSampler(DistributedSampler[int]):
             drop_last=drop_last,
         )
         self.length = length
+        self.batch_size = batch_size
         global_batch = batch_size * world_size
         self.kept = length // global_batch * global_batch if drop_last else length
+        self.first = 0  # how many samples the next pass leaves out
 
-    def take(self) -> tuple[int, Tensor]:
-        """The current epoch and the indices of this rank in it; moves on to the next epoch."""
-        epoch = self.epoch
+    def skip(self, batches: int) -> None:
+        """Make the next pass, and only that one, begin after so many batches: where another was broken off."""
+        self.first = batches * self.batch_size
+
+    def take(self) -> tuple[int, int, Tensor]:
+        """The current epoch, the place in it, and the indices of this rank from there; moves on to the next epoch."""
+        epoch, first = self.epoch, self.first
         self.set_epoch(epoch + 1)
+        self.first = 0
         if self.shuffle:
             order = torch.randperm(self.length, generator=generator(self.seed, epoch))
         else:
             order = torch.arange(self.length)
-        return epoch, order[: self.kept][self.rank :: self.num_replicas]
+        return epoch, first, order[: self.kept][self.rank :: self.num_replicas][first:]
 
     def __iter__(self) -> Iterator[Any]:
-        yield from self.take()[1].tolist()
+        yield from self.take()[2].tolist()
 
     def __len__(self) -> int:
         return len(range(self.rank, self.kept, self.num_replicas))
@@ -141,17 +149,21 @@ class TensorLoader:
         """Make the next pass that of `epoch`."""
         self.sampler.set_epoch(epoch)
 
+    def skip(self, batches: int) -> None:
+        """Make the next pass begin after so many batches."""
+        self.sampler.skip(batches)
+
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A generator: the epoch is read at the first batch. Lightning makes the iterator of a resumed epoch before it
         # calls set_epoch.
-        epoch, index = self.sampler.take()
+        epoch, first, index = self.sampler.take()
         batch = self.batch_size
         sample_bytes = self.x[0].numel() * self.x.element_size()
         chunk = max(1, CHUNK_BYTES // (sample_bytes * batch)) * batch
-        draws = self._draws(epoch)
+        draws = self._draws(epoch)[first:]
         for start in range(0, len(index), chunk):
             part = index[start : start + chunk]
             x, y = self.x[part], self.y[part]
@@ -184,3 +196,7 @@ class EpochDataLoader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of `epoch`."""
         self.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+
+    def skip(self, batches: int) -> None:
+        """Make the next pass begin after so many batches."""
+        self.sampler.skip(batches)  # type: ignore[attr-defined]

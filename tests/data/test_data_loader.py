@@ -117,6 +117,29 @@ def test_augmentation_is_the_same_for_every_number_of_processes() -> None:
     assert {**draws(2, 0, 2), **draws(2, 1, 2)} == one
 
 
+@pytest.mark.parametrize("kind", ["tensors", "files", "files with workers"])
+def test_a_pass_goes_on_where_another_was_broken_off(kind: str, tmp_path: Path) -> None:
+    if kind == "tensors":
+        data: Any = Synthetic(batch_size=4, train_size=26, val_size=10, augment=True, drop_last=False)
+    else:
+        write_image_folder(tmp_path, train=5)
+        workers = 2 if kind == "files with workers" else 0
+        data = ImageFolder(root=tmp_path, image_size=16, num_workers=workers, batch_size=4, drop_last=False)
+    data.setup()
+    whole, rest = data.train_dataloader(), data.train_dataloader()
+    passes = [list(whole), list(whole)]
+    rest.skip(2)
+    rest.set_epoch(1)
+    assert len(rest) == len(whole)
+    for expected in (passes[1][2:], None):
+        batches = list(rest)
+        expected = expected or list(whole)  # only the first pass is short
+        assert len(batches) == len(expected)
+        for (x, y), (x_expected, y_expected) in zip(batches, expected, strict=True):
+            assert torch.equal(x, x_expected)
+            assert torch.equal(y, y_expected)
+
+
 def test_keys_of_generators_do_not_run_into_each_other() -> None:
     firsts = {torch.rand(1, generator=generator(a, b)).item() for a in range(10) for b in range(10)}
     assert len(firsts) == 100
