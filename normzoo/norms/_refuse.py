@@ -27,7 +27,19 @@ def check_input(layer: nn.Module, shape: Sequence[int], num_features: int, *, ch
     where = "(N, C, *)" if channel_dim == 1 else f"at least 2 dimensions and C at dimension {channel_dim}"
     raise NormValueError(
         f"{describe(layer)} takes an input of {where} with C = {num_features} channels; got the shape {tuple(shape)}: "
-        f"build the layer with the number of channels that the layer before it gives"
+        f"{_mend_channels(layer, shape, num_features, channel_dim)}"
+    )
+
+
+def _mend_channels(layer: nn.Module, shape: Sequence[int], num_features: int, channel_dim: int) -> str:
+    elsewhere = -1 if channel_dim == 1 else 1
+    if len(shape) < 3 or shape[elsewhere] != num_features:
+        return "build the layer with the number of channels that the layer before it gives"
+    if hasattr(layer, "channel_dim"):
+        return f"where the channels are at dimension {elsewhere}, build the layer with channel_dim={elsewhere}"
+    return (
+        "for tokens, whose channels come last, build layer_norm_channel or another norm that has the argument with "
+        "channel_dim=-1, or give this one x.movedim(-1, 1)"
     )
 
 

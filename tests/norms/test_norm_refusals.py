@@ -88,6 +88,22 @@ def test_wrong_channels_of_tokens():
         build("layer_norm_channel", channel_dim=-1)(torch.randn(2, 8, 4, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("norm", ["layer_norm", "group_norm", "batch_norm"])
+def test_tokens_are_sent_to_a_norm_that_takes_them(norm):
+    with pytest.raises(ValueError, match=r"build layer_norm_channel .* with channel_dim=-1, or give .* x.movedim"):
+        build(norm)(torch.randn(2, 5, 8, dtype=torch.float64))
+    assert build("layer_norm_channel", channel_dim=-1)(torch.randn(2, 5, 8, dtype=torch.float64)).shape == (2, 5, 8)
+
+
+@pytest.mark.parametrize("norm", ["layer_norm_channel", "rms_norm", "power_norm"])
+@pytest.mark.parametrize(("built", "mend", "shape"), [(1, -1, (2, 5, 8)), (-1, 1, (2, 8, 5))])
+def test_channels_elsewhere_are_mended_by_channel_dim(norm, built, mend, shape):
+    x = torch.randn(shape, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"build the layer with channel_dim={mend}"):
+        build(norm, channel_dim=built)(x)
+    assert build(norm, channel_dim=mend)(x).shape == shape
+
+
 @pytest.mark.parametrize("norm", ["group_norm", "group_norm_scratch"])
 def test_groups_that_do_not_divide_the_channels(norm):
     with pytest.raises(ValueError, match=r"12 channels .* 5 groups: num_groups must be one of \[1, 2, 3, 4, 6, 12\]"):
