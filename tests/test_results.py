@@ -256,6 +256,11 @@ def test_what_decides_changes_the_identity(change: dict[str, Any]) -> None:
     assert cell_id({**CONFIG, **change}) != cell_id(CONFIG)
 
 
+def test_one_batch_and_all_batches_are_different_cells() -> None:
+    one, whole = ({"trainer": {"limit_val_batches": limit}} for limit in (1, 1.0))
+    assert cell_id(one) != cell_id(whole)
+
+
 def test_an_identity_of_more_than_plain_data_is_refused() -> None:
     with pytest.raises(TypeError, match=r"config\.model\.build is a type"):
         cell_id({"model": {"build": dict}})

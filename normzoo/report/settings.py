@@ -23,7 +23,10 @@ class Setting:
 def derived_entries(flats: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> frozenset[str]:
     """Entries that only follow from the batch size, the devices or the seed, as a resolved learning rate does."""
     candidates = [key for key in keys if not key.startswith(_OWN_FACTS)]
-    determining = (("batch_size_per_device", "trainer.devices", "trainer.num_nodes"), ("seed",))
+    determining = (
+        ("batch_size_per_device", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"),
+        ("seed",),
+    )
     derived = set()
     for key in candidates:
         for axes in determining:

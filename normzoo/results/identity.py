@@ -26,6 +26,10 @@ _NO_IDENTITY_WITHIN = {
 }
 
 
+# To Lightning 1 is one batch and 1.0 all of them.
+_COUNT_OR_SHARE = frozenset({"limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval"})
+
+
 def cell_id(config: Mapping[str, Any]) -> str:
     """Name a cell by what decides its result: 12 hex digits of the SHA-256 of its config.
 
@@ -55,7 +59,7 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _integral(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _integral(entry) for key, entry in value.items()}
+        return {key: entry if key in _COUNT_OR_SHARE else _integral(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [_integral(entry) for entry in value]
     # YAML reads `lr=1` as an int and `lr=1.0` as a float, and both train the same cell.

@@ -51,10 +51,15 @@ def build_model(config: Config, image_shape: tuple[int, int, int], num_classes: 
     )
 
 
-def global_batch(config: Config) -> int:
-    """Samples per optimizer step over all processes."""
+def batch_over_devices(config: Config) -> int:
+    """Samples that all processes pass through their models at once."""
     trainer = config["trainer"]
     return config["batch_size_per_device"] * trainer["devices"] * trainer["num_nodes"]
+
+
+def global_batch(config: Config) -> int:
+    """Samples per optimizer step: the batches of all processes, as many of them as gradients are accumulated over."""
+    return batch_over_devices(config) * config["trainer"].get("accumulate_grad_batches", 1)
 
 
 def learning_rate(config: Config) -> float:

@@ -81,13 +81,18 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shape
     if devices_here:
         check_devices(config)
     check_logger(config)
-    per_device, together = config["batch_size_per_device"], global_batch(config)
+    per_device = config["batch_size_per_device"]
     if not isinstance(per_device, int) or per_device < 1:
         raise UserError(f"batch_size_per_device={per_device} must be a whole number of samples, 1 or more")
+    accumulated = config["trainer"].get("accumulate_grad_batches", 1)
+    if not isinstance(accumulated, int) or accumulated < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={accumulated} must be a whole number of batches, 1 or more")
+    together = global_batch(config)
     if together > data.num_train:
+        accumulates = f" or trainer.accumulate_grad_batches={accumulated}" if accumulated > 1 else ""
         raise RefusedError(
             f"a global batch of {together} samples is larger than the training set of {data.num_train}: "
-            f"lower batch_size_per_device={per_device} or trainer.devices={config['trainer']['devices']}"
+            f"lower batch_size_per_device={per_device} or trainer.devices={config['trainer']['devices']}{accumulates}"
         )
     name = config["norm"]["name"]
     if info(name).kind != "layer":

@@ -6,7 +6,7 @@ from typing import Any
 
 from normzoo.results import CellResult, decisive, read_results
 from normzoo.sweep.progress import clock
-from normzoo.training.plan import STEPS_TO_START, Cell, Plan, State
+from normzoo.training.plan import BATCHES_TO_START, Cell, Plan, State
 
 UNKNOWN = "unknown until the first cell has run"
 
@@ -60,13 +60,14 @@ class Expected:
     def __init__(self, records: Iterable[CellResult]) -> None:
         self._sums: list[dict[str, tuple[float, float]]] = [{} for _ in self.LIKENESSES]
         for record in records:
-            steps, wall = record.metrics.get("steps") or 0, record.time.get("wall_s")
+            accumulated = record.config["trainer"].get("accumulate_grad_batches", 1)
+            batches, wall = (record.metrics.get("steps") or 0) * accumulated, record.time.get("wall_s")
             if record.status != "ok" or wall is None:
                 continue
             for sums, likeness in zip(self._sums, self.LIKENESSES, strict=True):
                 key = repr(likeness(record.config))
                 seconds, cost = sums.get(key, (0.0, 0.0))
-                sums[key] = seconds + wall, cost + steps + STEPS_TO_START
+                sums[key] = seconds + wall, cost + batches + BATCHES_TO_START
 
     def seconds(self, cell: Cell) -> float | None:
         """Of the cell; None where nothing has run yet."""

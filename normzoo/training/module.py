@@ -132,7 +132,7 @@ class Classifier(LightningModule):
         limit = self.config["trainer"]["limit_val_batches"]  # a count of validation's batches, or a fraction of them
         most = len(loader) * limit if isinstance(limit, float) else limit * data.eval_batch_size / batch_size
         convert = self.trainer.precision_plugin.convert_input
-        return ((convert(x), y) for x, y in itertools.islice(loader, min(count, max(1, math.ceil(most)))))
+        return ((convert(x), y) for x, y in itertools.islice(loader, min(count, max(1, int(most)))))
 
     def _error_over(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
         with self.trainer.precision_plugin.forward_context():

@@ -16,7 +16,7 @@ from normzoo.claim_cells import gather, write_claims
 from normzoo.errors import UserError
 from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_result
 from normzoo.sweep.options import SweepOptions, sweep_options
-from normzoo.training.build import global_batch
+from normzoo.training.build import batch_over_devices
 from normzoo.training.cell import describe, write_probe
 from normzoo.training.compose import Composer, Composition
 from normzoo.training.verdicts import Verdicts
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("normzoo")
 
-STEPS_TO_START = 300  # what starting a cell costs, in steps; only the time left is told from it
+BATCHES_TO_START = 300  # what starting a cell costs, in batches; only the time left is told from it
 CHECKPOINT = "checkpoint.ckpt"
 FINISHED = ("ok", "diverged")
 
@@ -65,8 +65,9 @@ class Cell:
 
     @property
     def cost(self) -> float:
-        """Roughly, in optimizer steps."""
-        return (self.config["trainer"]["max_epochs"] or 1) * self.num_train / global_batch(self.config) + STEPS_TO_START
+        """Roughly, in batches."""
+        batches = self.num_train / batch_over_devices(self.config)
+        return (self.config["trainer"]["max_epochs"] or 1) * batches + BATCHES_TO_START
 
     @property
     def runs(self) -> bool:

@@ -133,6 +133,35 @@ def test_the_learning_rate_follows_the_global_batch(config: Compose) -> None:
         learning_rate(config("optimizer.lr_rule=cubic"))
 
 
+def test_accumulated_gradients_make_one_step_of_all_their_samples(config: Compose, tmp_path: Path) -> None:
+    # 96 samples in 12 batches of 8: two steps of five batches and one of the two that are left, in each of two epochs.
+    result = run_cell(config("norm=batch_norm", "trainer.accumulate_grad_batches=5"), tmp_path)
+    assert result.metrics["steps"] == 6
+    assert [point["samples"] for point in result.curve] == [96, 192]
+    assert result.metrics["lr"] == pytest.approx(0.05 * 40 / 32)
+    assert result.normalization_batch == 8
+    with pytest.raises(RefusedError, match=r"104 samples .* trainer\.accumulate_grad_batches=13"):
+        run_cell(config("trainer.accumulate_grad_batches=13"), tmp_path / "larger")
+    with pytest.raises(UserError, match="whole number of batches"):
+        run_cell(config("trainer.accumulate_grad_batches=0.5"), tmp_path / "half")
+
+
+@pytest.mark.parametrize("limit", [0.5, 2])
+def test_a_limit_on_validation_holds_for_all_three_errors(config: Compose, tmp_path: Path, limit: float) -> None:
+    # 40 images in 4 batches: of 20 images an error is a multiple of 5 %.
+    result = run_cell(
+        config(
+            "norm=batch_norm",
+            "data.eval_batch_size=10",
+            "batch_size_per_device=5",
+            f"trainer.limit_val_batches={limit}",
+        ),
+        tmp_path,
+    )
+    for name in ("val_error_running", "val_error_population", "val_error_batch"):
+        assert result.metrics[name] % 5 == pytest.approx(0, abs=1e-3), name
+
+
 def test_schedules(config: Compose) -> None:
     cosine = schedule(config(), 100)
     assert cosine(0) == 1
