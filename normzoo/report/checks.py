@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Final, Literal
 
 from normzoo.report.arms import (
     Line,
@@ -16,7 +16,8 @@ from normzoo.report.arms import (
 )
 from normzoo.report.rows import Table
 
-Verdict = Literal["holds", "does not hold", "not enough cells"]
+UNKNOWN: Final = "cannot be told"
+Verdict = Literal["holds", "does not hold", "cannot be told"]
 
 SMALL, LARGE = 2, 32
 BATCH_NORM_GAP, BATCH_NORM_STDS, GROUP_NORM_GAP = 10.0, 5.0, 2.0
@@ -32,8 +33,8 @@ class Check:
 
 
 def run_checks(table: Table) -> list[Check]:
-    """Judge the three claims in every setting that has cells for them; each claim is answered at least once."""
-    return [*_over_batch(table, "batch_norm"), *_over_batch(table, "group_norm"), *_soft_arms(table)]
+    """Judge three claims in every setting that has cells for them; a claim that no cell is about is left out."""
+    return [*_over_batch(table, "batch_norm"), *_over_batch(table, "group_norm"), *_larger_maps(table)]
 
 
 def _over_batch(table: Table, norm: str) -> list[Check]:
@@ -41,55 +42,52 @@ def _over_batch(table: Table, norm: str) -> list[Check]:
     lines = [line for setting in grids for line in batch_lines(table, setting) if line.norm == norm]
     complete = [line for line in lines if line.at(SMALL) and line.at(LARGE)]
     judge = _batch_norm_falls if norm == "batch_norm" else _group_norm_stays
-    checks = [judge(line, line.at(SMALL), line.at(LARGE), _name(line, table)) for line in complete or lines[:1]]
-    return checks or [judge(None, None, None, norm)]
+    return [judge(line, line.at(SMALL), line.at(LARGE), _name(line, table)) for line in complete or lines[:1]]
 
 
-def _batch_norm_falls(line: Line | None, small: Stat | None, large: Stat | None, name: str) -> Check:
+def _batch_norm_falls(line: Line, small: Stat | None, large: Stat | None, name: str) -> Check:
     claim = (
         f"{name}: the error at batch {SMALL} exceeds that at {LARGE} by at least {BATCH_NORM_GAP:g} points "
-        f"and by {BATCH_NORM_STDS:g} × the pooled seed std"
+        f"and by {BATCH_NORM_STDS:g} × the standard deviation over seeds"
     )
     if small is None or large is None:
-        return Check(claim, "not enough cells", _absent(line))
+        return Check(claim, UNKNOWN, _absent(line))
     gap, spread = small.mean - large.mean, pooled_std(small, large)
     figures = f"{show(small)} − {show(large)} = {_signed(gap, 1)} points"
     if spread is None:
-        return Check(claim, "not enough cells", f"{figures}; one seed has no std{_missing(line)}")
+        return Check(claim, UNKNOWN, f"{figures}; a spread needs more than one seed{_missing(line)}")
     holds = gap >= BATCH_NORM_GAP and gap >= BATCH_NORM_STDS * spread
-    figures += f"; {BATCH_NORM_STDS:g} × pooled std = {BATCH_NORM_STDS * spread:.1f}{_missing(line)}"
+    figures += f"; {BATCH_NORM_STDS:g} × the standard deviation = {BATCH_NORM_STDS * spread:.1f}{_missing(line)}"
     return Check(claim, "holds" if holds else "does not hold", figures)
 
 
-def _group_norm_stays(line: Line | None, small: Stat | None, large: Stat | None, name: str) -> Check:
+def _group_norm_stays(line: Line, small: Stat | None, large: Stat | None, name: str) -> Check:
     claim = f"{name}: the errors at batch {SMALL} and {LARGE} differ by less than {GROUP_NORM_GAP:g} points"
     if small is None or large is None:
-        return Check(claim, "not enough cells", _absent(line))
+        return Check(claim, UNKNOWN, _absent(line))
     gap = small.mean - large.mean
     figures = f"{show(small)} − {show(large)} = {_signed(gap, 1)} points{_missing(line)}"
     return Check(claim, "holds" if abs(gap) < GROUP_NORM_GAP else "does not hold", figures)
 
 
-def _soft_arms(table: Table) -> list[Check]:
-    """The arms whose smallest normalized map has several positions, so that n stays above the batch."""
-    arms = []
+def _larger_maps(table: Table) -> list[Check]:
+    """Where even the smallest normalized map has several positions, statistics have more values than samples."""
+    checks = []
     for setting in table.settings:
         lines = normalization_lines(table, setting)
-        arms += [line for line in lines if (positions(line) or 1) > 1 and len(line.points) > 1]
-    if not arms:
-        claim = "soft arm: with maps larger than 1×1 the error falls with every step of the normalization batch"
-        return [Check(claim, "not enough cells", "no normalization-batch arm with such maps")]
-    return [_falls_steadily(line, table) for line in arms]
+        found = [line for line in lines if (positions(line) or 1) > 1 and len(line.points) > 1]
+        checks += [_falls_steadily(line, table) for line in found]
+    return checks
 
 
 def _falls_steadily(line: Line, table: Table) -> Check:
     claim = (
-        f"soft arm, {_name(line, table)}, step batch {line.step_batch} (smallest map {positions(line)} positions): "
-        "the mean error falls with every step of the normalization batch"
+        f"{_name(line, table)}, {line.step_batch} samples a step: the mean error falls each time that more samples "
+        f"share a statistic (the smallest normalized map has {positions(line)} positions)"
     )
     points = line.measured
     if len(points) < 3:
-        return Check(claim, "not enough cells", f"{len(points)} of the arm's points measured, 3 needed")
+        return Check(claim, UNKNOWN, f"measured at {len(points)} normalization batches; needs 3")
     steps = [
         f"{a}→{b} {_signed(later.mean - earlier.mean, 2)}" + ("" if later.mean < earlier.mean else " (not down)")
         for (a, earlier), (b, later) in pairwise(points)
@@ -123,16 +121,14 @@ def _name(line: Line, table: Table) -> str:
     return f"{line.variant}{label}{devices}"
 
 
-def _absent(line: Line | None) -> str:
-    if line is None:
-        return "no such cells"
+def _absent(line: Line) -> str:
     have = ", ".join(str(x) for x, _ in line.measured) or "none"
     return f"measured at batch {have}; needs {SMALL} and {LARGE}{_missing(line)}"
 
 
-def _missing(line: Line | None) -> str:
+def _missing(line: Line) -> str:
     left_out: dict[str, int] = {}
-    for point in line.points if line else ():
+    for point in line.points:
         for status, count in point.missing:
             left_out[status] = left_out.get(status, 0) + count
     return "".join(f"; {count} {status} left out" for status, count in left_out.items())

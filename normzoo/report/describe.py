@@ -31,6 +31,14 @@ def seeds(rows: Iterable[Row]) -> str:
     return f"{number(len(found), 'seed')} ({text})"
 
 
+def seeds_by_setting(table: Table) -> str:
+    """The seeds; where settings have others, those of each setting."""
+    each = {setting: seeds(table.by_setting[setting]) for setting in table.settings}
+    if len(set(each.values())) < 2:
+        return seeds(table.rows)
+    return listing(f"{setting.label}: {text}" for setting, text in each.items())
+
+
 def usual_seeds(rows: Iterable[Row]) -> int:
     """The number of seeds most groups of cells are summarised over."""
     groups: dict[tuple[Any, ...], set[int]] = {}

@@ -121,9 +121,13 @@ def _is_wide(panel: Panel) -> bool:
 def caption(table: Table, panels: Sequence[Panel]) -> str:
     """What is drawn, on which data and model, over which seeds, on which hardware."""
     rows = table.rows
-    notes = [f"{panel.note[0].upper()}{panel.note[1:]}." for panel in panels]
+    seeds = {panel.seeds for panel in panels}
+    all_seeds = f"; {seeds.pop() if seeds else describe.seeds(rows)}" if len(seeds) < 2 else ""
+    notes = [panel.note if all_seeds else f"{panel.seeds}; {panel.note}" for panel in panels]
     if len(panels) > 1:
-        notes = [f"{letter}: {panel.note}." for letter, panel in zip(ascii_uppercase, panels, strict=False)]
+        notes = [f"{letter}: {note}." for letter, note in zip(ascii_uppercase, notes, strict=False)]
+    else:
+        notes = [f"{note[0].upper()}{note[1:]}." for note in notes]
     drawn = []
     if any(s.n > 1 for panel in panels for curve in panel.curves for _, s in curve.points):
         drawn.append("Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation; dots: single seeds.")
@@ -131,8 +135,7 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         drawn.append("Crosses on the upper edge: cells that diverged or died.")
     return " ".join(
         [
-            f"Validation error with running statistics of {describe.models(rows)} on {describe.data(rows)};",
-            f"{describe.seeds(rows)}.",
+            f"Validation error with running statistics of {describe.models(rows)} on {describe.data(rows)}{all_seeds}.",
             *drawn,
             *notes,
             f"{describe.counts(table)}. Run on: {describe.hardware(rows)};",

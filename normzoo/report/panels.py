@@ -37,11 +37,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes."""
+    """One pair of axes; `seeds` says in words which seeds its points have."""
 
     title: str
     x_label: str
     curves: Sequence[Curve]
+    seeds: str
     note: str
     inset: Reference | None = None
 
@@ -66,7 +67,7 @@ def _grid(table: Table, setting: Setting) -> list[Panel]:
     # A norm that was refused everywhere is missed in the picture, so it is named below it.
     refused = [curve.style.name for curve, line in zip(curves, lines, strict=True) if _all_refused(line)]
     note += f"; refused, not drawn: {', '.join(refused)}" if refused else ""
-    return [Panel(f"Batch size{several}", _BATCH, _shown(curves), note)]
+    return [Panel(f"Batch size{several}", _BATCH, _shown(curves), _seeds(lines), note)]
 
 
 def _values(table: Table) -> list[Panel]:
@@ -91,18 +92,20 @@ def _values(table: Table) -> list[Panel]:
             style = replace(style, marker=MARKERS[rank % len(MARKERS)])
         curves.append(_curve(line, style))
     note = "norms that share statistics between samples; n is the smallest of the net's normalized maps"
-    return [Panel("Values per statistic", "Values per statistic, n = batch · H · W", _shown(curves), note)]
+    return [
+        Panel("Values per statistic", "Values per statistic, n = batch · H · W", _shown(curves), _seeds(lines), note)
+    ]
 
 
 def _placements(table: Table, setting: Setting) -> list[Panel]:
     lines = placement_lines(table, setting)
     shared = lines[0].norm in table.batch_norms
     curves = [_curve(line, placement_style(line.placement)) for line in lines]
-    step = f", step batch {_steps(lines)}" if lines[0].step_batch else ""
+    step = f", {_steps(lines)} samples a step" if lines[0].step_batch else ""
     norm = norm_style(lines[0].norm, lines[0].variant).name
     label = f", {setting.label}" if len(table.settings) > 1 else ""
     note = f"{norm}{step}, every stage normalized unless the label says otherwise"
-    return [Panel(f"Placement{label}", _NORMALIZATION_BATCH if shared else _BATCH, _shown(curves), note)]
+    return [Panel(f"Placement{label}", _NORMALIZATION_BATCH if shared else _BATCH, _shown(curves), _seeds(lines), note)]
 
 
 def _arm(table: Table, setting: Setting) -> list[Panel]:
@@ -110,15 +113,25 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
     if max(len(line.points) for line in lines) < 2:
         return []
     curves = [_curve(line, norm_style(line.norm, line.variant)) for line in lines]
-    for line in flat_references(table, setting, [line.step_batch for line in lines]):
+    levels = flat_references(table, setting, [line.step_batch for line in lines])
+    for line in levels:
         curves.append(replace(_curve(line, norm_style(line.norm, line.variant)), flat=True))
     label = f", {setting.label}" if len(table.settings) > 1 else ""
     note = (
-        f"step batch {_steps(lines)}, levels: norms that share nothing between samples; "
+        f"{_steps(lines)} samples a step, levels: norms that share nothing between samples; "
         f"inset, not measured here: {GROUP_NORM_IMAGENET.what} "
         f"({GROUP_NORM_IMAGENET.citation})"
     )
-    return [Panel(f"Normalization batch{label}", _NORMALIZATION_BATCH, _shown(curves), note, GROUP_NORM_IMAGENET)]
+    return [
+        Panel(
+            f"Normalization batch{label}",
+            _NORMALIZATION_BATCH,
+            _shown(curves),
+            _seeds([*lines, *levels]),
+            note,
+            GROUP_NORM_IMAGENET,
+        )
+    ]
 
 
 def _curve(line: Line, style: Style) -> Curve:
@@ -126,6 +139,16 @@ def _curve(line: Line, style: Style) -> Curve:
         style = replace(style, name=f"{style.name}, {describe.number(line.devices, 'device')}")
     lost = [point.x for point in line.points if any(status not in ("ok", "refused") for status, _ in point.missing)]
     return Curve(style, line.measured, lost)
+
+
+def _seeds(lines: Sequence[Line]) -> str:
+    """The seeds of what is drawn, and where its points have others, how many they have."""
+    drawn = [[row for row in p.rows if row.status == "ok"] for line in lines for p in line.points if p.stat]
+    counts = sorted({len({row.seed for row in rows}) for rows in drawn})
+    if not drawn:  # all of them were lost
+        return describe.seeds(row for line in lines for point in line.points for row in point.rows)
+    text = describe.seeds(row for rows in drawn for row in rows)
+    return text if len(counts) < 2 else f"{text}, {counts[0]} to {counts[-1]} of them a point"
 
 
 def _all_refused(line: Line) -> bool:

@@ -42,8 +42,7 @@ def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[st
         "# Sweep report\n",
         _what_was_run(table, unreadable, unfinished),
         "![Validation error of every norm, by batch size and by what a statistic averages](small_batch.png)\n",
-        _checks(checks),
-        *_reference(),
+        *([_checks(checks), *_reference()] if checks else []),
     ]
     for setting in table.settings[:_MOST_SETTINGS]:
         parts += _setting(table, setting)
@@ -63,7 +62,7 @@ def _what_was_run(table: Table, unreadable: Sequence[str], unfinished: int) -> s
         ("Cells", describe.counts(table)),
         ("Data", describe.data(rows)),
         ("Model", describe.models(rows)),
-        ("Seeds", describe.seeds(rows)),
+        ("Seeds", describe.seeds_by_setting(table)),
         ("Hardware", describe.hardware(rows)),
         ("Versions", describe.versions(rows)),
         ("Time", describe.time(rows)),
@@ -99,26 +98,21 @@ def _setting(table: Table, setting: Setting) -> list[str]:
     parts.append(_three_errors(table, setting, n))
     arm = normalization_lines(table, setting)
     if arm:
-        soft = max((positions(line) or 1 for line in arm), default=1) > 1
         references = flat_references(table, setting, [line.step_batch for line in arm])
-        title = f"### Validation error by normalization batch{', soft arm' if soft else ''} (placement {placement})"
+        title = f"### Validation error by normalization batch (placement {placement})"
         parts.append(
             _section(
-                title, "norm", arm, n, lambda line: f"{line.variant}, step batch {line.step_batch}{_devices(line)}"
+                title, "norm", arm, n, lambda line: f"{line.variant}, {line.step_batch} samples a step{_devices(line)}"
             )
         )
-        if soft:
-            beside = [
-                f"{line.variant} {show(point.stat)}" for line in references for point in line.points if point.stat
-            ]
-            smallest = min(positions(line) or 1 for line in arm)
-            parts.append(
-                f"The smallest normalized map has {smallest} positions: n is {smallest} × the normalization batch.\n"
-            )
-            if beside:
-                parts.append(
-                    f"Norms that share nothing between samples, at the same step batch: {'; '.join(beside)}.\n"
-                )
+        smallest = min(positions(line) or 1 for line in arm)
+        parts.append(
+            "The normalization batch is the number of samples that share a statistic. The smallest normalized map has "
+            f"{describe.number(smallest, 'position')}, so that a mean averages at least {smallest} × as many values.\n"
+        )
+        beside = [f"{line.variant} {show(point.stat)}" for line in references for point in line.points if point.stat]
+        if beside:
+            parts.append(f"Norms that share nothing between samples, at as many a step: {'; '.join(beside)}.\n")
     return [*parts, _placements(table, setting, n)]
 
 
@@ -139,7 +133,9 @@ def _three_errors(table: Table, setting: Setting, n: int) -> str:
             stats = [stat(point.rows, metric) for point in line.points]
             body.append([name, *(show(s) if s else "–" for s in stats)])
         axis = (
-            "batch size per device" if line.step_batch is None else f"normalization batch, step batch {line.step_batch}"
+            "batch size per device"
+            if line.step_batch is None
+            else f"normalization batch, {line.step_batch} samples a step"
         )
         head = markdown_table([axis, *(str(point.x) for point in line.points)], body)
         parts.append(
@@ -157,7 +153,7 @@ def _placements(table: Table, setting: Setting, n: int) -> str:
     title = f"### Validation error of `{lines[0].variant}` by placement and {axis}"
 
     def name(line: Line) -> str:
-        return line.placement + (f", step batch {line.step_batch}" if line.step_batch else "") + _devices(line)
+        return line.placement + (f", {line.step_batch} samples a step" if line.step_batch else "") + _devices(line)
 
     return _section(title, "placement", lines, n, name)
 
@@ -171,22 +167,25 @@ def _reference() -> list[str]:
 
 
 def _not_run(table: Table, status: str, title: str, lead: str) -> str:
-    groups: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in table.rows:
         if row.status == status:
-            # Reasons that differ only in the numbers they quote, as a shape with its batch, are one reason.
-            alike = re.sub(r"\d+", "·", row.reason)
-            groups[row.variant, row.placement, row.setting.title, alike].append(row)
+            # Reasons that differ only in the norm and the numbers they quote, such as a shape, are one reason.
+            alike = re.sub(r"\d+", "·", row.reason.replace(row.norm, "·"))
+            groups[row.placement, row.setting.title, alike].append(row)
     if not groups:
         return ""
     entries = []
-    for (variant, placement, where, _), rows in list(groups.items())[:_MOST_ENTRIES]:
+    for (placement, where, _), rows in list(groups.items())[:_MOST_ENTRIES]:
         reason = rows[0].reason
+        variants = describe.listing((f"`{variant}`" for variant in dict.fromkeys(row.variant for row in rows)), 12)
         sizes = ", ".join(map(str, sorted({row.batch for row in rows if row.batch is not None}))) or "?"
         cells = f"{describe.seeds(rows)}, {describe.number(len(rows), 'cell')}"
         said = reason if len(reason) <= 500 else f"{reason[:500]} …"
+        example = f"for {rows[0].variant}: " if len({row.variant for row in rows}) > 1 else ""
         entries.append(
-            f"- `{variant}`, placement {placement}, {where}, batch {sizes}, {cells}: {said or 'no reason recorded'}"
+            f"- {variants}, placement {placement}, {where}, batch {sizes}, {cells}: "
+            f"{example}{said or 'no reason recorded'}"
         )
     return f"## {title}\n\n{lead}\n\n" + "\n".join(entries) + f"\n{_more(len(groups))}"
 

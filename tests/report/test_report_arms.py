@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from normzoo.report import describe
 from normzoo.report.arms import (
     batch_lines,
     flat_references,
@@ -165,3 +166,20 @@ def test_tables_keep_their_shape() -> None:
     plain = plain_table(["norm", "2", "4", "8"], [["batch_norm", "60.0 ± 3.0", "8.0", "7.0"]], width=30)
     assert max(map(len, plain.splitlines())) <= 30
     assert plain.count("batch_norm") == 2
+
+
+def test_the_caption_says_which_seeds_each_panel_has(cell: Maker) -> None:
+    alike = [cell("batch_norm", b, seed) for b in (2, 32) for seed in range(3)]
+    larger = [
+        cell("ghost_batch_norm", 64, seed, group_size=g, image_size=16)
+        for g in (2, 8)
+        for seed in range(3 if g == 2 else 5)
+    ]
+    text = caption(build_table(alike), build_panels(build_table(alike)))
+    assert "(4,000 training samples); 3 seeds (0–2)." in text
+    table = build_table([*alike, *larger])
+    text = caption(table, build_panels(table))
+    assert "training samples)." in text
+    assert "A: 3 seeds (0–2); placement pre_act." in text
+    assert "5 seeds (0–4), 3 to 5 of them a point; 64 samples a step" in text
+    assert describe.seeds_by_setting(table) == "8×8: 3 seeds (0–2); 16×16: 5 seeds (0–4)"

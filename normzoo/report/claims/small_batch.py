@@ -13,7 +13,7 @@ from normzoo.results import CellResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_HOLDS = {"holds": True, "does not hold": False, "not enough cells": None}
+_HOLDS = {"holds": True, "does not hold": False, "cannot be told": None}
 _SIDE = 8  # of the images whose last map is 1×1
 
 
