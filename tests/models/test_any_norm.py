@@ -9,6 +9,7 @@ from torch import nn
 
 import normzoo
 from normzoo.models.blocks import Placement
+from normzoo.models.inception import Inception
 from normzoo.models.lenet5 import LeNet5
 from normzoo.models.mlp import MLP
 from normzoo.models.plain_cnn import PlainCNN
@@ -28,6 +29,7 @@ MODELS = {
     "resnet8_b": (ResNet, {"depth": 8, "width": 4, "shortcut": "B"}, 8),
     "resnet18": (ResNet, {"depth": 18}, 64),
     "mlp": (MLP, {"image_size": 8, "hidden": (16, 16)}, 8),
+    "inception": (Inception, {"stem": "small", "modules": ("3a", "3c"), "width": 0.125}, 8),
     "lstm": (Recurrent, {"image_size": 4, "hidden": 16}, 4),
     "rnn": (Recurrent, {"image_size": 4, "hidden": 8, "cell": "rnn"}, 4),
     "vgg": (VGG, {"convs": (2, 1), "widths": (4, 8)}, 8),
@@ -129,6 +131,7 @@ def test_the_same_seed_gives_the_same_weights_with_any_norm_and_placement(name):
 @pytest.mark.parametrize(("name", "order"), ORDERED)
 def test_each_norm_is_found_by_name(name, order):
     pre = {"plain_cnn": 4, "lenet5": 4, "resnet8": 7, "resnet8_b": 9, "resnet18": 20, "mlp": 2, "vgg": 3}
+    pre["inception"] = 1 + 7 + 5
     # Four steps; the first has no state to normalize, and a plain RNN no second kind of state.
     pre |= {"lstm": 4 + 3 + 4, "rnn": 4 + 3}
     # In post_act the norms of a branch and of its projection are one.
@@ -147,7 +150,7 @@ def test_channels_last_gives_the_same_output(name, norm):
     torch.testing.assert_close(y, expected)
 
 
-@pytest.mark.parametrize("name", ["plain_cnn", "resnet8", "vgg"])
+@pytest.mark.parametrize("name", ["plain_cnn", "resnet8", "vgg", "inception"])
 def test_maps_stay_channels_last(name):
     model, (x, _) = build(name, "batch_norm").to(memory_format=torch.channels_last), images(name)
     kept = []
@@ -170,6 +173,7 @@ def test_maps_stay_channels_last(name):
         ("resnet18", "pre_act"),
         ("mlp", "pre_act"),
         ("vgg", "post_act"),
+        ("inception", "pre_act"),
         ("lstm", "pre_act"),
         ("rnn", "pre_act"),
     ],

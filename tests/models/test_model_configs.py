@@ -36,7 +36,7 @@ def build(model, placement="pre_act", norm="batch_norm"):
 
 
 def test_the_files_there_are():
-    assert {"lstm", "rnn", "vgg6", "vgg9", "vgg11", "vgg16"} <= set(MODELS)
+    assert {"bn_inception", "inception_small", "lstm", "rnn", "vgg6", "vgg9", "vgg11", "vgg16"} <= set(MODELS)
     assert {"plain_cnn", "lenet5", "resnet8", "resnet20", "resnet18", "resnet50", "mlp"} <= set(MODELS)
     assert {"pre_act", "post_act", "first_only", "last_only", "all_but_last", "none"} <= set(PLACEMENTS)
 
