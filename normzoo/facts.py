@@ -40,7 +40,10 @@ class NormInfo:
     state: tuple[str, ...] = ()
     """The buffers that a forward in training mode writes."""
     minimum_count: int = 1
-    """The fewest values a statistic may average in training; 1 is no limit."""
+    """The fewest values a statistic may average in training; 1 is no limit.
+
+    A layer whose arguments ask for more has an attribute of this name.
+    """
     ranks: tuple[int, ...] = (2, 3, 4, 5)
     """The numbers of input dimensions accepted, batch and channels included."""
     fused: bool = False

@@ -76,12 +76,14 @@ def one_sample(norm: Subject) -> None:
         layer = norm.layer(rank=rank)
         x, *condition = norm.given(rank, batch=1, positions=[1] * (rank - 2) if single else None)
         count = getattr(layer, "values_per_statistic", lambda shape: None)(x.shape)
-        assert count or norm.info.minimum_count == 1, "a minimum_count needs the method values_per_statistic(shape)"
-        if count is None or count >= norm.info.minimum_count:
+        least = getattr(layer, "minimum_count", norm.info.minimum_count)
+        assert count or least == 1, "a minimum_count needs the method values_per_statistic(shape)"
+        if count is None or count >= least:
             assert torch.isfinite(layer(x, *condition)).all(), f"{tuple(x.shape)} gives an output that is not finite"
             continue
         said = refusal(layer, (x, *condition), ValueError)
-        assert said, f"{tuple(x.shape)} leaves {count} value to a statistic, and is not refused"
+        values = "1 value" if count == 1 else f"{count} values"
+        assert said, f"{tuple(x.shape)} leaves {values} to a statistic, and is not refused"
         assert str(tuple(x.shape)) in said, f"the refusal of {tuple(x.shape)} does not name the shape: {said}"
 
 

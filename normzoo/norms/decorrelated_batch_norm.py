@@ -15,7 +15,7 @@ from normzoo.norms._standardize import per_channel
 from normzoo.norms.group_norm import divisors, number_of_groups
 from normzoo.registry import register
 
-MEND = "use a larger batch, a larger map, or fewer channels_per_group"
+MEND = "use a larger batch or a larger map"
 STATE = ("running_mean", "running_whitening", "num_batches_tracked")
 DEFAULT_CHANNELS = 16
 
@@ -39,7 +39,9 @@ class DecorrelatedBatchNorm(nn.Module):
 
     One channel to a group is batch norm. As there, W is not yet determined by m = d values of each of d channels: they
     lie in a space of d − 1 dimensions, and are whitened to the same distances from each other whatever they were. So
-    m must be larger than the number of channels in a group.
+    m must be larger than the number of channels in a group (`minimum_count`): 17 for groups of 16, as on 5 images of
+    2×2. With less the layer refuses, and names the `channels_per_group` that will do; it does not regroup by itself,
+    as what it computes, and its running matrices, would then depend on the size of a batch.
 
     The gradient is that of the matrix function Σ^(−1/2). The paper's runs through the derivative of D, which divides
     by differences of eigenvalues and is not finite where two are equal; elsewhere they are the same.
@@ -112,6 +114,11 @@ class DecorrelatedBatchNorm(nn.Module):
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
 
+    @property
+    def minimum_count(self) -> int:
+        """The fewest values of each channel that determine W."""
+        return self.channels_per_group + 1
+
     def values_per_statistic(self, shape: Sequence[int]) -> int:
         return shape[0] * math.prod(shape[2:])
 
@@ -139,12 +146,14 @@ class DecorrelatedBatchNorm(nn.Module):
         check_input(self, shape, self.num_features)
         if not self.training:
             return
-        count, d = self.values_per_statistic(shape), self.channels_per_group
+        count = self.values_per_statistic(shape)
         check_count(self, shape, count, MEND)
-        if 0 < count <= d:
+        if 0 < count < self.minimum_count:
+            fits = max(d for d in divisors(self.num_features) if d < count)
             raise NormValueError(
                 f"{self} got the shape {tuple(shape)}, which leaves {count} values of each channel to whiten groups "
-                f"of {d} channels; at least {d + 1} are needed for a covariance of full rank: {MEND}"
+                f"of {self.channels_per_group} channels; at least {self.minimum_count} are needed for a covariance of "
+                f"full rank: build it with channels_per_group={fits} or less, or {MEND}"
             )
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,13 +28,14 @@ class IterNorm(DecorrelatedBatchNorm):
 
     Directions of much variance are whitened in a few steps, others keep less than theirs: with T = 5 a direction with a
     tenth of its group's variance comes to a variance of 0.995, one with a hundredth to 0.43. There are no eigenvectors,
-    only products of small matrices.
+    only products of small matrices. The fewest values of each channel that it takes are those of
+    `decorrelated_batch_norm`.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
     Args:
         num_features: C.
-        num_groups: G, a divisor of C; the default is that of `decorrelated_batch_norm`, where the authors' code has 1.
+        num_groups: G, a divisor of C; by default as in `decorrelated_batch_norm`, where the authors' code has 1.
         eps: Added to the diagonal of Σ.
         momentum: Weight of the newest batch in the running mean and W; None for their cumulative average.
         affine: Whether to learn a `weight` and a `bias` for each channel.

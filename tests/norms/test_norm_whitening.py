@@ -1,5 +1,7 @@
 """Whitening: what is left correlated, the gradient where eigenvalues meet, running matrices, too few values."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import normzoo
 from normzoo.norms._inverse_root import inverse_root
 from normzoo.surgery.recalibrate import recalibrate
+from normzoo.testing import checks
 
 WHITENING = ["decorrelated_batch_norm", "iter_norm"]
 EPS = 1e-14
@@ -153,11 +156,32 @@ def test_too_few_values_are_refused(norm):
     assert words.startswith(repr(layer))
     assert "at least 9 are needed" in words
     assert "(2, 8, 2, 2)" in words
-    assert "fewer channels_per_group" in words
+    assert "channels_per_group=4 or less" in words
     assert isinstance(refusal.value, normzoo.UserError)
     assert layer.num_batches_tracked == 0
     assert layer.eval()(torch.randn(1, 8, dtype=torch.float64)).isfinite().all()
     assert build(norm, channels_per_group=8)(torch.randn(9, 8, dtype=torch.float64)).isfinite().all()
+
+
+@pytest.mark.parametrize("norm", WHITENING)
+@pytest.mark.parametrize(("channels", "values"), [(64, 16), (64, 3), (48, 15), (13, 12), (64, 2)])
+def test_the_refusal_names_the_largest_group_that_will_do(norm, channels, values):
+    x = torch.randn(values, channels, dtype=torch.float64)
+    with pytest.raises(ValueError, match="or less, or use a larger batch") as refusal:
+        normzoo.create(norm, channels, num_groups=1).double()(x)
+    size = int(re.search(r"channels_per_group=(\d+)", str(refusal.value)).group(1))
+    assert normzoo.create(norm, channels, channels_per_group=size).double()(x).isfinite().all()
+    larger = [d for d in range(size + 1, channels + 1) if channels % d == 0]
+    with pytest.raises(ValueError, match="at least"):
+        normzoo.create(norm, channels, channels_per_group=larger[0]).double()(x)
+
+
+@pytest.mark.parametrize("norm", WHITENING)
+def test_the_suite_asks_for_the_minimum_that_the_layer_states(norm):
+    factory = normzoo.factory(norm, channels_per_group=8)
+    assert factory(8).minimum_count == 9 > normzoo.info(norm).minimum_count
+    (one_sample,) = (check for check in checks(factory) if str(check) == "one_sample")
+    one_sample()
 
 
 def test_the_bound_is_where_the_input_begins_to_matter():
