@@ -1,6 +1,8 @@
 """What the probes that measure every so many steps share: when, and the rows they keep."""
 
+import math
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,3 +97,17 @@ def over_rows(reduce: Callable[[Tensor], Tensor], values: Tensor) -> float | Non
 def median(values: Tensor) -> Tensor:
     """The middle value, or the mean of both; nan if there is one among them."""
     return values.quantile(0.5)
+
+
+def probe_batches(trainer: Any, samples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    """The first training images and labels of this process, on the device of the model: the same at every step.
+
+    Whole batches, of `samples` images in all, rounded up.
+
+    Raises:
+        UserError: If one batch is more than the training images.
+    """
+    device, convert = trainer.strategy.root_device, trainer.precision_plugin.convert_input
+    with torch.random.fork_rng(devices=[]):  # a loader with workers draws a seed for them
+        loader = trainer.datamodule.loader("train", batch_size, drop_last=True)
+        return [(convert(x.to(device)), y.to(device)) for x, y in islice(loader, math.ceil(samples / batch_size))]

@@ -97,7 +97,7 @@ def _inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def _order(model: nn.Module, inputs: Any) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """The layers with weights in the order of their first call, and which of them, by number, each parameter goes with."""
+    """The layers with weights in the order of their first call, and the number of the one each parameter goes with."""
     point = at(model, {})
     called: list[str] = []
     for path, module in point.named_modules():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normzoo.errors import UserError
-from normzoo.probes._callback import Callback, inner
+from normzoo.probes._callback import Callback, inner, probe_batches
 from normzoo.probes._layers import weight_layers
 from normzoo.probes._point import Batch, Loss, loss_at
 
@@ -140,9 +140,7 @@ class LossSurface(Callback):
     def on_train_end(self, trainer: Any, module: Any) -> None:
         model = inner(module)
         modes = {part: part.training for part in model.modules()}
-        convert = trainer.precision_plugin.convert_input
-        x, y = next(iter(trainer.datamodule.loader("train", self.samples)))
-        batch = (convert(x.to(module.device)), y.to(module.device))
+        (batch,) = probe_batches(trainer, self.samples, self.samples)
         grid = torch.linspace(-self.radius, self.radius, self.points, dtype=torch.float64)
         try:
             model.train(self.training_mode)

@@ -81,7 +81,7 @@ def test_parameters_without_gradient_stay_where_they_are() -> None:
     hessian = torch.kron(hidden.T @ hidden * 2 / 10, torch.eye(2).double())  # of the mean over 5 × 2 values
     residual = model(x) - y
     g = (2 / 10 * hidden.T @ residual).flatten()
-    assert found.beta == pytest.approx(float((hessian @ g).norm() / g.norm()), rel=1e-6)
+    assert found.beta == pytest.approx(((hessian @ g).norm() / g.norm()).item(), rel=1e-6)
 
 
 def test_nothing_to_measure_is_refused() -> None:

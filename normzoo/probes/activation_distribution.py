@@ -1,0 +1,137 @@
+"""What goes into each activation function, as a distribution, and how far it moves along the training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.errors import UserError
+from normzoo.probes._activations import watch_activations
+from normzoo.probes._callback import StepProbe, median, over_rows, probe_batches
+
+QUANTILES = (0.05, 0.15, 0.5, 0.85, 0.95)
+_MOST_VALUES = 2**24  # that torch.quantile takes
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The inputs of each activation function over a batch.
+
+    Attributes:
+        layers: Names of the activations, in the order of their calls, (A,).
+        mean, std: Over all values, (A,); std is the root of the biased variance.
+        quantiles: Over all values, (A, Q).
+        channel_means, channel_stds: Of each channel over samples and positions; A tensors of (C,).
+    """
+
+    layers: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor
+    channel_means: tuple[Tensor, ...]
+    channel_stds: tuple[Tensor, ...]
+
+
+def activation_distribution(
+    model: nn.Module, inputs: Any, quantiles: Sequence[float] = QUANTILES, *, channel_dim: int = 1
+) -> Distribution:
+    """Mean, spread and quantiles of what each activation function of the model is given.
+
+    The input of the activation is where Ioffe & Szegedy 2015 (arXiv:1502.03167, figure 1) show a distribution: there by
+    the quantiles 0.15, 0.5 and 0.85. The model is measured in the mode it is in and left as it is.
+
+    Cost: one forward pass. Above 2²⁴ values a layer's quantiles are those of every k-th value.
+
+    Args:
+        inputs: The input of the model, or a tuple of inputs.
+        channel_dim: Where channels stand, for the statistics of each channel.
+    """
+    q = torch.tensor(quantiles, dtype=torch.float64)
+    names: list[str] = []
+    rows: list[tuple[Tensor, ...]] = []
+
+    def observe(name: str, kind: str, x: Tensor) -> None:
+        channels = x.movedim(channel_dim, 0).flatten(1).double()
+        var, mean = torch.var_mean(channels, 1, correction=0)
+        every = channels.flatten()[:: -(-channels.numel() // _MOST_VALUES)]
+        names.append(name)
+        rows.append((channels.mean(), channels.std(correction=0), every.quantile(q.to(every.device)), mean, var.sqrt()))
+
+    watch_activations(model, inputs, observe)
+    mean, std, found, means, stds = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    return Distribution(
+        layers=tuple(names),
+        mean=torch.tensor(mean, dtype=torch.float64),
+        std=torch.tensor(std, dtype=torch.float64),
+        quantiles=torch.stack(found).cpu() if rows else torch.empty(0, len(q)),
+        channel_means=tuple(value.cpu() for value in means),
+        channel_stds=tuple(value.cpu() for value in stds),
+    )
+
+
+def drift(earlier: Distribution, later: Distribution) -> Tensor:
+    """How far each layer's channels have moved, in their own earlier standard deviations, (A,).
+
+        drift = mean over channels of  sqrt((mean' − mean)² + (std' − std)²) / std
+
+    The root is the Wasserstein-2 distance between two normal distributions of these means and spreads. A channel that
+    was constant has no unit to measure by, and is left out; a layer of such channels alone has nan.
+    """
+    found = []
+    for i in range(len(earlier.layers)):
+        std = earlier.channel_stds[i]
+        moved = torch.hypot(later.channel_means[i] - earlier.channel_means[i], later.channel_stds[i] - std)
+        found.append((moved / std)[std > 0].mean())
+    return torch.stack(found) if found else torch.empty(0)
+
+
+class ActivationDistributionProbe(StepProbe):
+    """`activation_distribution` along the training, and the `drift` from each measurement to the next.
+
+    Cost: one forward pass a measurement.
+
+    Recording: `activation_step`, by row and layer `activation_mean`, `activation_std`, `activation_drift` (nan in the
+    first row), by row, layer and quantile `activation_quantiles`; `activation_layers`, `activation_levels` of the
+    quantiles. Summary: the median over rows of the mean drift over layers.
+
+    Args:
+        every: Optimizer steps from one measurement to the next.
+        samples: Measure on the first so many training images of each process, the same at every step; null for the
+            batch of the step.
+        quantiles: Levels from 0 to 1.
+    """
+
+    prefix = "activation"
+
+    def __init__(self, every: int = 10, samples: int | None = 256, quantiles: Sequence[float] = QUANTILES) -> None:
+        super().__init__(every)
+        if samples is not None and samples < 1:
+            raise UserError(f"ActivationDistributionProbe: samples={samples} must be positive, or null")
+        if not all(0 <= level <= 1 for level in quantiles):
+            raise UserError(f"ActivationDistributionProbe: quantiles={list(quantiles)} must lie from 0 to 1")
+        self.samples, self.levels = samples, tuple(quantiles)
+        self.last: Distribution | None = None
+
+    def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        inputs = batch[0] if self.samples is None else probe_batches(trainer, self.samples, self.samples)[0][0]
+        found = activation_distribution(model, inputs, self.levels)
+        moved = drift(self.last, found) if self.last else torch.full_like(found.mean, torch.nan)
+        self.last = found
+        return {"mean": found.mean, "std": found.std, "quantiles": found.quantiles, "drift": moved}
+
+    def recording(self) -> dict[str, Any]:
+        layers = self.last.layers if self.last else ()
+        return {**super().recording(), "activation_layers": list(layers), "activation_levels": list(self.levels)}
+
+    def summary(self) -> dict[str, float | None]:
+        moved = self.column("drift")[1:]
+        return {"activation_drift": over_rows(median, moved.nanmean(1) if moved.numel() else moved)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "last": None if self.last is None else dict(vars(self.last))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.last = None if state_dict["last"] is None else Distribution(**state_dict["last"])

@@ -1,0 +1,190 @@
+"""Saturated sigmoids and tanhs, ReLUs that are dead, and gradients that vanish, layer by layer."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normzoo.errors import UserError
+from normzoo.probes._activations import watch_activations
+from normzoo.probes._callback import StepProbe, over_rows, probe_batches
+from normzoo.probes._layers import weight_layers
+from normzoo.probes._point import Batch, Loss, gradient_at, length
+
+MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class ActivationHealth:
+    """What share of each layer's activations is of no use to the gradient.
+
+    Attributes:
+        layers: Names of the activations, in the order of their first calls, (A,).
+        kinds: `relu`, `sigmoid`, `tanh` or `other`, (A,).
+        saturated: Share of the values of a sigmoid or tanh that are near an end of its range, (A,); nan for others.
+        dead: Share of the channels of a ReLU that no sample and no position activates, (A,); nan for others.
+        inactive: Share of the values of a ReLU that are zero, (A,); nan for others.
+    """
+
+    layers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    saturated: Tensor
+    dead: Tensor
+    inactive: Tensor
+
+
+@dataclass
+class _Counts:
+    kind: str
+    values: float = 0.0
+    saturated: int = 0
+    zero: int = 0
+    alive: Tensor | None = None
+
+    def shares(self) -> tuple[float, float, float]:
+        """Saturated, dead, inactive; nan where the kind has none such, or nan came in."""
+        if self.kind in ("sigmoid", "tanh"):
+            return self.saturated / self.values, math.nan, math.nan
+        if self.alive is None or math.isnan(self.values):
+            return math.nan, math.nan, math.nan
+        return math.nan, 1 - float(self.alive.double().mean()), self.zero / self.values
+
+
+def activation_health(
+    model: nn.Module, inputs: Iterable[Any], *, margin: float = MARGIN, channel_dim: int = 1
+) -> ActivationHealth:
+    """The shares of saturated sigmoids and tanhs and of dead ReLUs in each layer, over all inputs together.
+
+        saturated: nearer to an end of the range than `margin` of it:  sigmoid(x) < 0.05 or > 0.95;  |tanh(x)| > 0.9
+        dead: a channel whose input is at most 0 for every sample, at every position, of every batch
+
+    At the default margin the slope is below a fifth of the steepest. Where to draw the line is a convention:
+    Karpathy, Johnson & Fei-Fei 2015 (arXiv:1506.02078, section 4.2) call gates saturated below 0.1 and above 0.9. A
+    ReLU that is dead over these inputs may live for others: give as many as can be afforded. A layer that was given
+    nan has shares of nan. The model is measured in the mode it is in and left as it is.
+
+    Cost: one forward pass an input.
+
+    Args:
+        inputs: Batches, each the input of the model or a tuple of inputs.
+        margin: From above 0 to below 0.5.
+        channel_dim: Where channels stand.
+
+    Raises:
+        ValueError: If the margin is out of its range.
+        TypeError: If one tensor is given where a list of batches is expected.
+
+    Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks, section 3
+    (saturation); Lu, Shin, Su & Karniadakis 2019, Dying ReLU and initialization, arXiv:1903.06733 (dead ReLUs).
+    """
+    if not 0 < margin < 0.5:
+        raise ValueError(f"margin is a share of the range, above 0 and below 0.5; got {margin}")
+    if isinstance(inputs, Tensor):
+        raise TypeError("inputs are several batches: give a list, [x], for one")
+    # sigmoid(x) = (1 + tanh(x / 2)) / 2: both reach the margin where tanh is 1 − 2 · margin.
+    ends = {"tanh": math.atanh(1 - 2 * margin), "sigmoid": 2 * math.atanh(1 - 2 * margin)}
+    counts: dict[str, _Counts] = {}
+
+    def observe(name: str, kind: str, x: Tensor) -> None:
+        count = counts.setdefault(name, _Counts(kind))
+        count.values += math.nan if bool(x.isnan().any()) else x.numel()
+        if kind in ends:
+            count.saturated += int((x.abs() > ends[kind]).sum())
+        if kind == "relu":
+            active = x > 0
+            count.zero += int((~active).sum())
+            alive = active.movedim(channel_dim, 0).flatten(1).any(1)
+            count.alive = alive if count.alive is None else count.alive | alive
+
+    for batch in inputs:
+        watch_activations(model, batch, observe)
+    shares = torch.tensor([count.shares() for count in counts.values()], dtype=torch.float64).view(-1, 3)
+    return ActivationHealth(tuple(counts), tuple(count.kind for count in counts.values()), *shares.unbind(1))
+
+
+def gradient_norms(model: nn.Module, loss: Loss, batch: Batch, *, across: bool = False) -> dict[str, float]:
+    """‖∂L/∂W_i‖₂ of each layer with a weight, by name, in the order of the model's modules.
+
+    A gradient that shrinks from the last layer to the first vanishes, one that grows explodes. The model is measured in
+    the mode it is in and left as it is.
+
+    Cost: one forward and backward pass.
+    """
+    _, gradients = gradient_at(model, loss, batch, {}, across=across)
+    return {
+        layer: length({name: gradients[name] for name in names}) for layer, (_, names) in weight_layers(model).items()
+    }
+
+
+class ActivationHealthProbe(StepProbe):
+    """`activation_health` and `gradient_norms` along the training.
+
+    Cost: two forward passes and one backward pass a measurement; with `samples`, a forward pass of those and a forward
+    and backward pass of the batch.
+
+    Recording: `health_step`, by row and activation `health_saturated`, `health_dead`, `health_inactive`, by row and
+    layer with a weight `health_gradient_norms`; the names `health_layers`, `health_kinds`, `health_weights`.
+    Summary, of the last measurement: the mean share of saturated values and of dead channels over the layers that have
+    any of that kind, `saturated` and `dead`; their greatest over layers and steps, `saturated_worst`, `dead_worst`;
+    and log10 of the first layer's gradient norm over the last layer's in the first measurement, `gradient_decades`.
+
+    Args:
+        every: Optimizer steps from one measurement to the next.
+        samples: Measure activations on the first so many training images of each process, in batches of the training's
+            size; null for the batch of the step.
+        margin: Of saturation.
+        loss: `loss(output, target)`.
+    """
+
+    prefix = "health"
+
+    def __init__(
+        self, every: int = 10, samples: int | None = None, margin: float = MARGIN, loss: Loss = F.cross_entropy
+    ) -> None:
+        super().__init__(every)
+        if not 0 < margin < 0.5:
+            raise UserError(f"ActivationHealthProbe: margin={margin} must lie above 0 and below 0.5")
+        if samples is not None and samples < 1:
+            raise UserError(f"ActivationHealthProbe: samples={samples} must be positive, or null")
+        self.samples, self.margin, self.loss = samples, margin, loss
+        self.names: dict[str, list[str]] = {}
+
+    def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        measured = [batch] if self.samples is None else probe_batches(trainer, self.samples, len(batch[1]))
+        found = activation_health(model, [x for x, _ in measured], margin=self.margin)
+        norms = gradient_norms(model, self.loss, batch, across=trainer.world_size > 1)
+        self.names = {"layers": list(found.layers), "kinds": list(found.kinds), "weights": list(norms)}
+        return {
+            "saturated": found.saturated,
+            "dead": found.dead,
+            "inactive": found.inactive,
+            "gradient_norms": torch.tensor(list(norms.values()), dtype=torch.float64),
+        }
+
+    def recording(self) -> dict[str, Any]:
+        return {**super().recording(), **{f"health_{key}": names for key, names in self.names.items()}}
+
+    def summary(self) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        for name, kinds in (("saturated", ("sigmoid", "tanh")), ("dead", ("relu",))):
+            shares = self.column(name)
+            columns = [i for i, kind in enumerate(self.names.get("kinds", ())) if kind in kinds]
+            if columns and self.rows:
+                known = shares[:, columns]
+                found[name] = over_rows(torch.mean, known[-1])
+                found[f"{name}_worst"] = over_rows(torch.max, known)
+        norms = self.column("gradient_norms")[:1]
+        if norms.numel():
+            found["gradient_decades"] = float((norms[0, 0] / norms[0, -1]).log10())
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "names": self.names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.names = dict(state_dict["names"])
