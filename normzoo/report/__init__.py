@@ -8,6 +8,7 @@ from pathlib import Path
 from normzoo.errors import UserError
 from normzoo.report.checks import Check, run_checks
 from normzoo.report.figure import draw_figure
+from normzoo.report.page import build_page
 from normzoo.report.summary import build_summary
 from normzoo.report.table import build_table
 from normzoo.report.terminal import terminal_table, terminal_text
@@ -29,6 +30,7 @@ class ReportPaths:
     summary: Path
     png: Path
     svg: Path
+    page: Path
     table: str
     checks: tuple[Check, ...]
     text: str
@@ -36,7 +38,7 @@ class ReportPaths:
 
 
 def report(folder: str | os.PathLike[str], *, width: int | None = None) -> ReportPaths:
-    """Write results.csv, summary.md, small_batch.png and small_batch.svg into a sweep's folder.
+    """Write results.csv, summary.md, small_batch.png, small_batch.svg and report.html into a sweep's folder.
 
     The sweep may still be running: whatever records are there are reported.
 
@@ -63,16 +65,19 @@ def report(folder: str | os.PathLike[str], *, width: int | None = None) -> Repor
     png, svg = draw_figure(table)
     written_png = write_atomic(root / "small_batch.png", png)
     written_svg = write_atomic(root / "small_batch.svg", svg)
+    written_page = write_atomic(root / "report.html", build_page(summary, svg, f"normzoo: {root.resolve().name}"))
     width = width or shutil.get_terminal_size().columns
     in_columns = terminal_table(table, width)
+    files = [written_page, written_summary, written_csv, written_png, written_svg]
     return ReportPaths(
         csv=written_csv,
         summary=written_summary,
         png=written_png,
         svg=written_svg,
+        page=written_page,
         table=in_columns,
         checks=tuple(checks),
-        text=terminal_text(in_columns, checks, [written_summary, written_csv, written_png, written_svg], width),
+        text=terminal_text(in_columns, checks, files, width),
         failed=sum(row.status in ("error", "killed", "oom", "timeout") for row in table.rows),
     )
 

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from normzoo.results import FILE_NAME, CellResult, write_result
 
 Maker = Callable[..., CellResult]
 Sweep = Callable[..., Path]
-FILES = ("results.csv", "summary.md", "small_batch.png", "small_batch.svg")
+FILES = ("results.csv", "summary.md", "small_batch.png", "small_batch.svg", "report.html")
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -26,7 +28,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_whole_experiment_is_reported(default_sweep: Path) -> None:
     made = report(default_sweep, width=100)
-    assert [made.csv.name, made.summary.name, made.png.name, made.svg.name] == list(FILES)
+    assert [path.name for path in (made.csv, made.summary, made.png, made.svg, made.page)] == list(FILES)
     assert sorted(path.name for path in default_sweep.iterdir() if path.is_file()) == sorted(FILES)
     assert made.png.read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(made.svg).getroot().tag.endswith("svg")
@@ -212,3 +214,47 @@ def test_thousands_of_cells_are_reported(cell: Maker, sweep: Sweep, monkeypatch:
     made = report(sweep(cells))
     assert len(rows_of(made.csv)) == 2000
     assert "100 seeds (0–99)" in made.summary.read_text()
+
+
+class Page(HTMLParser):
+    """What a page shows, and what it would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self.fetched: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen[tag] += 1
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v and not v.startswith("#")]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_says_what_the_summary_says_and_fetches_nothing(default_sweep: Path, cell: Maker) -> None:
+    write_result(default_sweep / "hurt", cell("batch_norm", 4, 9, status="error", reason="<b>a & b</b> | c"))
+    made = report(default_sweep)
+    text, summary = made.page.read_text(), made.summary.read_text()
+    page = Page(text)
+    assert page.open == []
+    assert page.fetched == []
+    assert page.seen["svg"] == 1
+    assert page.seen["h2"] == summary.count("\n## ")
+    assert page.seen["h3"] == summary.count("\n### ")
+    assert page.seen["table"] == summary.count("\n| ---")
+    assert "<b>a & b</b> | c" in page.words
+    assert "![" not in page.words
+    assert "**" not in page.words
+    for line in summary.splitlines():
+        for cell_text in line.split("|") if line.startswith("|") and "---" not in line else [line.lstrip("#- ")]:
+            plain = cell_text.strip(" \\").replace("`", "").replace("**", "")
+            assert plain.startswith("![") or set(plain) <= set("|-: ") or plain in page.words
