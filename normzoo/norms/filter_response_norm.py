@@ -89,7 +89,10 @@ class FilterResponseNorm(nn.Module):
         y = max(x / sqrt(nu² + eps) · weight + bias, tau)
 
     No mean is subtracted, so that a plain ReLU could be left with all or none of a channel: the threshold tau, which is
-    learned for each channel, makes up for it (the thresholded linear unit, TLU). A model puts no activation after it.
+    learned for each channel, makes up for it (the thresholded linear unit, TLU), and stands in the place of the ReLU. A
+    model puts no activation after it, and the blocks of ours and of timm's norm-and-activation models put none. One
+    that does, such as torchvision's, wants `tlu=False`: as max(max(u, tau), 0) is max(u, 0) for a tau of 0 or less, the
+    threshold would change nothing there, and, having no gradient, stay where it begins.
 
     On a map of a single value x / sqrt(x² + eps) is next to its sign. The paper learns eps there: with `learned_eps`
     it is eps + |eps_l|, of one scalar eps_l that starts at 1e-4, and maps of a single value, `(N, C)` too, are taken.
@@ -101,7 +104,7 @@ class FilterResponseNorm(nn.Module):
     Args:
         num_features: C.
         eps: Added to the mean square, within the root.
-        tlu: Whether to end with the threshold; without it an activation is to follow.
+        tlu: Whether to end with the threshold, which is the activation; without it one is to follow.
         learned_eps: Whether to learn what is added to eps.
 
     Raises:

@@ -141,6 +141,21 @@ def test_without_the_threshold_an_activation_follows():
     assert normzoo.create("filter_response_norm", 4).includes_activation is True
 
 
+@pytest.mark.parametrize(("tau", "moves"), [(-0.5, False), (0.0, False), (0.5, True)])
+def test_a_threshold_that_a_relu_follows_is_idle_up_to_zero(tau, moves):
+    """Why the threshold stands in the ReLU's place: before one it changes nothing, and gets no gradient to change."""
+    layer, x = normzoo.create("filter_response_norm", CHANNELS).double(), an_input(4)
+    nn.init.constant_(layer.tau, tau)
+    without = normzoo.create("filter_response_norm", CHANNELS, tlu=False).double()
+    layer(x).square().sum().backward()
+    assert layer.tau.grad.all() == (tau != 0), "on its own it has the gradient of all that lies below it"
+    layer.zero_grad()
+    y = layer(x).relu()
+    y.sum().backward()
+    assert torch.equal(y, without(x).relu()) is not moves
+    assert layer.tau.grad.any() == moves
+
+
 @pytest.mark.parametrize("norm", BATCH)
 def test_running_variance_is_unbiased_and_recomputed(norm):
     layer, x = normzoo.create(norm, CHANNELS).double(), an_input(4)
