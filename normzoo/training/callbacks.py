@@ -13,6 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, write_atomic, write_result
 from normzoo.training.check import Shapes, values_per_statistic
+from normzoo.training.checkpoint import CHECKPOINT
+from normzoo.training.module import CHECK_EVERY
+from normzoo.training.ranks import world_size_here
 
 CURVE = "curve.json"
 log = logging.getLogger("normzoo")
@@ -32,6 +35,19 @@ class EpochLines(Callback):
             f"epoch {point['epoch']}/{trainer.max_epochs}  step {point['step']}  train loss {point['train_loss']:.4f}  "
             f"train error {_percent(point['train_error'])}  validation error with statistics: {errors}"
         )
+
+
+class Divergence(Callback):
+    """Ends the training of a model whose loss has ceased to be finite."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % CHECK_EVERY == 0 or trainer.is_last_batch:
+            lost: bool = module.lost()  # type: ignore[operator]
+            if not trainer.strategy.reduce_boolean_decision(not lost, all=True):
+                module.diverged = True  # type: ignore[assignment]
+                trainer.should_stop = True
 
 
 class Recorder(Callback):
@@ -61,7 +77,13 @@ class Recorder(Callback):
         self.probes = probes
         self.training_s = 0.0
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._start_clock()  # for a training that goes on within an epoch
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._start_clock()
+
+    def _start_clock(self) -> None:
         self._epoch_started = time.perf_counter()
         self._timed = False
 
@@ -76,6 +98,18 @@ class Recorder(Callback):
         if not self._timed:
             self.training_s += time.perf_counter() - self._epoch_started
             self._timed = True
+
+    def state_dict(self) -> dict[str, float]:
+        """The time it has taken so far, for a training that is continued."""
+        now = time.perf_counter()
+        return {
+            "wall_s": now - self.started,
+            "training_s": self.training_s + (not self._timed) * (now - self._epoch_started),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.started -= state_dict["wall_s"]
+        self.training_s = state_dict["training_s"]
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:  # so that a cell that is killed later leaves the curve it had
@@ -101,7 +135,7 @@ class Recorder(Callback):
                 **self.record,
                 status="diverged" if module.diverged else "ok",
                 reason=f"the loss was not finite by step {trainer.global_step}" if module.diverged else None,
-                world_size=trainer.world_size,
+                world_size=world_size_here(),
                 metrics={**metrics, "lr": self.lr},
                 curve=curve,
                 values_per_statistic=values,
@@ -110,7 +144,8 @@ class Recorder(Callback):
             result.time["wall_s"] = time.perf_counter() - self.started
             result.time["ms_per_step"] = 1000 * self.training_s / max(1, trainer.global_step)
             write_result(self.folder, result)
-            (self.folder / CURVE).unlink(missing_ok=True)
+            for name in (CURVE, CHECKPOINT):
+                (self.folder / name).unlink(missing_ok=True)
 
 
 def _percent(value: float | None) -> str:

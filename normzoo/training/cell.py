@@ -1,11 +1,9 @@
 """One cell: train one resolved configuration and write its record, whatever becomes of it."""
 
-import logging
 import os
 import platform
 import time
 import traceback
-import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,31 +12,33 @@ from typing import Any
 
 import lightning
 import torch
-from hydra.utils import instantiate
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from torch.multiprocessing.spawn import ProcessRaisedException
 
 from normzoo.errors import UserError
 from normzoo.recording import write_recording
-from normzoo.results import CellResult, cell_id, read_result, write_result
-from normzoo.training.build import (
-    Config,
-    Parts,
-    build_data,
-    build_model,
-    build_probes,
-    build_study,
-    learning_rate,
+from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_atomic, write_result
+from normzoo.sweep.options import sweep_options
+from normzoo.training.build import Config, Parts, build_data, build_study
+from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu
+from normzoo.training.checkpoint import find_checkpoint
+from normzoo.training.fit import Run, fit
+from normzoo.training.ranks import (
+    GRACE_S,
+    RankError,
+    has_ranks,
+    launch,
+    lost_another,
+    rank,
+    under_torchrun,
+    world_size,
 )
-from normzoo.training.callbacks import EpochLines, Recorder
-from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu, values_per_statistic
-from normzoo.training.module import Classifier
 
-log = logging.getLogger("normzoo")
+ERROR = "error.txt"
 
 
 def run_cell(config: Config, folder: Path) -> CellResult | None:
     """Train the cell `config` and write `result.json` into `folder`.
+
+    A half-done cell goes on from the checkpoint in its folder, unless `config["sweep"]["resume"]` is false.
 
     Args:
         config: Resolved, plain (`OmegaConf.to_container(..., resolve=True)`).
@@ -50,23 +50,26 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
     Raises:
         RefusedError: If the cell cannot be; recorded as `refused`.
         UserError: If the folder cannot be written, the data set is missing, or an option is wrong.
-        Exception: Whatever the training raised; recorded as `error` or `oom`, its traceback in `error.txt`.
+        Exception: Whatever the training raised, a `RankError` if one of its processes died; recorded as `error`, `oom`
+            or `killed`, with the traceback of the process that is to blame in `error.txt`.
     """
     write_probe(folder)
     record = describe(config)
+    before = _stamp(folder)
+    if rank() == 0:
+        (folder / ERROR).unlink(missing_ok=True)
     try:
         study = build_study(config)
         return _study(study, config, folder, record) if study else _train(config, folder, record)
     except RefusedError as error:
-        if _first_process():
+        if rank() == 0:
             write_result(folder, CellResult(**record, status="refused", reason=str(error)))
         raise
     except Exception as error:
-        if _first_process():
-            (folder / "error.txt").write_text(traceback.format_exc())
-            why = reason(error)
-            out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "OutOfMemoryError" in why
-            write_result(folder, CellResult(**record, status="oom" if out_of_memory else "error", reason=why))
+        if _is_to_write(error, folder, before):
+            trace = error.trace or f"{error}\n" if isinstance(error, RankError) else traceback.format_exc()
+            write_atomic(folder / ERROR, trace)
+            write_result(folder, CellResult(**record, status=_status(error), reason=reason(error)))
         raise
 
 
@@ -112,14 +115,34 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """The last line a traceback would print; of a process that training had started, that of its own."""
-    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
-    return lines[-1] if isinstance(error, ProcessRaisedException) else "\n".join(lines)
+    """The last lines a traceback would print."""
+    if isinstance(error, RankError):
+        return str(error)
+    said = "".join(traceback.format_exception_only(error)).strip()
+    return f"rank {rank()}: {said}" if rank() else said
 
 
-def _first_process() -> bool:
-    """Whether this is the process that writes: under torchrun all of them run the whole program."""
-    return os.environ.get("RANK", "0") == "0"
+def _status(error: Exception) -> str:
+    if isinstance(error, RankError):
+        return error.status
+    return "oom" if isinstance(error, (torch.OutOfMemoryError, MemoryError)) else "error"
+
+
+def _is_to_write(error: Exception, folder: Path, before: object) -> bool:
+    """Whether this process records the error: one that lost another, only if that other has not."""
+    if not under_torchrun() or not lost_another(error):
+        return True
+    time.sleep(GRACE_S)
+    return rank() == 0 and _stamp(folder) == before
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """What tells one record in the folder from the next."""
+    try:
+        found = (folder / FILE_NAME).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _study(study: Callable[..., Any], config: Config, folder: Path, record: dict[str, Any]) -> CellResult:
@@ -139,51 +162,26 @@ def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult |
     started = time.perf_counter()
     check_devices(config)
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
-    torch.set_num_threads(config["trainer"]["threads"])
+    ranks = has_ranks(config)
+    # A process forked from one that has computed in several threads would wait for them, and it has none of them.
+    torch.set_num_threads(1 if ranks else config["trainer"]["threads"])
     data: Any = build_data(config)
     data.prepare_data()
     data.setup("fit")
     shapes = check_cell(config, data)
-    model = build_model(config, data.image_shape, data.num_classes)
-    few = [name for name, count in values_per_statistic(model, shapes)[0].items() if count == 2]
-    if few:
-        log.warning("each statistic of %s averages 2 values, so that a normalized value is only ±1", ", ".join(few))
-    probes = build_probes(config)
-    recorder = Recorder(folder, record, shapes, learning_rate(config), started, probes)
-    trainer = build_trainer(config, folder, [EpochLines(), *probes, recorder])
-    trainer.fit(Classifier(model, data.num_classes, config), datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return read_result(folder) if trainer.is_global_zero else None
+    checkpoint = find_checkpoint(folder, record["cell"], resume=sweep_options(config).resume)
+    run = Run(config, folder, record, shapes, started, checkpoint)
+    if not ranks:
+        fit(run, data)
+        return read_result(folder) if rank() == 0 else None
+    start_method = _start_method(config)
+    # Ranks that are forked have the data in memory; others read it again, which costs less than to pickle it.
+    launch(world_size(config), folder, start_method, fit, run, data if start_method == "fork" else None)
+    return read_result(folder)
 
 
-def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
-    """The Lightning trainer of `config["trainer"]`; its strategy `auto` never starts a second copy of the program."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
-    ours = ("name", "threads")
-    arguments = {key: value for key, value in config["trainer"].items() if key not in ours}
-    arguments["accelerator"] = "cuda" if on_gpu(config) else "cpu"
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if arguments["strategy"] == "auto" and arguments["devices"] * arguments["num_nodes"] > 1:
-        # torchrun has started all processes already; otherwise they start from this one, because Lightning's own
-        # launcher would run the command line again, and with it the whole sweep. CUDA does not outlive a fork.
-        here = "ddp_spawn" if on_gpu(config) else "ddp_fork"
-        arguments["strategy"] = "ddp" if torchrun else here
-    logger_config = {key: value for key, value in config["logger"].items() if key != "name"}
-    return lightning.Trainer(
-        **arguments,
-        callbacks=callbacks,
-        # In a batch job Lightning would take the processes started here for those of the job.
-        plugins=None if torchrun else [LightningEnvironment()],
-        logger=instantiate(logger_config) if logger_config else False,
-        default_root_dir=folder,
-        use_distributed_sampler=False,  # the data modules share samples out themselves
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-    )
+def _start_method(config: Config) -> str:
+    return "spawn" if on_gpu(config) else "fork"  # CUDA does not outlive a fork
 
 
 def _processor() -> str:

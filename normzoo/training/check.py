@@ -20,6 +20,7 @@ from normzoo.training.build import (
     schedule,
 )
 from normzoo.training.loggers import check_logger
+from normzoo.training.ranks import check_nodes
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -55,6 +56,7 @@ def check_devices(config: Config) -> None:
         raise UserError(
             f"trainer.accelerator={accelerator}, but this machine has no CUDA device; use trainer.accelerator=cpu"
         )
+    check_nodes(config)
     there_are, kind = (gpus, "GPUs") if on_gpu(config) else (cores(), "processor cores")
     if devices > there_are:
         raise UserError(

@@ -21,7 +21,8 @@ from normzoo.probes.train_eval_gap import (
 from normzoo.results import decisive
 from normzoo.training.build import Config, batch_over_devices, build_optimizer, schedule
 
-CHECK_EVERY = 50  # steps between looks at whether the loss is still finite: a look makes a GPU wait
+# Steps between looks at what the processes must agree on, such as a finite loss: a look makes a GPU wait.
+CHECK_EVERY = 50
 
 
 class Classifier(LightningModule):
@@ -43,6 +44,8 @@ class Classifier(LightningModule):
         self.diverged = False
         # No buffers, which data-parallel training would overwrite by those of the first process.
         self.loss_sum = torch.zeros(())
+        self.left_out = torch.zeros(())  # steps of this epoch that a gradient scaler has left out
+        self.overflows = torch.zeros(())  # such steps in a row
         self.val_loss_sum = torch.zeros(())
         self._steps_summed = 0
         self._val_samples = 0
@@ -57,21 +60,43 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        self.loss_sum = torch.zeros((), device=self.device)
+        self._steps_summed = 0
+        self.loss_sum, self.left_out = (torch.zeros((), device=self.device) for _ in range(2))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         loss = F.cross_entropy(self.model(x), y)
-        self.loss_sum.add_(loss.detach())
+        self._sum_up(loss.detach())
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._steps_summed = batch_idx + 1
-        if self._steps_summed % CHECK_EVERY == 0 or self.trainer.is_last_batch:
-            finite = self.trainer.strategy.reduce_boolean_decision(bool(self.loss_sum.isfinite()), all=True)
-            if not finite:
-                self.diverged = True
-                self.trainer.should_stop = True
+    def _sum_up(self, loss: Tensor) -> None:
+        self._steps_summed += 1
+        if not self._scales():
+            self.loss_sum.add_(loss)
+            return
+        finite = loss.isfinite()
+        self.overflows = (self.overflows + 1) * ~finite
+        self.left_out = self.left_out + ~finite
+        self.loss_sum.add_(torch.where(finite, loss, 0.0))
+
+    def _scales(self) -> bool:
+        """Whether a gradient scaler leaves out steps that overflow, and tries the next at a smaller scale."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def lost(self) -> bool:
+        """Whether the loss will not be finite again."""
+        return int(self.overflows) >= CHECK_EVERY if self._scales() else not bool(self.loss_sum.isfinite())
+
+    def progress(self) -> dict[str, Any]:
+        """What a continued training needs to know besides weights and buffers."""
+        sums = {name: getattr(self, name).cpu() for name in ("loss_sum", "left_out", "overflows")}
+        return {"sums": sums, "steps_summed": self._steps_summed, "curve": list(self.curve)}
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        """Go on from `progress()`."""
+        for name, value in progress["sums"].items():
+            setattr(self, name, value.to(self.device))
+        self._steps_summed, self.curve = progress["steps_summed"], list(progress["curve"])
 
     def on_validation_epoch_start(self) -> None:
         self.accuracy.reset()
@@ -95,7 +120,7 @@ class Classifier(LightningModule):
             "val_error_running": running,
             **self._gap(running, evaluation["population_samples"]),
             "train_error": self._error_over(self.model, self._batches("train", None, evaluation["train_samples"])),
-            "train_loss": self._mean(self.loss_sum, self._steps_summed),
+            "train_loss": self._mean(self.loss_sum, self._steps_summed - int(self.left_out)),
             "val_loss": self._mean(self.val_loss_sum, self._val_samples),
         }
         self.curve.append(point)
@@ -146,7 +171,7 @@ class Classifier(LightningModule):
         return round(100.0 * (1.0 - float(self.accuracy.compute())), 4)  # the metric is float32
 
     def _mean(self, total: Tensor, count: int) -> float:
-        return float(self._sum(total) / self._sum(torch.tensor(float(count), device=self.device)).clamp(min=1))
+        return float(self._sum(total) / self._sum(torch.tensor(float(count), device=self.device)))
 
     def _sum(self, value: Tensor) -> Tensor:
         """Over all processes."""

@@ -1,0 +1,117 @@
+"""The training of a cell, as each of its processes does it."""
+
+import logging
+import signal
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from normzoo.sweep.options import sweep_options
+from normzoo.training.build import Config, build_data, build_model, build_probes, learning_rate
+from normzoo.training.callbacks import Divergence, EpochLines, Recorder
+from normzoo.training.check import Shapes, on_gpu, values_per_statistic
+from normzoo.training.checkpoint import Checkpoints, WholeFiles
+from normzoo.training.module import Classifier
+from normzoo.training.ranks import DDP, RankCheck, rank, under_torchrun, world_size
+
+log = logging.getLogger("normzoo")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell that has been checked and is to be trained.
+
+    Args:
+        config: Resolved and plain.
+        folder: The cell's.
+        record: What is known of it beforehand.
+        shapes: Of the input of each norm layer.
+        started: `time.perf_counter()` when the cell began.
+        checkpoint: What it goes on from, None at its beginning.
+    """
+
+    config: Config
+    folder: Path
+    record: dict[str, Any]
+    shapes: Shapes
+    started: float
+    checkpoint: Path | None = None
+
+
+def fit(run: Run, data: Any = None) -> None:
+    """Train; the first process leaves the cell's `result.json`.
+
+    Args:
+        run: The same in every process.
+        data: The data module, set up; None in a process that reads it for itself.
+    """
+    config = run.config
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    torch.set_num_threads(config["trainer"]["threads"])
+    if data is None:
+        data = build_data(config)
+        data.setup("fit")
+    model = build_model(config, data.image_shape, data.num_classes)
+    few = [name for name, count in values_per_statistic(model, run.shapes)[0].items() if count == 2]
+    if few and rank() == 0:
+        log.warning("each statistic of %s averages 2 values, so that a normalized value is only ±1", ", ".join(few))
+    probes = build_probes(config)
+    recorder = Recorder(run.folder, run.record, run.shapes, learning_rate(config), run.started, probes)
+    every, goes_on = sweep_options(config).checkpoint_every, run.checkpoint is not None
+    checkpoints = Checkpoints(run.folder, run.record["cell"], every, probes, goes_on=goes_on)
+    callbacks = [RankCheck(config), Divergence(), EpochLines(), *probes, recorder, checkpoints]
+    trainer = build_trainer(config, run.folder, callbacks)
+    handlers = _handlers()
+    try:
+        trainer.fit(Classifier(model, data.num_classes, config), datamodule=data, ckpt_path=run.checkpoint)
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    """The Lightning trainer of `config["trainer"]`, for a process of which all others have been started already."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)
+    arguments = {key: value for key, value in config["trainer"].items() if key not in ("name", "threads")}
+    arguments["accelerator"] = "cuda" if on_gpu(config) else "cpu"
+    if arguments["strategy"] in DDP:
+        arguments["strategy"] = "ddp" if under_torchrun() else "auto"
+    if not under_torchrun():
+        # Lightning would start the others by running the command line again, and with it the whole sweep.
+        assert world_size(config) == 1
+    logger_config = {key: value for key, value in config["logger"].items() if key != "name"}
+    return lightning.Trainer(
+        **{"enable_checkpointing": False, **arguments},
+        callbacks=callbacks,
+        # Said and not detected: in a batch job Lightning would take this process for one of the job's.
+        plugins=[TorchElasticEnvironment() if under_torchrun() else LightningEnvironment(), WholeFiles()],
+        logger=instantiate(logger_config) if logger_config else False,
+        default_root_dir=folder,
+        use_distributed_sampler=False,  # the data modules share samples out themselves
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    """The handlers of the signals that Lightning ignores, or takes for itself, once it has been interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
