@@ -108,7 +108,8 @@ def _setting(table: Table, setting: Setting) -> list[str]:
         smallest = min(positions(line) or 1 for line in arm)
         parts.append(
             "The normalization batch is the number of samples that share a statistic. The smallest normalized map has "
-            f"{describe.number(smallest, 'position')}, so that a mean there averages {describe.number(smallest, 'value')} a sample.\n"
+            f"{describe.number(smallest, 'position')}, so that a mean there averages "
+            f"{describe.number(smallest, 'value')} a sample.\n"
         )
         beside = [f"{line.variant} {show(point.stat)}" for line in references for point in line.points if point.stat]
         if beside:

@@ -90,10 +90,12 @@ def _preference(result: CellResult) -> tuple[bool, str]:
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        # A record's config is JSON: dicts and lists, whose types are told apart faster than what they are instances of.
+        kind = type(value)
+        if kind is dict:
             flat.update(_flatten(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else value
+            flat[f"{prefix}{key}"] = json.dumps(value) if kind is list else value
     return flat
 
 

@@ -44,7 +44,7 @@ def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[s
 
 def _read(file: Path) -> CellResult:
     try:
-        record = json.loads(file.read_bytes(), parse_constant=_refuse_constant)
+        record = _DECODER.decode(file.read_bytes().decode())
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -80,3 +80,6 @@ def _result_files(folder: str) -> Iterator[str]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not strict JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
