@@ -117,14 +117,7 @@ class Pool:
     def _start(self, job: Job, lease: Lease, claim: Claim | None) -> _Running:
         lifeline, end = os.pipe()
         try:
-            for last_try in (False, True):
-                process = self.context.Process(target=run, args=(Orders.of(job, lease, end, claim),))
-                try:
-                    process.start()
-                    break
-                except (OSError, EOFError):  # the fork server died; a new one is started by the next try
-                    if last_try:
-                        raise
+            process = self._fork(Orders.of(job, lease, end, claim))
         except BaseException:
             os.close(lifeline)
             if claim:
@@ -133,6 +126,18 @@ class Pool:
         finally:
             os.close(end)
         return _Running(process, lifeline, lease, claim)
+
+    def _fork(self, orders: Orders, tries: int = 20) -> BaseProcess:
+        for last_try in (*[False] * (tries - 1), True):
+            process: BaseProcess = self.context.Process(target=run, args=(orders,))
+            try:
+                process.start()
+                break
+            except (OSError, EOFError):  # the fork server has died; once it is gone, a try starts another
+                if last_try:
+                    raise
+                time.sleep(0.1)
+        return process
 
     def _wait(self, timeout: float = 1.0) -> None:
         """Until a job ends, a signal comes or the time is over; then see to the jobs that have ended."""

@@ -1,16 +1,34 @@
 """Processes of their own: order, number, deaths, logs and what leaks."""
 
+import contextlib
 import itertools
+import json
+import multiprocessing.forkserver
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from normzoo.sweep.pool import Job, fork_server, run_jobs
+from normzoo.sweep.claim import Claim
+from normzoo.sweep.fork_server import fork_server
+from normzoo.sweep.job import Job
+from normzoo.sweep.keeper import Ending
+from normzoo.sweep.leases import Leases, Locks, Need
+from normzoo.sweep.limits import Limits, processor_cores
+from normzoo.sweep.pool import Elsewhere, Pool
+from normzoo.sweep.stop import Stop
 
 PRELOAD = ["normzoo.sweep.pool", "pytest"]  # what this file imports, once and not in each job
+CORES = range(8)
+Run = Callable[..., dict[int, Ending]]
 
 
 def write(path: Path, text: str) -> None:
@@ -48,16 +66,39 @@ def meet(here: Path, there: Path) -> None:
     leave(1)
 
 
-def run(jobs: list[Job], n_jobs: int = 2) -> dict[int, int]:
-    codes: dict[int, int] = {}
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
     with fork_server(PRELOAD, {"FOR_JOBS": "1"}) as context:
-        run_jobs(context, jobs, n_jobs, lambda index: None, lambda index, code: codes.update({index: code}))
-    return codes
+        yield context
 
 
-def test_each_job_runs_once_and_its_output_goes_into_its_log(tmp_path: Path) -> None:
+@pytest.fixture
+def run(server: Any) -> Run:
+    def jobs(jobs: list[Job], n_jobs: int | None = 2, gpus: Sequence[str] = ()) -> dict[int, Ending]:
+        """Run the jobs on cores that are not there, so that the number of those here is of no account."""
+        endings: dict[int, Ending] = {}
+        with Stop() as stop:
+            leases = Leases(gpus, CORES, Unpinned())
+            assert Pool(server, leases, n_jobs, stop, on_end=endings.__setitem__).run(jobs) == []
+        return endings
+
+    return jobs
+
+
+class Unpinned(Locks):
+    """As where another sweep has every core: jobs share them, and are not pinned to any."""
+
+    def take(self, device: str | int) -> bool:
+        return isinstance(device, str)
+
+
+def codes(endings: dict[int, Ending]) -> dict[int, int]:
+    return {index: ending.code for index, ending in endings.items()}
+
+
+def test_each_job_runs_once_and_its_output_goes_into_its_log(tmp_path: Path, run: Run) -> None:
     jobs = [Job(write, (tmp_path / f"{i}.txt", str(i)), tmp_path / f"{i}.log") for i in range(5)]
-    assert run(jobs) == dict.fromkeys(range(5), 0)
+    assert codes(run(jobs)) == dict.fromkeys(range(5), 0)
     for i in range(5):
         assert (tmp_path / f"{i}.txt").read_text() == str(i)
         log = (tmp_path / f"{i}.log").read_text()
@@ -65,46 +106,237 @@ def test_each_job_runs_once_and_its_output_goes_into_its_log(tmp_path: Path) -> 
         assert "on standard error" in log
 
 
-def test_a_job_that_dies_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_a_job_that_dies_leaves_the_others_alone(tmp_path: Path, run: Run) -> None:
     jobs = [
         Job(leave, (3,), tmp_path / "0.log"),
         Job(kill_itself, (), tmp_path / "1.log"),
         Job(write, (tmp_path / "alive", "yes"), tmp_path / "2.log"),
     ]
-    assert run(jobs, n_jobs=1) == {0: 3, 1: -signal.SIGKILL, 2: 0}
+    assert codes(run(jobs, n_jobs=1)) == {0: 3, 1: -signal.SIGKILL, 2: 0}
     assert (tmp_path / "alive").read_text() == "yes"
 
 
-def test_no_environment_leaks_from_job_to_job_or_here(tmp_path: Path) -> None:
+def test_no_environment_leaks_from_job_to_job_or_here(tmp_path: Path, run: Run) -> None:
     jobs = [Job(leak, (tmp_path / str(i),), tmp_path / f"{i}.log") for i in range(3)]
     run(jobs, n_jobs=1)
     assert {(tmp_path / str(i)).read_text() for i in range(3)} == {"clean1"}
     assert "FOR_JOBS" not in os.environ
 
 
-def test_one_at_a_time_if_told_so(tmp_path: Path) -> None:
+def test_one_at_a_time_if_told_so(tmp_path: Path, run: Run) -> None:
     assert run([Job(sleep, (tmp_path / str(i), 0.1), tmp_path / f"{i}.log") for i in range(3)], n_jobs=1)
     spans = [tuple(map(float, (tmp_path / str(i)).read_text().split())) for i in range(3)]
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
 
 
-def test_two_at_once_if_told_so(tmp_path: Path) -> None:
+def test_two_at_once_if_told_so(tmp_path: Path, run: Run) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     jobs = [Job(meet, (here, there), tmp_path / "0.log"), Job(meet, (there, here), tmp_path / "1.log")]
-    assert run(jobs, n_jobs=2) == {0: 0, 1: 0}
+    assert codes(run(jobs, n_jobs=2)) == {0: 0, 1: 0}
 
 
-def test_an_interrupt_ends_the_running_jobs(tmp_path: Path) -> None:
+def seen(path: Path) -> None:
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    path.write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("OWN"), affinity]))
+    meet(path.parent / path.stem, path.parent / ("1" if path.stem == "0" else "0"))
+
+
+def test_jobs_at_the_same_time_see_their_own_devices_and_variables(tmp_path: Path, run: Run) -> None:
+    jobs = [
+        Job(seen, (tmp_path / f"{i}.json",), tmp_path / f"{i}.log", need=Need(gpus=2), environment={"OWN": str(i)})
+        for i in range(2)
+    ]
+    assert codes(run(jobs, None, gpus=["GPU-a", "3", "5", "7"])) == {0: 0, 1: 0}
+    first, second = (json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2))
+    assert [first[:2], second[:2]] == [["GPU-a,3", "0"], ["5,7", "1"]]
+    assert os.environ.get("OWN") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to cores")
+def test_a_job_stays_on_its_cores(tmp_path: Path, server: Any) -> None:
+    (tmp_path / "1").touch()
+    core = processor_cores()[-1]
+    with Stop() as stop:
+        Pool(server, Leases([], [core]), None, stop).run([Job(seen, (tmp_path / "0.json",), tmp_path / "log")])
+    assert json.loads((tmp_path / "0.json").read_text()) == ["", None, [core]]
+    assert processor_cores() != [core] or len(processor_cores()) == 1
+
+
+def family(pids: Path) -> None:
+    """A job with a forked child, one that forks into a session of its own, and a program in another."""
+    program = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    pids.write_text(f"{os.getpid()}\n{program.pid}\n")
+    if os.fork() == 0 or (os.fork() == 0 and os.setsid() is None):
+        with pids.open("a") as stream:
+            stream.write(f"{os.getpid()}\n")
+    time.sleep(600)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def pids_in(path: Path, count: int) -> list[int]:
+    wait_for(lambda: path.exists() and len(path.read_text().splitlines()) == count)
+    return [int(line) for line in path.read_text().split()]
+
+
+def test_all_processes_of_a_job_end_with_it(tmp_path: Path, run: Run) -> None:
+    pids = tmp_path / "pids"
+    threading.Thread(target=lambda: os.kill(pids_in(pids, 4)[0], signal.SIGKILL)).start()
+    endings = run([Job(family, (pids,), tmp_path / "log")])
+    assert not [pid for pid in pids_in(pids, 4) if alive(pid)]
+    assert len(endings) == 1
+
+
+def test_a_time_limit(tmp_path: Path, run: Run) -> None:
+    pids, begun = tmp_path / "pids", time.monotonic()
+    job = Job(family, (pids,), tmp_path / "log", limits=Limits(seconds=1.0))
+    endings = run([job, Job(write, (tmp_path / "next", "yes"), tmp_path / "1.log")], n_jobs=1)
+    assert (endings[0].cause, endings[0].code) == ("timeout", -signal.SIGKILL)
+    assert 1.0 <= endings[0].seconds < 5.0 <= 30 - (time.monotonic() - begun)
+    assert not [pid for pid in pids_in(pids, 4) if alive(pid)]
+    assert (tmp_path / "next").exists()
+
+
+def eat(mib: int) -> None:
+    eaten = bytearray(b"x" * (mib * 2**20))
+    if os.fork() == 0:
+        eaten[::1024] = b"y" * len(eaten[::1024])  # its own copy now, no longer shared
+    time.sleep(600)
+
+
+def test_a_memory_limit_counts_all_processes_and_no_memory_they_share(tmp_path: Path, run: Run) -> None:
+    def limited(mib: int, seconds: float = 30.0) -> Ending:
+        limits = Limits(seconds=seconds, memory=mib / 1024)
+        return run([Job(eat, (100,), tmp_path / "log", limits=limits)])[0]
+
+    over = limited(150)
+    assert over.cause == "memory"
+    assert 150 / 1024 < over.memory < 300 / 1024
+    within = limited(400, seconds=3.0)
+    assert within.cause == "timeout"
+    assert 200 / 1024 < within.memory < 300 / 1024
+
+
+def hold_on(pid: Path) -> None:
+    pid.write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_job_does_not_outlive_its_keeper(tmp_path: Path, number: signal.Signals, run: Run) -> None:
+    pids = tmp_path / "pids"
+    threading.Thread(target=lambda: os.kill(os.getsid(pids_in(pids, 4)[0]), number)).start()
+    endings = run([Job(family, (pids,), tmp_path / "log")])
+    job, program, *children = pids_in(pids, 4)
+    wait_for(lambda: not any(alive(pid) for pid in (job, *children)))
+    if number == signal.SIGTERM:
+        assert endings[0].cause == "stopped"
+        assert not alive(program)
+    else:
+        assert endings[0] == Ending(-signal.SIGKILL)
+        os.kill(program, signal.SIGKILL)  # a program is told nothing of its parent's death
+
+
+def test_an_interrupt_stops_the_running_jobs_and_starts_no_more(tmp_path: Path, run: Run, server: Any) -> None:
+    pids = tmp_path / "pids"
+    jobs = [Job(family, (pids,), tmp_path / "0.log"), Job(write, (tmp_path / "next", ""), tmp_path / "1.log")]
+    ended: list[int] = []
+
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        if len(pids_in(pids, 4)) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt), fork_server(PRELOAD, {}) as context:
-        run_jobs(
-            context,
-            [Job(sleep, (tmp_path / "woke", 60.0), tmp_path / "0.log")],
-            1,
-            lambda index: None,
-            lambda index, code: None,
-            interrupt,
+    with Stop() as stop:
+        pool = Pool(
+            server, Leases([], CORES, Unpinned()), 1, stop, on_end=lambda index, _: ended.append(index),
+            on_wait=interrupt,
+        )  # fmt: skip
+        assert pool.run(jobs) == [0, 1]
+    assert ended == []
+    assert not any(alive(pid) for pid in pids_in(pids, 4))
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_first_interrupt_lets_running_jobs_end(tmp_path: Path, run: Run, server: Any) -> None:
+    said: list[str] = []
+    jobs = [Job(sleep, (tmp_path / str(i), 2.0), tmp_path / f"{i}.log") for i in range(2)]
+    with Stop(lambda: said.append("draining")) as stop:
+        start = lambda index: threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # noqa: E731
+        pool = Pool(server, Leases([], CORES, Unpinned()), 1, stop, on_start=start)
+        assert pool.run(jobs) == [1]
+    assert said == ["draining"]
+    assert (tmp_path / "0").exists()
+
+
+def test_a_job_is_claimed_until_its_end_is_told(tmp_path: Path, run: Run, server: Any) -> None:
+    held: list[bool] = []
+    jobs = [Job(sleep, (tmp_path / str(i), 0.1), tmp_path / f"{i}.log") for i in range(3)]
+
+    def claim(index: int) -> Claim | Elsewhere:
+        return (Claim.take(tmp_path / f"cell{index}") or Elsewhere.RUNS) if index else Elsewhere.DONE
+
+    def end(index: int, ending: Ending) -> None:
+        held.append(Claim.take(tmp_path / f"cell{index}") is None)
+
+    elsewhere: list[int] = []
+    other = Claim.take(tmp_path / "cell1")
+    assert other is not None
+    threading.Timer(3.0, other.give_back).start()
+    with Stop() as stop:
+        pool = Pool(
+            server, Leases([], CORES, Unpinned()), None, stop, claim=claim, on_end=end, on_elsewhere=elsewhere.append
         )
-    assert not (tmp_path / "woke").exists()
+        assert pool.run(jobs) == []
+    assert (held, elsewhere) == ([True, True], [0])
+    assert all(Claim.take(tmp_path / f"cell{index}") for index in (1, 2))
+
+
+def test_the_fork_server_may_die(tmp_path: Path, run: Run) -> None:
+    with Stop() as stop:
+        pool = Pool(server, Leases([], CORES, Unpinned()), 1, stop, on_end=lambda *_: kill_server())
+        assert pool.run([Job(write, (tmp_path / str(i), ""), tmp_path / "log") for i in range(3)]) == []
+    assert (tmp_path / "2").exists()
+
+
+def kill_server() -> None:
+    server: Any = multiprocessing.forkserver._forkserver
+    os.kill(server._forkserver_pid, signal.SIGKILL)
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import test_pool
+
+if __name__ == "__main__":
+  with test_pool.fork_server(test_pool.PRELOAD, {{}}) as context, test_pool.Stop() as stop:
+    leases = test_pool.Leases([], test_pool.CORES, test_pool.Unpinned())
+    test_pool.Pool(context, leases, None, stop).run(
+        [test_pool.Job(test_pool.family, (Path({pids!r}),), Path({pids!r} + ".log"))]
+    )
+"""
+
+
+def test_no_process_outlives_a_killed_sweep(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = tmp_path / "sweep.py"
+    script.write_text(SWEEP.format(here=str(Path(__file__).parent), pids=str(pids)))
+    sweep = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+    family_of = pids_in(pids, 4)
+    below = psutil.Process(sweep.pid).children(recursive=True)
+    assert {process.pid for process in below} >= set(family_of)
+    sweep.kill()
+    sweep.wait()
+    wait_for(lambda: not [process for process in below if alive(process.pid)], 10.0)

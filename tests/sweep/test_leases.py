@@ -1,0 +1,174 @@
+"""Who gets which devices, in what order, and what another sweep has."""
+
+import itertools
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from normzoo.sweep.leases import Lease, Leases, Locks, Need, visible_gpus
+
+
+class Machine:
+    """Jobs on leased devices, without processes; a job ends when it is told to."""
+
+    def __init__(self, leases: Leases, needs: Sequence[Need]) -> None:
+        self.leases, self.needs = leases, needs
+        self.waiting = dict.fromkeys(range(len(needs)))
+        self.running: dict[int, Lease] = {}
+        self.started: list[int] = []
+
+    def start(self) -> list[int]:
+        """The jobs that start now."""
+        now: list[int] = []
+        while (chosen := self.leases.next((i, self.needs[i]) for i in self.waiting)) is not None:
+            number, lease = chosen
+            del self.waiting[number]
+            self.running[number] = lease
+            now.append(number)
+        self.started += now
+        self.check()
+        return now
+
+    def end(self, number: int) -> None:
+        self.leases.give_back(self.running.pop(number))
+
+    def check(self) -> None:
+        lent = [device for lease in self.running.values() for device in (*lease.gpus, *lease.cores)]
+        assert len(lent) == len(set(lent)), "a device was lent twice"
+        for number, lease in self.running.items():
+            assert len(lease.gpus) == self.needs[number].gpus
+
+
+def eight(*gpus: int) -> Machine:
+    return Machine(Leases([str(i) for i in range(8)], range(4)), [Need(gpus=count) for count in gpus])
+
+
+def test_eight_gpus_hold_eight_cells_of_one_or_two_of_four_or_a_mixture() -> None:
+    assert len(eight(*[1] * 10).start()) == 8
+    assert len(eight(*[4] * 3).start()) == 2
+    assert eight(4, 1, 2, 1, 1).start() == [0, 1, 2, 3]
+    assert eight(8, 1).start() == [0]
+
+
+def test_each_cell_sees_its_own() -> None:
+    machine = eight(4, 4)
+    machine.start()
+    assert [lease.gpus for lease in machine.running.values()] == [("0", "1", "2", "3"), ("4", "5", "6", "7")]
+    machine.end(0)
+    machine.waiting[0] = None
+    machine.start()
+    assert machine.running[0].gpus == ("0", "1", "2", "3")
+
+
+def test_small_cells_fill_the_gap_before_a_big_one_but_do_not_keep_it_out_for_ever() -> None:
+    machine = eight(4, 1, 8, *[1] * 40)
+    # Two more places are left beside the first two: those behind the big one take them, and whatever becomes free.
+    assert machine.start() == [0, 1, 3, 4, 5]
+    overtakers = 3
+    while machine.waiting:
+        machine.end(min(machine.running))
+        overtakers += len([number for number in machine.start() if number > 2 and 2 in machine.waiting])
+    assert overtakers == 8
+    assert machine.started.index(2) == 2 + 8
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_cell_starves_in_any_mixture(seed: int) -> None:
+    random.seed(seed)
+    needs = [Need(gpus=random.choice([0, 1, 1, 2, 4, 8]), cores=random.choice([1, 2, 9])) for _ in range(200)]
+    machine = Machine(Leases([str(i) for i in range(8)], range(4)), needs)
+    machine.start()
+    while machine.running:
+        machine.end(random.choice(list(machine.running)))
+        machine.start()
+    assert sorted(machine.started) == list(range(200))
+    for number in range(200):
+        kind = needs[number].gpus > 0
+        before = machine.started[: machine.started.index(number)]
+        overtakers = [other for other in before if other > number and (needs[other].gpus > 0) == kind]
+        assert len(overtakers) <= (8 if kind else 4)
+
+
+def test_cells_on_cores_do_not_wait_for_gpus() -> None:
+    leases = Leases(["0", "1"], range(2))
+    machine = Machine(leases, [Need(gpus=2), Need(gpus=2), *[Need(cores=1)] * 9])
+    assert machine.start() == [0, 2, 3]
+    for number in itertools.count(2):
+        if number not in machine.running:
+            break
+        machine.end(number)
+        machine.start()
+    assert list(machine.running) == [0]  # and none of the nine waited for the cell that waits for GPUs
+
+
+def test_cores_are_leased_and_a_cell_that_asks_for_too_many_runs_alone() -> None:
+    machine = Machine(Leases([], [0, 2, 4, 6]), [Need(cores=2), Need(cores=1), Need(cores=16)])
+    assert machine.start() == [0, 1]
+    assert [(lease.cores, lease.pinned) for lease in machine.running.values()] == [((0, 2), True), ((4,), True)]
+    machine.end(0)
+    assert machine.start() == []
+    machine.end(1)
+    assert machine.start() == [2]
+    assert machine.running[2].cores == (0, 2, 4, 6)
+
+
+def test_how_many_run_at_once() -> None:
+    leases = Leases(["0", "1"], range(4))
+    assert leases.at_once([Need(gpus=1)] * 5) == 2
+    assert leases.at_once([Need(cores=2)] * 5) == 2
+    assert leases.at_once([Need(cores=9)] * 5) == 1
+    assert leases.at_once([Need(gpus=1), Need(cores=1)]) == 2
+    assert leases.at_once([]) == 0
+
+
+def test_another_sweep_has_its_gpus_to_itself_and_shares_cores_where_it_must(tmp_path: Path) -> None:
+    here, there = (Leases(["a", "b"], [0, 1, 2], Locks(tmp_path)) for _ in range(2))
+    first = here.take(Need(gpus=1))
+    assert there.take(Need(gpus=2)) is None
+    second = there.take(Need(gpus=1))
+    assert first is not None
+    assert second is not None
+    assert (first.gpus, second.gpus) == (("a",), ("b",))
+    here.give_back(first)
+    assert there.take(Need(gpus=1)) == first
+
+    cores = [leases.take(Need(cores=2)) for leases in (here, there)]
+    # One core of three is left to itself; the other is shared, and the job is not held to them.
+    assert cores == [Lease(cores=(0, 1), pinned=True), Lease(cores=(0, 2), pinned=False)]
+    assert there.take(Need(cores=1)) == Lease(cores=(1,), pinned=False)
+
+
+def test_devices_are_free_when_their_sweep_is_gone(tmp_path: Path) -> None:
+    if (child := os.fork()) == 0:
+        os._exit(0 if Locks(tmp_path).take("GPU-0/1") else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert Locks(tmp_path).take("GPU-0/1")
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_device_back(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert Locks(tmp_path / "file" / "below").take(0)
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "names"),
+    [
+        (None, 2, ["0", "1"]),
+        ("2, 5", 2, ["2", "5"]),
+        ("GPU-1e2f,MIG-77", 2, ["GPU-1e2f", "MIG-77"]),
+        ("1,-1,3", 1, ["1"]),  # the driver stops at what is no device
+        ("", 0, []),
+    ],
+)
+def test_the_gpus_that_the_user_has_chosen(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, count: int, names: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == names
