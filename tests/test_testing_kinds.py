@@ -173,7 +173,7 @@ def test_a_norm_of_weights_passes_and_says_what_is_up_to_the_module():
     for check in ("huge_offset", "ranks_as_stated"):
         assert "up to the module" in skipped.pop(check)
     assert set(skipped) <= {"exports_to_onnx"}
-    for check in ("parametrizes_the_weight", "trains_its_parameters", "can_be_removed"):
+    for check in ("parametrizes_the_weight", "trains_its_parameters", "follows_its_parameters", "can_be_removed"):
         assert outcome[check] == "passed"
 
 
@@ -185,7 +185,7 @@ def test_a_norm_of_weights_passes_and_says_what_is_up_to_the_module():
         ("parametrizes_the_weight", bias_too, "['bias', 'weight'] are parametrized"),
         ("parametrizes_the_weight", without_bias, "another parameter is gone"),
         ("trains_its_parameters", DetachedWeight, "the gradient of parametrizations.weight.original is zero"),
-        ("trains_its_parameters", KeepsTheFirstWeight, "the weight stays as it was"),
+        ("follows_its_parameters", KeepsTheFirstWeight, "the weight stays as it was"),
         ("gradcheck", DetachedWeight, "Jacobian mismatch"),
         ("facts_hold", WritesState, "training writes ['calls']; state is ()"),
         ("can_be_removed", RemovedToSomethingElse, "the weight: the output differs"),

@@ -10,6 +10,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     values.facts_hold,
     values.independent_of_batch,
     values.agrees_with_reference,
+    values.trains_its_parameters,
     values.gradcheck,
     values.gradgradcheck,
     values.evaluates_deterministically,
@@ -35,5 +36,5 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 OF_KIND: dict[Kind, tuple[Callable[[Subject], None], ...]] = {
     "layer": (),
     "conditional": (kinds.follows_the_condition,),
-    "weight": (kinds.parametrizes_the_weight, kinds.trains_its_parameters, kinds.can_be_removed),
+    "weight": (kinds.parametrizes_the_weight, kinds.follows_its_parameters, kinds.can_be_removed),
 }

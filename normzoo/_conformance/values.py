@@ -62,6 +62,18 @@ def agrees_with_reference(norm: Subject) -> None:
         same([actual.detach()], [torch.as_tensor(expected)], f"rank {rank}", EXACT)
 
 
+def trains_its_parameters(norm: Subject) -> None:
+    """In training each parameter gets a gradient that is not zero."""
+    layer, given = norm.layer(), norm.given()
+    parameters = dict(layer.named_parameters())
+    if not parameters:
+        raise SkipTest("has no parameters")
+    grads = run(layer, given, parameters.values())[-len(parameters) :]
+    # Of a parameter that the output does not depend on at all, `run` gives a gradient of zeros.
+    zero = [name for name, gradient in zip(parameters, grads, strict=True) if not gradient.any()]
+    assert not zero, f"the gradient of {' and '.join(zero)} is zero"
+
+
 def gradcheck(norm: Subject) -> None:
     """First derivatives agree with finite differences, in training and evaluation."""
     given = small(norm)
