@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from normzoo.errors import UserError
 from normzoo.registry import info
 
-Norm = Callable[..., nn.Module]
+Norm = Callable[..., Any]
 
 TINY = 1e-30  # an eps that is lost beside any variance here, for what is exact only without eps; torch refuses 0
 FRACTION = 0.999  # Caffe's moving_average_fraction
@@ -147,7 +147,11 @@ def _bias(norm: Norm) -> tuple[float, float]:
 @torch.no_grad()
 def _moving_averages(norm: Norm, steps: int, *, takes_fraction: bool) -> dict[str, Any]:
     """Running statistics after a stream of batches against their definitions, and their way there."""
-    made = {"torch": {"momentum": 0.1}, "fraction": {"momentum": 1 - FRACTION}, "cumulative": {"momentum": None}}
+    made: dict[str, dict[str, float | None]] = {
+        "torch": {"momentum": 0.1},
+        "fraction": {"momentum": 1 - FRACTION},
+        "cumulative": {"momentum": None},
+    }
     if takes_fraction:
         made["caffe"] = {"moving_average_fraction": FRACTION}
     layers = {name: norm(2, dtype=torch.float64, **options) for name, options in made.items()}

@@ -113,7 +113,7 @@ def _judge(root: Path, claim: ClaimCells, records: list[CellResult], unreadable:
         faults.append(_fault("its judgment", error))
         return Judged(claim, records, None, None, "; ".join(faults))
     try:
-        figure = _draw(root, claim, records, module.draw)
+        figure = _write_figure(root, claim, records, module.draw)
     except UserError:
         raise
     except Exception as error:
@@ -121,7 +121,7 @@ def _judge(root: Path, claim: ClaimCells, records: list[CellResult], unreadable:
     return Judged(claim, records, finding, figure, "; ".join(faults) or None)
 
 
-def _draw(root: Path, claim: ClaimCells, records: list[CellResult], draw: Callable[..., None]) -> Path | None:
+def _write_figure(root: Path, claim: ClaimCells, records: list[CellResult], draw: Callable[..., None]) -> Path | None:
     if not records:
         return None
     png, svg = _figure.drawn(claim, records, draw)

@@ -1,0 +1,41 @@
+"""What the figures of claims have in common."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from normzoo.report.arms import Stat
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CHANCE = 90.0  # error of guessing among ten classes, in percent
+
+
+def band(axes: "Axes", xs: Sequence[float], stats: Sequence[Stat], **looks: Any) -> None:
+    """A line through the means, and a band of ± one standard deviation around it."""
+    if not xs:
+        return
+    (line,) = axes.plot(xs, [stat.mean for stat in stats], **looks)
+    if any(stat.std for stat in stats):
+        low, high = ([stat.mean + sign * (stat.std or 0.0) for stat in stats] for sign in (-1, 1))
+        axes.fill_between(xs, low, high, color=line.get_color(), alpha=0.15, lw=0)
+
+
+def whole_ticks(axes: "Axes") -> None:
+    """Ticks at whole numbers only: epochs, batches."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def log_scale(axes: "Axes", which: str) -> None:
+    """A logarithmic axis whose ticks read 0.2 and 50, not powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    (axes.set_yscale if which == "y" else axes.set_xscale)("log")
+    low, high = sorted(axis.get_view_interval())
+    steps = (1.0,) if low > 0 and high / low > 3000 else (1.0, 3.0) if low > 0 and high / low > 30 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,96 @@
+"""LeNet-5 on MNIST, with and without BatchNorm."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from normzoo.report.arms import Stat
+from normzoo.report.claims._cells import curves, entry, lost, spread, where
+from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.claims._draw import band, log_scale, whole_ticks
+from normzoo.report.claims._finding import Check, Finding
+from normzoo.report.style import GREY, norm_style
+from normzoo.results import CellResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WITHOUT, WITH = "identity", "batch_norm"
+# Not measured here: validation accuracy after the first and the tenth epoch on all 60,000 images, as tutorials report.
+ARTICLE = {WITHOUT: (93.0, 98.0), WITH: (95.0, 98.5)}
+_SCALED = {True: "images to mean 0, variance 1", False: "images to [0, 1]"}
+
+
+def judge(records: Sequence[CellResult]) -> Finding:
+    """Accuracy and loss after the first epoch, and accuracy after the last, for each scaling of the images."""
+    checks: list[Check] = []
+    parts: list[str] = []
+    for zscore, name in _SCALED.items():
+        cells = where(records, data__zscore=zscore)
+        if not cells and parts:
+            continue
+        arms = {norm: where(cells, norm=norm) for norm in (WITHOUT, WITH)}
+        first, last = ({norm: _at(arms[norm], end, _accuracy) for norm in arms} for end in (0, -1))
+        loss = {norm: _at(arms[norm], 0, lambda point: point.get("val_loss")) for norm in arms}
+        epochs = max((len(record.curve) for record in cells), default=0)
+        of = f"{name}: validation"
+        checks += [
+            exceeds(f"{of} accuracy after epoch 1 is higher with BN", first[WITH], first[WITHOUT], unit="points"),
+            exceeds(f"{of} loss after epoch 1 is higher without BN", loss[WITHOUT], loss[WITH], digits=3),
+            exceeds(f"{of} accuracy after epoch {epochs} is higher with BN", last[WITH], last[WITHOUT], unit="points"),
+        ]
+        gone = lost(cells)
+        parts.append(
+            f"{name}: accuracy after epoch 1 and {epochs} without BN {show(first[WITHOUT])} and "
+            f"{show(last[WITHOUT])} %, with BN {show(first[WITH])} and {show(last[WITH])} % "
+            f"(n = {_n(first)}{f', {gone}' if gone else ''})"
+        )
+    return Finding("; ".join(parts), checks)
+
+
+def draw(records: Sequence[CellResult], figure: "Figure") -> None:
+    """Loss and accuracy by epoch, training and validation."""
+    losses, accuracies = figure.subplots(1, 2)
+    cells = where(records, data__zscore=True) or list(records)
+    for norm, label in ((WITHOUT, "without BN"), (WITH, "with BN")):
+        arm, color = where(cells, norm=norm), norm_style(norm).color
+        for split, dash in (("train", "--"), ("val", "-")):
+            name = f"{label}, {'training' if split == 'train' else 'validation'}"
+            looks: dict[str, Any] = {"color": color, "ls": dash, "label": name}
+            band(losses, *curves(arm, "epoch", f"{split}_loss"), **looks)
+            error = "train_error" if split == "train" else "val_error_running"
+            xs, errors = curves(arm, "epoch", error)
+            band(accuracies, xs, [_complement(stat) for stat in errors], **looks)
+        for epoch, level in zip((1, 10), ARTICLE[norm], strict=True):
+            accuracies.plot(epoch, level, marker="D", ms=4, mfc="none", mec=color, ls="none", clip_on=False)
+    accuracies.plot([], [], marker="D", ms=4, mfc="none", mec=GREY, ls="none", label="tutorials, 60,000 images")
+    losses.set(xlabel="Epoch", ylabel="Cross-entropy")
+    log_scale(losses, "y")
+    whole_ticks(losses)
+    losses.set_title("Loss", loc="left")
+    losses.legend()
+    accuracies.set(xlabel="Epoch", ylabel="Accuracy (%)")
+    whole_ticks(accuracies)
+    data = entry(records[0], "data.name")
+    accuracies.set_title(
+        f"Accuracy, {entry(records[0], 'data.train_size') or 'all'} training images of {data}", loc="left"
+    )
+    accuracies.legend(loc="lower right")
+
+
+def _at(
+    records: Sequence[CellResult], end: int, value: Callable[[dict[str, float | None]], float | None]
+) -> Stat | None:
+    return spread(records, lambda record: value(record.curve[end]) if record.curve else None)
+
+
+def _accuracy(point: dict[str, float | None]) -> float | None:
+    error = point.get("val_error_running")
+    return None if error is None else 100.0 - error
+
+
+def _complement(error: Stat) -> Stat:
+    return Stat(100.0 - error.mean, error.std, tuple(100.0 - value for value in error.values))
+
+
+def _n(stats: dict[str, Stat | None]) -> str:
+    return "/".join(map(str, sorted({stat.n if stat else 0 for stat in stats.values()})))
