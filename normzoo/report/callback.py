@@ -5,8 +5,9 @@ import traceback
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from normzoo.again import go_on
 from normzoo.errors import UserError, exit_with
 from normzoo.report import report
 from normzoo.report.claims import judge_claims
@@ -25,6 +26,8 @@ class ReportCallback(Callback):
         self.claims_only = claims_only
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if OmegaConf.select(config, "sweep.dry_run"):
+            return
         folder = config.hydra.sweep.dir
         try:
             made = None if self.claims_only else report(folder)
@@ -36,5 +39,7 @@ class ReportCallback(Callback):
             sys.exit(1)
         parts = [part for part in (made, judged) if part is not None]
         print("\n\n".join(part.text for part in parts))
+        if made is not None and made.failed:
+            print(f"\nthis command runs again what failed:\n  {go_on(folder, retry='failed')}")
         if any(part.failed for part in parts):
             sys.exit(1)

@@ -42,6 +42,10 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
     return "\n".join([*lines, "", plan.line(n_jobs, folder), f"{total}; a dry run, nothing was trained"])
 
 
+def _but_the_seed(config: Mapping[str, Any]) -> Any:
+    return {key: value for key, value in decisive(config).items() if key != "seed"}
+
+
 class Expected:
     """How long a cell takes, told from finished cells: from those most like it that there are.
 
@@ -51,7 +55,7 @@ class Expected:
 
     # From the same cell under another seed to anything that has run.
     LIKENESSES: tuple[Callable[[Mapping[str, Any]], Any], ...] = (
-        lambda config: {key: value for key, value in decisive(config).items() if key != "seed"},
+        _but_the_seed,
         lambda config: [_name(config, group) for group in ("norm", "model", "data")] + [config["trainer"]["devices"]],
         lambda config: [_name(config, group) for group in ("model", "data")] + [config["trainer"]["devices"]],
         lambda config: None,
@@ -67,14 +71,15 @@ class Expected:
             for sums, likeness in zip(self._sums, self.LIKENESSES, strict=True):
                 key = repr(likeness(record.config))
                 seconds, cost = sums.get(key, (0.0, 0.0))
-                sums[key] = seconds + wall, cost + batches + BATCHES_TO_START
+                # What differs in nothing but the seed costs the same, whatever it is.
+                sums[key] = seconds + wall, cost + (1.0 if likeness is _but_the_seed else batches + BATCHES_TO_START)
 
     def seconds(self, cell: Cell) -> float | None:
         """Of the cell; None where nothing has run yet."""
         for sums, likeness in zip(self._sums, self.LIKENESSES, strict=True):
             seconds, cost = sums.get(repr(likeness(cell.config)), (0.0, 0.0))
             if cost:
-                return cell.cost * seconds / cost
+                return seconds / cost * (1.0 if likeness is _but_the_seed else cell.cost)
         return None
 
 

@@ -140,7 +140,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             A search, which tries what it does not know, is told by infinite errors instead.
     """
     folder = Path(launcher.config.hydra.sweep.dir).absolute()
-    options = sweep_options(OmegaConf.to_container(launcher.config.get("sweep") or {}, resolve=True))  # type: ignore[arg-type]
+    options = sweep_options({"sweep": OmegaConf.to_container(launcher.config.get("sweep", {}), resolve=True)})
     search = searches(launcher.config)
     if search and options.dry_run:
         raise UserError("sweep.dry_run=true plans a grid; a search only finds its cells as it goes")
