@@ -72,8 +72,8 @@ def fit(run: Run, data: Any = None) -> None:
     handlers = _handlers()
     try:
         trainer.fit(Classifier(model, data.num_classes, config), datamodule=data, ckpt_path=run.checkpoint)
-    except SystemExit:
-        if trainer.interrupted:
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends what was interrupted
             raise KeyboardInterrupt from None
         raise
     finally:

@@ -198,16 +198,6 @@ def test_two_processes_with_sync_batch_norm_equal_one_with_batch_norm(config: Co
         assert here["val_error_batch"] == there["val_error_batch"]
 
 
-@pytest.mark.ddp
-def test_processes_may_also_be_spawned_as_on_gpus(config: Compose, tmp_path: Path) -> None:
-    forked, spawned = (
-        run_cell(config("trainer.devices=2", "trainer.max_epochs=1", f"trainer.strategy={how}"), tmp_path / how)
-        for how in ("ddp_fork", "ddp_spawn")
-    )
-    assert spawned.world_size == 2
-    assert spawned.curve == forked.curve
-
-
 @pytest.mark.gpu
 def test_a_cell_on_a_gpu(config: Compose, tmp_path: Path) -> None:
     result = run_cell(config("trainer=gpu", "trainer.enable_progress_bar=false"), tmp_path)

@@ -87,16 +87,6 @@ def test_every_registered_norm_by_glob(cli: Cli, tiny: tuple[str, ...], tmp_path
     assert {result.status for result in results} <= {"ok", "refused"}
 
 
-@pytest.mark.ddp
-def test_one_and_two_devices_in_one_sweep_in_any_order(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    code, out, err = cli(
-        "train", "-m", *tiny, "trainer.devices=2,1,2", "seed=0", "trainer.max_epochs=1", "hydra.sweep.dir=s"
-    )
-    assert code == 0, out + err
-    results, _ = read_results(tmp_path / "s")
-    assert sorted(result.world_size for result in results) == [1, 2]
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Two classes of generated images in ImageNet's layout."""
