@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hydra import version
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
+from omegaconf import OmegaConf
 
 from normzoo.again import go_on
 from normzoo.errors import UserError
@@ -26,11 +27,11 @@ from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.progress import Progress
 from normzoo.sweep.stop import Stop
 from normzoo.training.build import Config
-from normzoo.training.callbacks import CURVE
+from normzoo.training.callbacks import CURVE, curve_so_far
 from normzoo.training.check import on_gpu
 from normzoo.training.compose import Composition
 from normzoo.training.dry_run import table
-from normzoo.training.ending import curve_so_far, outcome, settle
+from normzoo.training.ending import outcome, settle
 from normzoo.training.plan import CHECKPOINT, Cell, Plan, State, plan
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs} must be 1 or more, or null for all cores")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended sweep ends its cells
-    threads = str(launcher.config.trainer.threads)
-    with fork_server(["normzoo.training.cell", "hydra.core.utils"], {"OMP_NUM_THREADS": threads}) as context:
+    environment = {"OMP_NUM_THREADS": str(launcher.config.trainer.threads)}
+    dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
+    server = fork_server(["normzoo.training.cell", "hydra.core.utils"] if not dry_run else [], environment)
+    with server as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
         leases = Leases(visible_gpus(), processor_cores(), Locks())
         n_jobs = max(1, leases.at_once(_need(cell.config) for cell in planned.todo[: launcher.n_jobs]))
@@ -136,7 +139,7 @@ class _Run:
         self.progress.elsewhere(index, *_told(result))
 
     def _wait(self) -> None:
-        curves = [curve_so_far(self.cells[index]) for index in self.progress.running]
+        curves = [curve_so_far(self.cells[index].folder) for index in self.progress.running]
         self.progress.show_running([f"{curve[-1]['val_error_running']:.1f} %" if curve else "-" for curve in curves])
         if self.pool.elsewhere and not self.pool.running and not self.said_waiting:
             self.said_waiting = True
