@@ -148,5 +148,14 @@ class Recorder(Callback):
                 (self.folder / name).unlink(missing_ok=True)
 
 
+def curve_so_far(folder: Path) -> list[dict[str, Any]]:
+    """The points that a cell without a record has written of its curve."""
+    try:
+        points = json.loads((folder / CURVE).read_bytes())
+    except (OSError, ValueError):
+        return []
+    return points if isinstance(points, list) else []
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} %"

@@ -18,6 +18,7 @@ from normzoo.recording import write_recording
 from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_atomic, write_result
 from normzoo.sweep.options import sweep_options
 from normzoo.training.build import Config, Parts, build_data, build_study
+from normzoo.training.callbacks import curve_so_far
 from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu
 from normzoo.training.checkpoint import find_checkpoint
 from normzoo.training.fit import Run, fit
@@ -28,6 +29,7 @@ from normzoo.training.ranks import (
     launch,
     lost_another,
     rank,
+    says_out_of_memory,
     under_torchrun,
     world_size,
 )
@@ -69,7 +71,8 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
         if _is_to_write(error, folder, before):
             trace = error.trace or f"{error}\n" if isinstance(error, RankError) else traceback.format_exc()
             write_atomic(folder / ERROR, trace)
-            write_result(folder, CellResult(**record, status=_status(error), reason=reason(error)))
+            curve = curve_so_far(folder)
+            write_result(folder, CellResult(**record, status=_status(error), reason=reason(error), curve=curve))
         raise
 
 
@@ -125,7 +128,7 @@ def reason(error: BaseException) -> str:
 def _status(error: Exception) -> str:
     if isinstance(error, RankError):
         return error.status
-    return "oom" if isinstance(error, (torch.OutOfMemoryError, MemoryError)) else "error"
+    return "oom" if says_out_of_memory(reason(error)) else "error"
 
 
 def _is_to_write(error: Exception, folder: Path, before: object) -> bool:

@@ -1,20 +1,17 @@
 """What became of a cell, also of one whose process did not live to say so."""
 
-import json
 import signal
-from typing import Any
 
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.keeper import Ending
 from normzoo.sweep.options import SweepOptions, sweep_options
 from normzoo.sweep.progress import clock
-from normzoo.training.callbacks import CURVE
+from normzoo.training.callbacks import curve_so_far
 from normzoo.training.cell import describe
 from normzoo.training.plan import Cell
+from normzoo.training.ranks import CRASHES
 
 AGAIN = "sweep.retry=failed runs it again"
-# A process that does these to itself has crashed; nobody has killed it.
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS)
 
 
 def settle(cell: Cell, ending: Ending) -> CellResult:
@@ -27,7 +24,7 @@ def settle(cell: Cell, ending: Ending) -> CellResult:
     result = cell.result(new=True)
     if result is None:
         status, reason = cause(ending, sweep_options(cell.config), cell)
-        result = CellResult(**describe(cell.config), status=status, reason=reason, curve=curve_so_far(cell))
+        result = CellResult(**describe(cell.config), status=status, reason=reason, curve=curve_so_far(cell.folder))
         result.time["wall_s"] = ending.seconds
         write_result(cell.folder, result)
     elif result.status in ("error", "killed") and ending.oom_kills and "SIGKILL" in (result.reason or ""):
@@ -69,15 +66,6 @@ def outcome(result: CellResult) -> str:
     return f"{result.status}: {(result.reason or '').split(chr(10))[0]:.120}"
 
 
-def curve_so_far(cell: Cell) -> list[dict[str, Any]]:
-    """The points a cell that has no record yet has written of its curve."""
-    try:
-        points = json.loads((cell.folder / CURVE).read_bytes())
-    except (OSError, ValueError):
-        return []
-    return points if isinstance(points, list) else []
-
-
 def _kernel() -> str:
     return (
         "the kernel ended one of its processes, as the machine or its container was out of memory: run fewer cells at "
@@ -86,7 +74,7 @@ def _kernel() -> str:
 
 
 def _how_far(cell: Cell) -> str:
-    curve = curve_so_far(cell)
+    curve = curve_so_far(cell.folder)
     return f", in epoch {curve[-1]['epoch'] + 1} of {cell.config['trainer']['max_epochs']}" if curve else ""
 
 

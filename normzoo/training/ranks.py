@@ -48,7 +48,8 @@ CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.
 # Strategies of Lightning that say how processes start, which is settled here.
 DDP = ("auto", "torchrun", "ddp", "ddp_fork", "ddp_spawn", "ddp_notebook")
 _SAY_IT_AGAIN = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
-_OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
+# What Python, torch on a GPU and torch on the processor, which has no error of its own for it, say.
+_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "DefaultCPUAllocator: can't allocate memory")
 
 
 class RankError(RuntimeError):
@@ -157,6 +158,11 @@ def lost_another(error: BaseException) -> bool:
     return said or isinstance(error, torch.distributed.DistError)
 
 
+def says_out_of_memory(said: str) -> bool:
+    """Whether the error says, in the last lines of its traceback, that there was no memory left."""
+    return any(words in said for words in _OUT_OF_MEMORY)
+
+
 class RankCheck(Callback):
     """In every process, before it trains: there are as many as the configuration says.
 
@@ -212,8 +218,7 @@ def _told(error: ChildFailedError) -> Exception:
         name = said.split(":", 1)[0]
         if name in ("UserError", "RefusedError"):
             return UserError(said.split(": ", 1)[-1])
-        out_of_memory = name in _OUT_OF_MEMORY or "OutOfMemoryError" in said
-        return RankError(f"rank {number}: {said}", "oom" if out_of_memory else "error", trace)
+        return RankError(f"rank {number}: {said}", "oom" if says_out_of_memory(said) else "error", trace)
     if failure.exitcode >= 0:
         return RankError(f"rank {number} ended with exit code {failure.exitcode}; what it has printed says why")
     if -failure.exitcode in CRASHES:
