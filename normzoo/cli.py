@@ -60,10 +60,12 @@ def call_hydra(arguments: Sequence[str]) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"normzoo train needs {error.name}: pip install 'normzoo[sweep]'") from error
 
+    from normzoo.misspelt import hydra_says
     from normzoo.training.task import train
 
     sys.argv = [sys.argv[0], *arguments]
-    hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
+    with hydra_says():
+        hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
 
 
 def _complete(arguments: Sequence[str]) -> None:

@@ -9,9 +9,11 @@ import pytest
 Cli = Callable[..., tuple[int, str, str]]
 
 WRONG = {
-    "unknown norm": (("norm=grup_norm",), r"grup_norm[\s\S]*group_norm"),
-    "unknown model": (("model=resnet9000",), r"resnet9000[\s\S]*resnet50"),
-    "unknown data set": (("data=mnist6k",), r"mnist6k[\s\S]*mnist5k"),
+    "unknown norm": (("norm=groop_norm",), r"\Aerror: norm=groop_norm: .*did you mean group_norm.*\n\Z"),
+    "norm by another name": (("norm=GN",), r"\Aerror: norm=GN: .* write norm=group_norm\n\Z"),
+    "unknown model": (("model=resnet9",), r"\Aerror: model=resnet9 is not there; did you mean .*resnet8.*\n\Z"),
+    "unknown data set": (("data=mnist6k",), r"\Aerror: data=mnist6k .* did you mean mnist5k.*\n\Z"),
+    "unknown trainer": (("trainer=quantum",), r"\Aerror: trainer=quantum is not there; there are cpu, default, gpu\n\Z"),
     "misspelt option": (("norm=group_norm", "norm.num_group=4"), r"num_group"),
     "misspelt option, forced": (("norm=group_norm", "+norm.num_group=4"), r"num_group[\s\S]*num_groups"),
     "misspelt model option, forced": (("+model.width=4",), r"plain_cnn[\s\S]*width"),
@@ -44,7 +46,9 @@ def test_a_wrong_cell(cli: Cli, tiny: tuple[str, ...], tmp_path: Path, what: str
     assert "epoch 1/" not in said
 
 
-@pytest.mark.parametrize("what", ["misspelt option", "more devices than there are", "misspelt option, forced"])
+@pytest.mark.parametrize(
+    "what", ["unknown norm", "misspelt option", "more devices than there are", "misspelt option, forced"]
+)
 def test_a_wrong_sweep(cli: Cli, tiny: tuple[str, ...], tmp_path: Path, what: str) -> None:
     overrides, words = WRONG[what]
     code, out, err = cli("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=out", *overrides)
