@@ -1,8 +1,9 @@
 """Image folders in ImageNet's layout, read and augmented by worker processes."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,6 @@ from torch.utils.data import Dataset
 from normzoo.data.base import ImageData, Split, balanced_order, check_whole, mixed
 from normzoo.data.loader import EpochDataLoader, EpochSampler, mix
 from normzoo.errors import UserError
-
-if TYPE_CHECKING:
-    from torchvision.datasets import ImageFolder as Files
 
 LAYOUT = "folders train and val, each with one folder of images per class, are expected in it"
 
@@ -62,7 +60,7 @@ class ImageFolder(ImageData):
         self.image_size = image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.num_workers = num_workers
-        self._files: dict[str, Files] = {}
+        self._files: dict[str, _Files] = {}
         self._chosen: dict[str, Tensor] = {}
 
     @property
@@ -97,7 +95,7 @@ class ImageFolder(ImageData):
                 )
             chosen = {}
             for split, of in files.items():
-                order = balanced_order(torch.tensor(of.targets), self.split_seed)
+                order = balanced_order(of.labels, self.split_seed)
                 size = self._take_size(f"{split}_size", len(order), f"{self.root / split} holds")
                 chosen[split] = mixed(order[:size], self.split_seed)
             self._files, self._chosen = files, chosen
@@ -129,21 +127,42 @@ class ImageFolder(ImageData):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _split(self, split: Split) -> tuple["Files", Tensor]:
+    def _split(self, split: Split) -> tuple["_Files", Tensor]:
         if split not in ("train", "val"):
             raise ValueError(f"split is {split!r}: 'train' or 'val' is expected")
         if not self._chosen:
             raise RuntimeError(f"{self.name}: call setup() first")
         return self._files[split], self._chosen[split]
 
-    def _list(self, split: str) -> "Files":
+    def _list(self, split: str) -> "_Files":
         from torchvision import datasets
 
         try:
-            return datasets.ImageFolder(str(self.root / split))
+            found = datasets.ImageFolder(str(self.root / split))
         except OSError as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the data folder {self.root}: {LAYOUT} ({reason}). Correct data.root.") from error
+        return _Files(found.classes, found.samples, found.loader)
+
+
+class _Files:
+    """A list of files and labels in three tensors, however many there are.
+
+    A list of a million Python strings is copied into every worker, page by page, as soon as the worker touches them,
+    because touching one counts its references; a tensor has one count, and its memory stays shared.
+    """
+
+    def __init__(self, classes: list[str], samples: list[tuple[str, int]], load: Callable[[str], Any]) -> None:
+        names = [os.fsencode(path) for path, _ in samples]
+        self.classes, self.load = classes, load
+        self.labels = torch.tensor([label for _, label in samples])
+        self.ends = torch.tensor([len(name) for name in names]).cumsum(0)
+        self.letters = torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        start = int(self.ends[index - 1]) if index else 0
+        name = self.letters[start : int(self.ends[index])]
+        return os.fsdecode(name.numpy().tobytes()), int(self.labels[index])
 
 
 class _EpochAndIndex(EpochSampler):
@@ -155,7 +174,7 @@ class _EpochAndIndex(EpochSampler):
 
 
 class _Images(Dataset[tuple[Tensor, int]]):
-    def __init__(self, files: "Files", chosen: Tensor, transform: Any, seed: int) -> None:
+    def __init__(self, files: _Files, chosen: Tensor, transform: Any, seed: int) -> None:
         self.files, self.chosen, self.transform, self.seed = files, chosen, transform, seed
 
     def __len__(self) -> int:
@@ -163,9 +182,9 @@ class _Images(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
-        path, label = self.files.samples[int(self.chosen[index])]
+        path, label = self.files[int(self.chosen[index])]
         try:
-            image = self.files.loader(path)
+            image = self.files.load(path)
         except OSError as error:
             raise UserError(f"the image {path} cannot be read ({error}). Replace or remove it.") from error
         # The transforms of torchvision draw from the global generator; it is given back as it was.

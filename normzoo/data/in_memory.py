@@ -1,61 +1,39 @@
-"""Data sets small enough to be tensors: subsets, sizes, z-scores."""
+"""Data sets small enough to be tensors: subsets, sizes, scales, orders."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from normzoo.data.base import ImageData, Split, balanced_order, check_whole, mixed
 from normzoo.data.loader import TensorLoader
+from normzoo.data.pixels import SCALINGS, augmentation, check_shift, minmax, resize, shifted, zscore
 from normzoo.errors import UserError
 
 Images = tuple[Tensor, Tensor]
 
 
-def resize(x: Tensor, size: int) -> Tensor:
-    """Square images: each side averaged down to `size`, or centred between zeros up to it.
-
-    Shape: (N, C, H, W) -> (N, C, size, size)
-    """
-    height, width = x.shape[-2:]
-    down = (min(height, size), min(width, size))
-    if down != (height, width):
-        x = F.adaptive_avg_pool2d(x, down)
-    top, left = (size - down[0]) // 2, (size - down[1]) // 2
-    return F.pad(x, (left, size - down[1] - left, top, size - down[0] - top))
-
-
-def crop_flip(x: Tensor, draws: Tensor, padding: int = 4) -> Tensor:
-    """Each image shifted by up to `padding` pixels, zeros coming in, and half of them mirrored.
-
-    Shape: x (N, C, H, W), draws (N, 3) in [0, 1) -> (N, C, H, W)
-
-    Source: K. He et al., 2016, arXiv:1512.03385, section 4.2.
-    """
-    n, channels, height, width = x.shape
-    shift = (draws[:, :2] * (2 * padding + 1)).long()
-    rows = shift[:, 0, None] + torch.arange(height)
-    columns = shift[:, 1, None] + torch.arange(width)
-    columns = torch.where(draws[:, 2, None] < 0.5, columns.flip(1), columns)
-    image = torch.arange(n)[:, None, None, None]
-    channel = torch.arange(channels)[:, None, None]
-    return F.pad(x, [padding] * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
 class InMemory(ImageData):
     """A data set held as one float32 tensor of images and one int64 tensor of labels a split.
 
-    Pixels are scaled to [0, 1], resized, and z-scored per channel with the statistics of the training subset:
+    Pixels are divided to [0, 1], resized, and scaled per channel with the statistics of the training subset, over
+    (N, H, W) of its images as the network sees them:
 
-        x = (x - mean) / std,  mean and std over (N, H, W) of the training images as the network sees them
+        zscore: x = (x - mean) / std
+        minmax: x = (x - min) / (max - min)
 
     Args:
         image_size: side of the square images: averaged down or zero-padded up; None leaves them as they are.
-        zscore: whether to z-score.
+        scaling: `zscore`, `minmax` or `none`.
         augment: shift by up to 4 pixels and mirror the training images (not for digits, which are no longer themselves
             in a mirror).
+        distortion: from 0 to 1: how far training images are moved and changed in brightness and contrast, see
+            `pixels.distort`.
+        order: `shuffled`, or `by_class`: each training batch, over all processes, of few classes, see `order.by_class`.
+        classes_per_batch: how many, with `by_class`; None is one.
+        val_shift: `brightness`, `contrast` and `noise`, which validation images get before they are scaled and training
+            images do not, see `pixels.shifted`.
         options: those of `ImageData`.
     """
 
@@ -63,13 +41,34 @@ class InMemory(ImageData):
     max_value = 255.0
 
     def __init__(
-        self, *, image_size: int | None = None, zscore: bool = True, augment: bool = False, **options: Any
+        self,
+        *,
+        image_size: int | None = None,
+        scaling: str = "zscore",
+        augment: bool = False,
+        distortion: float = 0.0,
+        order: str = "shuffled",
+        classes_per_batch: int | None = None,
+        val_shift: Mapping[str, float] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         check_whole("image_size", image_size, 1, optional=True)
+        check_whole("classes_per_batch", classes_per_batch, 1, optional=True)
+        if scaling not in SCALINGS:
+            raise UserError(f"data option scaling is {scaling!r}: one of {', '.join(SCALINGS)} is expected.")
+        if order not in ("shuffled", "by_class"):
+            raise UserError(f"data option order is {order!r}: shuffled or by_class is expected.")
+        if order == "shuffled" and classes_per_batch is not None:
+            raise UserError(f"data option classes_per_batch={classes_per_batch} needs data.order=by_class.")
+        if isinstance(distortion, bool) or not isinstance(distortion, (int, float)) or not 0 <= distortion <= 1:
+            raise UserError(f"data option distortion is {distortion!r}: a number from 0 to 1 is expected.")
         self.image_size = image_size
-        self.zscore = zscore
+        self.scaling = scaling
         self.augment = augment
+        self.distortion = distortion
+        self.classes_per_batch = (classes_per_batch or 1) if order == "by_class" else None
+        self.val_shift = check_shift(val_shift)
         self.mean: Tensor | None = None
         self.std: Tensor | None = None
         self._splits: dict[str, Images] = {}
@@ -106,9 +105,12 @@ class InMemory(ImageData):
         """Read the data set once; later calls, one for each stage of Lightning, find it read."""
         if not self._splits:
             train, val = self._select(*self.read())
-            x_train, x_val = self._pixels(train[0]), self._pixels(val[0])
-            if self.zscore:
-                self._standardize(x_train, x_val)
+            x_train = self._pixels(train[0])
+            x_val = shifted(self._pixels(val[0]), self.val_shift, self.split_seed)
+            if self.scaling == "zscore":
+                self.mean, self.std = zscore(x_train, x_val)
+            elif self.scaling == "minmax":
+                minmax(x_train, x_val)
             self._splits = {"train": (x_train, train[1].long()), "val": (x_val, val[1].long())}
         self._check_sizes()
 
@@ -116,6 +118,9 @@ class InMemory(ImageData):
         x, y = self.tensors(split)
         if drop_last:
             self._check_batch(split, batch_size)
+        training = shuffle and split == "train"
+        unit = float(x.std()) if training and self.distortion else 1.0
+        augment, draws = (augmentation(self.augment, self.distortion, unit) if training else None) or (None, 0)
         return TensorLoader(
             x,
             y,
@@ -125,7 +130,9 @@ class InMemory(ImageData):
             seed=self.seed,
             rank=self.rank,
             world_size=self.world_size,
-            augment=crop_flip if self.augment and shuffle and split == "train" else None,
+            classes_per_batch=self.classes_per_batch if training else None,
+            augment=augment,
+            draws=draws,
         )
 
     def _select(self, train: Images, val: Images | None) -> tuple[Images, Images]:
@@ -154,11 +161,6 @@ class InMemory(ImageData):
         pixels = x.float() / self.max_value
         return pixels if self.image_size is None else resize(pixels, self.image_size)
 
-    def _standardize(self, x_train: Tensor, x_val: Tensor) -> None:
-        mean = x_train.mean((0, 2, 3), dtype=torch.float64).float().view(-1, 1, 1)
-        x_train.sub_(mean)
-        std = x_train.square().mean((0, 2, 3), dtype=torch.float64).sqrt().float().view(-1, 1, 1)
-        std[std == 0] = 1.0  # a channel that never changes stays at zero
-        x_train.div_(std)
-        x_val.sub_(mean).div_(std)
-        self.mean, self.std = mean.flatten(), std.flatten()
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the images, which another process reads faster than it would be sent them."""
+        return {**self.__dict__, "_splits": {}}

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from normzoo.data.order import by_class
 from normzoo.errors import UserError
 
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -54,6 +55,7 @@ class EpochSampler(DistributedSampler[int]):
             Otherwise each sample is served exactly once, and ranks may differ by one in their number of batches.
         seed: decides the permutations.
         rank, world_size: r and k.
+        by_class: labels (n) and a number of classes: shuffle so that the k·b samples of a batch are of no more classes.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class EpochSampler(DistributedSampler[int]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        by_class: tuple[Tensor, int] | None = None,
     ) -> None:
         super().__init__(
             range(length),  # type: ignore[arg-type]  # torch only ever takes its length
@@ -77,8 +80,9 @@ class EpochSampler(DistributedSampler[int]):
         )
         self.length = length
         self.batch_size = batch_size
-        global_batch = batch_size * world_size
-        self.kept = length // global_batch * global_batch if drop_last else length
+        self.global_batch = batch_size * world_size
+        self.kept = length // self.global_batch * self.global_batch if drop_last else length
+        self.by_class = by_class
         self.first = 0  # how many samples the next pass leaves out
 
     def skip(self, batches: int) -> None:
@@ -90,10 +94,13 @@ class EpochSampler(DistributedSampler[int]):
         epoch, first = self.epoch, self.first
         self.set_epoch(epoch + 1)
         self.first = 0
-        if self.shuffle:
-            order = torch.randperm(self.length, generator=generator(self.seed, epoch))
-        else:
+        draws = generator(self.seed, epoch)
+        if not self.shuffle:
             order = torch.arange(self.length)
+        elif self.by_class:
+            order = by_class(*self.by_class, self.global_batch, draws)
+        else:
+            order = torch.randperm(self.length, generator=draws)
         return epoch, first, order[: self.kept][self.rank :: self.num_replicas][first:]
 
     def __iter__(self) -> Iterator[Any]:
@@ -114,8 +121,10 @@ class TensorLoader:
     Args:
         x, y: samples and labels.
         batch_size, shuffle, drop_last, seed, rank, world_size: see `EpochSampler`.
-        augment: called as `augment(x, draws)` on each gathered chunk; draws (len(x), 3) are uniform in [0, 1) and
+        classes_per_batch: for shuffled batches of so many classes.
+        augment: called as `augment(x, draws)` on each gathered chunk; draws (len(x), `draws`) are uniform in [0, 1) and
             decided by (seed, epoch, place in the order), hence the same for every number of ranks.
+        draws: how many for each sample.
     """
 
     def __init__(
@@ -129,12 +138,14 @@ class TensorLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        classes_per_batch: int | None = None,
         augment: Augment | None = None,
+        draws: int = 3,
     ) -> None:
         self.x, self.y = x, y
         self.batch_size = batch_size
         self.batch_sampler = None  # Lightning reads it of whatever has a sampler
-        self.augment = augment
+        self.augment, self.draws = augment, draws
         self.sampler = EpochSampler(
             len(x),
             batch_size,
@@ -143,6 +154,7 @@ class TensorLoader:
             seed=seed,
             rank=rank,
             world_size=world_size,
+            by_class=(y, classes_per_batch) if classes_per_batch else None,
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -173,9 +185,9 @@ class TensorLoader:
 
     def _draws(self, epoch: int) -> Tensor:
         if self.augment is None:
-            return torch.empty(0, 3)
+            return torch.empty(0, self.draws)
         sampler = self.sampler
-        draws = torch.rand(sampler.kept, 3, generator=generator(sampler.seed, epoch, 1))
+        draws = torch.rand(sampler.kept, self.draws, generator=generator(sampler.seed, epoch, 1))
         return draws[sampler.rank :: sampler.num_replicas]
 
 

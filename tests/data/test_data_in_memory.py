@@ -10,7 +10,7 @@ from generated_data import labels_of, same
 
 from normzoo.data.base import balanced_order
 from normzoo.data.digits import Digits
-from normzoo.data.in_memory import crop_flip, resize
+from normzoo.data.pixels import crop_flip, resize
 from normzoo.data.synthetic import Synthetic
 from normzoo.errors import UserError
 
@@ -24,7 +24,7 @@ def ready(data: Any) -> Any:
 def test_digits_are_what_scikit_learn_has() -> None:
     from sklearn.datasets import load_digits
 
-    data = ready(Digits(batch_size=8, zscore=False))
+    data = ready(Digits(batch_size=8, scaling="none"))
     assert data.image_shape == (1, 8, 8)
     assert (data.num_classes, data.num_train, data.num_val) == (10, 1438, 359)
     x = torch.cat([data.tensors("train")[0], data.tensors("val")[0]])
@@ -39,7 +39,7 @@ def test_digits_are_what_scikit_learn_has() -> None:
 
 def test_subsets_are_balanced_disjoint_and_nested() -> None:
     def split(**options: Any) -> tuple[set[Any], set[Any], torch.Tensor, torch.Tensor]:
-        data = ready(Digits(batch_size=2, zscore=False, **options))
+        data = ready(Digits(batch_size=2, scaling="none", **options))
         (x, y), (x_val, y_val) = data.tensors("train"), data.tensors("val")
         return set(map(tuple, x.flatten(1).tolist())), set(map(tuple, x_val.flatten(1).tolist())), y, y_val
 
@@ -74,7 +74,7 @@ def test_balanced_order_goes_on_when_a_class_runs_out() -> None:
 
 def test_zscore_uses_the_training_subset_per_channel() -> None:
     data = ready(Synthetic(batch_size=2, shape=(3, 8, 8), train_size=100, val_size=50, noise=3.0))
-    raw = ready(Synthetic(batch_size=2, shape=(3, 8, 8), train_size=100, val_size=50, noise=3.0, zscore=False))
+    raw = ready(Synthetic(batch_size=2, shape=(3, 8, 8), train_size=100, val_size=50, noise=3.0, scaling="none"))
     x, x_val = data.tensors("train")[0].double(), data.tensors("val")[0]
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(x.var((0, 2, 3), correction=0), torch.ones(3).double(), atol=1e-5, rtol=0)

@@ -7,19 +7,21 @@ from normzoo.report.claims.lenet5_mnist import draw, judge
 from normzoo.results import CellResult
 
 
-def record(norm: str, seed: int, first: float, last: float, *, zscore: bool = True, status: str = "ok") -> CellResult:
+def record(
+    norm: str, seed: int, first: float, last: float, *, scaling: str = "zscore", status: str = "ok"
+) -> CellResult:
     errors = [first, (first + last) / 2, last]
     curve: list[dict[str, float | None]] = [
         {"epoch": i + 1, "val_error_running": e, "train_error": e - 1, "val_loss": e / 30, "train_loss": e / 25}
         for i, e in enumerate(errors)
     ]
-    config = {"norm": {"name": norm}, "data": {"name": "mnist5k", "zscore": zscore, "train_size": 4000}}
+    config = {"norm": {"name": norm}, "data": {"name": "mnist5k", "scaling": scaling, "train_size": 4000}}
     return CellResult(
-        cell=f"{norm}{seed}{zscore}", status=status, config=config, seed=seed, curve=curve if status == "ok" else []
+        cell=f"{norm}{seed}{scaling}", status=status, config=config, seed=seed, curve=curve if status == "ok" else []
     )
 
 
-def arms(without: tuple[float, float], bn: tuple[float, float], **options: bool) -> list[CellResult]:
+def arms(without: tuple[float, float], bn: tuple[float, float], **options: str) -> list[CellResult]:
     both = {"identity": without, "batch_norm": bn}
     return [record(n, s, *(e + 0.1 * s for e in ends), **options) for n, ends in both.items() for s in range(3)]
 
@@ -42,10 +44,10 @@ def test_verdict(without: tuple[float, float], bn: tuple[float, float], verdict:
 
 
 def test_both_scalings_are_judged() -> None:
-    finding = judge([*arms((11.0, 5.0), (10.0, 4.0)), *arms((10.0, 4.0), (11.0, 5.0), zscore=False)])
+    finding = judge([*arms((11.0, 5.0), (10.0, 4.0)), *arms((10.0, 4.0), (11.0, 5.0), scaling="minmax")])
     assert finding.verdict == "holds in part"
     assert [check.holds for check in finding.checks] == [True] * 3 + [False] * 3
-    assert judge(arms((11.0, 5.0), (10.0, 4.0), zscore=False)).unmeasured == 3
+    assert judge(arms((11.0, 5.0), (10.0, 4.0), scaling="minmax")).unmeasured == 3
 
 
 def test_missing_and_lost_cells() -> None:

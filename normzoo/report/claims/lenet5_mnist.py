@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 WITHOUT, WITH = "identity", "batch_norm"
 # Not measured here: validation accuracy after the first and the tenth epoch on all 60,000 images, as tutorials report.
 ARTICLE = {WITHOUT: (93.0, 98.0), WITH: (95.0, 98.5)}
-_SCALED = {True: "images to mean 0, variance 1", False: "images to [0, 1]"}
+_SCALED = {"zscore": "images to mean 0, variance 1", "minmax": "images to [0, 1]"}
 
 
 def judge(records: Sequence[CellResult]) -> Finding:
     """Accuracy and loss after the first epoch, and accuracy after the last, for each scaling of the images."""
     checks: list[Check] = []
     parts: list[str] = []
-    for zscore, name in _SCALED.items():
-        cells = where(records, data__zscore=zscore)
+    for scaling, name in _SCALED.items():
+        cells = where(records, data__scaling=scaling)
         if not cells and parts:
             continue
         arms = {norm: where(cells, norm=norm) for norm in (WITHOUT, WITH)}
@@ -50,7 +50,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     """Loss and accuracy by epoch, training and validation."""
     losses, accuracies = figure.subplots(1, 2)
-    cells = where(records, data__zscore=True) or list(records)
+    cells = where(records, data__scaling="zscore") or list(records)
     for norm, label in ((WITHOUT, "without BN"), (WITH, "with BN")):
         arm, color = where(cells, norm=norm), norm_style(norm).color
         for split, dash in (("train", "--"), ("val", "-")):

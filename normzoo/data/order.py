@@ -1,0 +1,32 @@
+"""Orders of training samples that are not independent: batches of few classes."""
+
+import torch
+from torch import Tensor
+
+
+def by_class(labels: Tensor, classes_per_batch: int, batch: int, generator: torch.Generator) -> Tensor:
+    """An order of all samples in which each batch holds at most so many classes.
+
+    The classes are put into groups at random, the samples of a group into batches at random, and the batches into a
+    random order. What a group leaves over, less than a batch, comes last, group by group, so that the last few batches
+    may mix groups.
+
+    Shape: labels (n) -> indices (n)
+
+    Args:
+        batch: The samples of a batch, over all processes.
+
+    Source: batches that are not i.i.d., as in Ioffe 2017, Batch renormalization, arXiv:1702.03275, section 4.3.
+    """
+    classes = labels.unique()
+    classes = classes[torch.randperm(len(classes), generator=generator)]
+    full: list[Tensor] = []
+    left: list[Tensor] = []
+    for group in classes.split(classes_per_batch):
+        samples = torch.isin(labels, group).nonzero().squeeze(1)
+        samples = samples[torch.randperm(len(samples), generator=generator)]
+        whole = len(samples) // batch * batch
+        full += samples[:whole].split(batch) if whole else ()
+        left.append(samples[whole:])
+    turns = torch.randperm(len(full), generator=generator).tolist()
+    return torch.cat([*(full[turn] for turn in turns), *left])

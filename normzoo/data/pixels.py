@@ -1,0 +1,146 @@
+"""What can be done to images in memory: sizes, scales, augmentation, a shift of the validation images."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from normzoo.data.loader import Augment, generator
+from normzoo.errors import UserError
+
+SCALINGS = ("zscore", "minmax", "none")
+NO_SHIFT = {"brightness": 0.0, "contrast": 1.0, "noise": 0.0}
+
+
+def resize(x: Tensor, size: int) -> Tensor:
+    """Square images: each side averaged down to `size`, or centred between zeros up to it.
+
+    Shape: (N, C, H, W) -> (N, C, size, size)
+    """
+    height, width = x.shape[-2:]
+    down = (min(height, size), min(width, size))
+    if down != (height, width):
+        x = F.adaptive_avg_pool2d(x, down)
+    top, left = (size - down[0]) // 2, (size - down[1]) // 2
+    return F.pad(x, (left, size - down[1] - left, top, size - down[0] - top))
+
+
+def zscore(x_train: Tensor, x_val: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel to mean 0 and variance 1 over the training images, in place; returns the mean and the deviation.
+
+    Shape: (N, C, H, W), (M, C, H, W) -> (C), (C)
+    """
+    mean = x_train.mean((0, 2, 3), dtype=torch.float64).float().view(-1, 1, 1)
+    x_train.sub_(mean)
+    std = x_train.square().mean((0, 2, 3), dtype=torch.float64).sqrt().float().view(-1, 1, 1)
+    std[std == 0] = 1.0  # a channel that never changes stays at zero
+    x_train.div_(std)
+    x_val.sub_(mean).div_(std)
+    return mean.flatten(), std.flatten()
+
+
+def minmax(x_train: Tensor, x_val: Tensor) -> None:
+    """Each channel to [0, 1] over the training images, in place; one that never changes to 0.
+
+    Shape: (N, C, H, W), (M, C, H, W)
+    """
+    low, high = (edge((0, 2, 3)).view(-1, 1, 1) for edge in (x_train.amin, x_train.amax))
+    width = torch.where(high == low, 1.0, high - low)
+    for x in (x_train, x_val):
+        x.sub_(low).div_(width)
+
+
+def crop_flip(x: Tensor, draws: Tensor, padding: int = 4) -> Tensor:
+    """Each image shifted by up to `padding` pixels, zeros coming in, and half of them mirrored.
+
+    Shape: x (N, C, H, W), draws (N, 3) in [0, 1) -> (N, C, H, W)
+
+    Source: K. He et al., 2016, arXiv:1512.03385, section 4.2.
+    """
+    n, channels, height, width = x.shape
+    shift = (draws[:, :2] * (2 * padding + 1)).long()
+    rows = shift[:, 0, None] + torch.arange(height)
+    columns = shift[:, 1, None] + torch.arange(width)
+    columns = torch.where(draws[:, 2, None] < 0.5, columns.flip(1), columns)
+    image = torch.arange(n)[:, None, None, None]
+    channel = torch.arange(channels)[:, None, None]
+    return F.pad(x, [padding] * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def distort(x: Tensor, draws: Tensor, strength: float, unit: float) -> Tensor:
+    """Each image moved, and made brighter or darker and of more or less contrast.
+
+        y = (1 + strength / 2 · u1) · moved(x) + strength / 2 · unit · u2,  u1 and u2 in [-1, 1)
+
+    It moves by up to strength / 8 of its sides each way, and repeats its edge.
+
+    Shape: x (N, C, H, W), draws (N, 4) in [0, 1) -> (N, C, H, W)
+
+    Args:
+        unit: The standard deviation of the data set.
+    """
+    n, channels, height, width = x.shape
+    sides = torch.tensor([height, width])
+    reach = (strength * sides / 8).round().long()
+    shift = (draws[:, :2] * (2 * reach + 1)).long() - reach
+    rows = (shift[:, 0, None] + torch.arange(height)).clamp(0, height - 1)
+    columns = (shift[:, 1, None] + torch.arange(width)).clamp(0, width - 1)
+    image = torch.arange(n)[:, None, None, None]
+    channel = torch.arange(channels)[:, None, None]
+    moved = x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    contrast, brightness = ((2 * draws[:, i] - 1).view(-1, 1, 1, 1) * strength / 2 for i in (2, 3))
+    return moved * (1 + contrast) + brightness * unit
+
+
+def augmentation(crops: bool, distortion: float, unit: float) -> tuple[Augment, int] | None:
+    """What is done to training images and the number of draws it takes for each; None for nothing."""
+    steps: list[tuple[int, Callable[[Tensor, Tensor], Tensor]]] = []
+    if crops:
+        steps.append((3, crop_flip))
+    if distortion:
+        steps.append((4, lambda x, draws: distort(x, draws, distortion, unit)))
+    if not steps:
+        return None
+
+    def augment(x: Tensor, draws: Tensor) -> Tensor:
+        for part, (_, step) in zip(draws.split([count for count, _ in steps], dim=1), steps, strict=True):
+            x = step(x, part)
+        return x
+
+    return augment, sum(count for count, _ in steps)
+
+
+def check_shift(shift: Mapping[str, Any] | None) -> dict[str, float]:
+    """The brightness, contrast and noise that validation images get; what is left out does nothing.
+
+    Raises:
+        UserError: an unknown entry, or one that is not a number in its range.
+    """
+    shift = shift or {}
+    unknown = set(shift) - set(NO_SHIFT)
+    if unknown:
+        raise UserError(f"data option val_shift has {sorted(unknown)}: {', '.join(NO_SHIFT)} are expected.")
+    values = {**NO_SHIFT, **shift}
+    for name, value in values.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+        if not number or (value < 0 and name != "brightness"):
+            least = "" if name == "brightness" else " of at least 0"
+            raise UserError(f"data option val_shift.{name} is {value!r}: a number{least} is expected.")
+    return values
+
+
+def shifted(x: Tensor, shift: Mapping[str, float], seed: int) -> Tensor:
+    """Images under another light, through another lens: the same for the same seed.
+
+        y = contrast · x + brightness + noise · epsilon,  epsilon ~ N(0, 1) for each pixel
+
+    Shape: (N, C, H, W) -> (N, C, H, W)
+    """
+    if shift == NO_SHIFT:
+        return x
+    y = shift["contrast"] * x + shift["brightness"]
+    if shift["noise"]:
+        y += shift["noise"] * torch.randn(x.shape, generator=generator(seed, 3))
+    return y
