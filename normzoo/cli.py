@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def call_hydra(arguments: Sequence[str]) -> None:
     from normzoo.training.task import train
 
     sys.argv = [sys.argv[0], *arguments]
+    # Our presets of engines bear the names of the launchers they are for, and hold to what these take.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     with hydra_says():
         hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
 

@@ -73,7 +73,7 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         left = run.through(context, leases)
     if run.stop.draining:
         _say_goodbye(launcher, left, run.stop.now)
-    return [_job_return(cell) for cell in planned.asked]
+    return [job_return(cell) for cell in planned.asked]
 
 
 def _need(config: Config) -> Need:
@@ -131,12 +131,12 @@ class _Run:
         return claim
 
     def _end(self, index: int, ending: Ending) -> None:
-        self.progress.end(index, *_told(settle(self.cells[index], ending)))
+        self.progress.end(index, *told(settle(self.cells[index], ending)))
 
     def _elsewhere(self, index: int) -> None:
         result = self.cells[index].result()
         assert result is not None
-        self.progress.elsewhere(index, *_told(result))
+        self.progress.elsewhere(index, *told(result))
 
     def _wait(self) -> None:
         curves = [curve_so_far(self.cells[index].folder) for index in self.progress.running]
@@ -150,7 +150,7 @@ class _Run:
         log.info("interrupted: %d running cells finish, no more start; Ctrl-C again stops them at once", count)
 
 
-def _told(result: CellResult) -> tuple[str, float | None, bool]:
+def told(result: CellResult) -> tuple[str, float | None, bool]:
     """For the progress: the outcome in words, the error, and whether it is a failure."""
     ok = result.status == "ok"
     return outcome(result), result.metrics.get("val_error_running") if ok else None, not ok
@@ -182,7 +182,7 @@ def _run_cell(hydra_context: HydraContext, task: TaskFunction, composition: Comp
     )
 
 
-def _job_return(cell: Cell | None) -> JobReturn:
+def job_return(cell: Cell | None) -> JobReturn:
     """Infinity for a cell without an error of its own, so that a search turns elsewhere."""
     result = cell.result() if cell is not None and not cell.refused else None
     done = result is not None and result.status == "ok"

@@ -48,6 +48,7 @@ class Cell:
     composition: Composition
     config: dict[str, Any]
     folder: Path
+    overrides: tuple[str, ...] = ()
     label: str = ""
     num_train: int = 0
     refused: str | None = None
@@ -166,7 +167,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
         if identity not in cells:
             own = {"job.id": str(number), "job.num": number, "sweep.dir": str(folder), "sweep.subdir": identity}
             composition = replace(composition, own={f"hydra.{key}": value for key, value in own.items()})
-            cell = cells[identity] = Cell(composition, config, folder / identity)
+            cell = cells[identity] = Cell(composition, config, folder / identity, tuple(overrides))
             cell.label = " ".join(o for o in filter_overrides(overrides) if o not in constant) or identity
             _decide(cell, verdicts, options)
         asked.append(cells[identity])

@@ -35,6 +35,54 @@ class NormzooLauncher(CellLauncher):
             exit_with(error)  # past Hydra, which would print a traceback
 
 
+class EngineLauncher(CellLauncher):
+    """Hands the cells that are to run to a launcher of Hydra's that knows an engine; see `normzoo.training.engine`.
+
+    It takes the options of that launcher: Hydra holds a launcher's configuration to what is known under its name.
+    """
+
+    engine: str  # the class of that launcher
+    extra: str  # what to install for it
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from normzoo.errors import UserError, exit_with
+        from normzoo.training.engine import launch
+
+        try:
+            return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
+        except UserError as error:
+            exit_with(error)
+
+
+class JoblibLauncher(EngineLauncher):
+    """Cells on this machine, in processes that joblib keeps."""
+
+    engine, extra = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "joblib"
+
+
+class SubmititLocalLauncher(EngineLauncher):
+    """Cells on this machine, as submitit would run them on a cluster: to try out what is meant for one."""
+
+    engine, extra = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher", "slurm"
+
+
+class SubmititSlurmLauncher(EngineLauncher):
+    """Cells as jobs of a Slurm cluster."""
+
+    engine, extra = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", "slurm"
+    devices_here = False
+
+
+class RayLauncher(EngineLauncher):
+    """Cells as tasks of a Ray cluster, which lends them its GPUs."""
+
+    engine, extra = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher", "ray"
+    devices_here = False
+
+
 class NormzooSweeper(BasicSweeper):
     """Hydra's grid sweeper over a list of grids; see `normzoo.sweep.grids`."""
 

@@ -1,0 +1,195 @@
+"""A sweep on somebody else's engine: Ray, Slurm through submitit, joblib.
+
+The cells are planned here. Those that are to run go to a launcher of Hydra's that knows the engine. What it runs for
+each is `InOwnProcess`: a cell that dies takes no worker of the engine with it.
+"""
+
+import importlib.util
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, configure_log, setup_globals
+from omegaconf import OmegaConf
+
+from normzoo.again import go_on, hydra_quoted
+from normzoo.errors import UserError
+from normzoo.results import CellResult, write_result
+from normzoo.sweep.claim import Claim
+from normzoo.sweep.limits import processor_cores
+from normzoo.training.build import Config
+from normzoo.training.cell import describe
+from normzoo.training.check import on_gpu
+from normzoo.training.dry_run import table
+from normzoo.training.multirun import job_return
+from normzoo.training.own_process import LOG, InOwnProcess
+from normzoo.training.plan import Cell, plan
+from normzoo.training.watch import Watch
+
+if TYPE_CHECKING:
+    from hydra_plugins.normzoo_sweep import EngineLauncher
+
+log = logging.getLogger("normzoo")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cell asks of its engine."""
+
+    cpus: int
+    gpus: int
+
+
+def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    """Plan and check all cells, hand those that are to run to the engine, and see that each has a record in the end.
+
+    Cells that ask for other resources are handed over one kind after the other.
+
+    Args:
+        launcher: Set up by Hydra.
+        job_overrides: Of each cell.
+        initial_job_idx: The number of the first cell.
+
+    Returns:
+        For each cell its error in percent; infinity for one that was refused or failed.
+
+    Raises:
+        UserError: If the engine is not installed, or could not start a single cell.
+    """
+    setup_globals()
+    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
+    engine_class = _engine_class(launcher)
+    planned = plan(launcher, job_overrides, initial_job_idx)
+    folder = launcher.config.hydra.sweep.dir
+    if planned.options.dry_run:
+        print(table(planned, max(1, len(planned.todo)), folder))
+        return []
+    log.info("%s", planned.line(len(planned.todo), folder))
+    kinds: dict[Resources, list[Cell]] = {}
+    for cell in planned.todo:
+        kinds.setdefault(resources(cell.config, launcher), []).append(cell)
+    said: dict[str, str] = {}
+    started = time.time()
+    try:
+        with Watch(planned.todo):
+            for needed, cells in kinds.items():
+                options = fitted(launcher.extra, launcher.options, needed, cells)
+                said |= dict.fromkeys(
+                    (cell.folder.name for cell in cells), _run(engine_class(**options), launcher, cells)
+                )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; what has finished is kept, what the engine still runs may finish; this command goes on:\n"
+            f"  {go_on(folder)}"
+        ) from None
+    _settle(planned.todo, said, started)
+    return [job_return(cell) for cell in planned.asked]
+
+
+def resources(config: Config, launcher: "EngineLauncher") -> Resources:
+    """What a cell asks for: a GPU for each of its processes where it trains on GPUs, and cores for all of them."""
+    trainer, workers = config["trainer"], (config.get("data") or {}).get("num_workers", 0)
+    if launcher.extra == "ray":
+        gpu = trainer["accelerator"] in ("gpu", "cuda") or (
+            trainer["accelerator"] == "auto" and _ray_has_gpus(launcher)
+        )
+    elif launcher.devices_here:
+        gpu = on_gpu(config)
+    else:  # a login node knows nothing of the others
+        gpu = trainer["accelerator"] in ("gpu", "cuda")
+    return Resources(trainer["devices"] * (trainer["threads"] + workers), trainer["devices"] if gpu else 0)
+
+
+def fitted(extra: str, options: dict[str, Any], needed: Resources, cells: Sequence[Cell]) -> dict[str, Any]:
+    """The options of the engine's launcher, with what cells of this kind need where the user has not said otherwise."""
+    options = OmegaConf.to_container(OmegaConf.create(options), resolve=True)  # type: ignore[assignment]
+    if extra == "ray":
+        remote = {"num_cpus": needed.cpus, "num_gpus": needed.gpus, **(options["ray"].get("remote") or {})}
+        options["ray"] = OmegaConf.create({**options["ray"], "remote": remote})
+    elif extra == "slurm":
+        options["cpus_per_task"] = options.get("cpus_per_task") or needed.cpus
+        if options.get("gpus_per_node") is None and not options.get("gres"):
+            options["gpus_per_node"] = needed.gpus or None
+    elif options.get("n_jobs", -1) == -1:
+        options["n_jobs"] = max(1, min(len(processor_cores()) // needed.cpus, len(cells)))
+    return options
+
+
+def _engine_class(launcher: "EngineLauncher") -> Any:
+    module, _, name = launcher.engine.rpartition(".")
+    package = module.rpartition(".")[0]
+    libraries = {"ray": "ray", "slurm": "submitit", "joblib": "joblib"}
+    try:
+        missing = [one for one in (package, libraries[launcher.extra]) if importlib.util.find_spec(one) is None]
+    except ModuleNotFoundError:
+        missing = [package]
+    if missing:
+        raise UserError(
+            f"hydra/launcher={launcher.config.hydra.runtime.choices['hydra/launcher']} needs {missing[0]}: "
+            f"pip install 'normzoo[{launcher.extra}]'"
+        )
+    return getattr(import_module(module), name)
+
+
+def _ray_has_gpus(launcher: "EngineLauncher") -> bool:
+    import ray
+
+    if not ray.is_initialized():
+        # Before the launcher does, which would ask an existing cluster for a size of its memory and be refused.
+        ray.init(**OmegaConf.to_container(OmegaConf.create(launcher.options["ray"]["init"] or {}), resolve=True))
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def _run(engine: Any, launcher: "EngineLauncher", cells: Sequence[Cell]) -> str:
+    """Have the engine run the cells; what it had to say, if it ended with an error."""
+    engine.setup(
+        hydra_context=launcher.hydra_context,
+        task_function=InOwnProcess(launcher.task_function),
+        config=launcher.config,
+    )
+    overrides = [
+        [
+            *cell.overrides,
+            f"hydra.sweep.dir={hydra_quoted(str(cell.folder.parent))}",
+            f"hydra.sweep.subdir={cell.folder.name}",
+        ]
+        for cell in cells
+    ]
+    try:
+        engine.launch(overrides, initial_job_idx=0)
+    except Exception as error:
+        log.debug("the engine", exc_info=True)
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _settle(cells: Sequence[Cell], said: dict[str, str], started: float) -> None:
+    """See that each cell that was begun has a record.
+
+    Raises:
+        UserError: If the engine has begun none.
+    """
+    lost = [cell for cell in cells if cell.result(new=True) is None]
+    begun = [cell for cell in lost if _written(cell.folder / LOG) > started - 1]
+    if lost and len(lost) == len(cells) and not begun:
+        raise UserError(f"the engine has not begun a single cell: {said[lost[0].folder.name] or 'it gives no reason'}")
+    for cell in begun:
+        claim = Claim.take(cell.folder)
+        if claim is None:
+            log.info("%s still runs; its record will be in %s", cell.label, cell.folder)
+            continue
+        why = " ".join(said[cell.folder.name].split())[:500] or "no reason given"
+        reason = f"its worker has ended without its result; the engine says: {why}; sweep.retry=failed runs it again"
+        write_result(cell.folder, CellResult(**describe(cell.config), status="killed", reason=reason))
+        claim.give_back()
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,146 @@
+"""Sweeps on other engines than the local one: each really runs here where it can."""
+
+import importlib.util
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normzoo.results import read_results
+
+Cli = Callable[..., tuple[int, str, str]]
+
+SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "hydra.sweep.dir=s")
+LIBRARIES = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
+PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
+
+
+def needs(engine: str) -> None:
+    for name in (LIBRARIES[engine], f"hydra_plugins.hydra_{PLUGINS[engine]}_launcher"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+
+
+def die(*_: object) -> None:
+    os._exit(7)
+
+
+def Dying(**arguments: object) -> object:  # named as the model class it stands for
+    """A plain CNN whose first training step ends the process, as a crash in native code would."""
+    from normzoo.models.plain_cnn import PlainCNN
+
+    model = PlainCNN(**arguments)  # type: ignore[arg-type]
+    if next(model.parameters()).device.type != "meta":
+        model.register_forward_hook(die)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["joblib", "submitit_local", "ray"])
+def test_cells_run_die_and_are_not_run_twice(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs(engine)
+    here = str(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+    command = (
+        "train", "-m", *tiny, *SHORT, f"hydra/launcher={engine}",
+        "model._target_=normzoo.models.plain_cnn.PlainCNN,test_engines.Dying", "norm=identity,instance_norm",
+    )  # fmt: skip
+    code, out, err = cli(*command)
+    results, unreadable = read_results(tmp_path / "s")
+    assert not unreadable
+    by_kind = {(r.config["model"]["_target_"].rpartition(".")[2], r.config["norm"]["name"]): r for r in results}
+    assert by_kind["PlainCNN", "identity"].status == "ok", out + err
+    dead = by_kind["Dying", "identity"]
+    assert (dead.status, "exit code 7" in (dead.reason or "")) == ("error", True), dead.reason
+    assert by_kind["PlainCNN", "instance_norm"].status == "refused"
+    assert "4 cells: 2 to run" in out
+    assert code == 1
+    assert (tmp_path / "s" / "summary.md").exists()
+
+    code, out, err = cli(*command)
+    assert "0 to run" in out
+    assert "1 done before, 1 failed before" in out
+
+
+# What Slurm's commands do, as far as submitit asks: jobs run at once, on this machine.
+FAKE_SLURM = {
+    "sbatch": """#!/bin/sh
+cp "$1" "$NORMZOO_SBATCH"
+export SLURM_JOB_ID=4242 SLURM_ARRAY_JOB_ID=4242 SLURM_NTASKS=1 SLURM_NODELIST=here SLURM_NNODES=1
+export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=here
+for task in 0 1; do SLURM_ARRAY_TASK_ID=$task sh "$1" > "$NORMZOO_SBATCH.$task.out" 2>&1; done
+echo "Submitted batch job 4242"
+""",
+    "srun": """#!/bin/sh
+while [ "${1#--}" != "$1" ] || [ "$1" = -o ]; do case "$1" in --output|--error|-o) shift 2;; *) shift;; esac; done
+exec "$@"
+""",
+    "sacct": """#!/bin/sh
+printf 'JobID|State|NodeList\\n4242_0|COMPLETED|here\\n4242_1|COMPLETED|here\\n'
+""",
+    "scancel": "#!/bin/sh\n",
+}
+
+
+@pytest.mark.slow
+def test_slurm_is_asked_for_what_the_cells_need(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("submitit_slurm")
+    commands = tmp_path / "slurm"
+    commands.mkdir()
+    for name, script in FAKE_SLURM.items():
+        (commands / name).write_text(script)
+        (commands / name).chmod((commands / name).stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(commands), os.environ["PATH"]]))
+    monkeypatch.setenv("NORMZOO_SBATCH", str(tmp_path / "sbatch.sh"))
+    _, out, err = cli(
+        "train", "-m", *tiny, *SHORT, "hydra/launcher=submitit_slurm", "seed=0,1", "trainer.devices=3",
+        "trainer.threads=2", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=90",
+        "hydra.launcher.additional_parameters={mail-type: END}",
+    )  # fmt: skip
+    asked = (tmp_path / "sbatch.sh").read_text()
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.+)$", asked, re.M))
+    assert options["partition"] == "gpu"
+    assert options["time"] == "90"
+    assert options["cpus-per-task"] == "6"
+    assert options["array"] == "0-1%2"
+    assert options["mail-type"] == "END"
+    assert "gpus-per-node" not in options
+    results, _ = read_results(tmp_path / "s")
+    # This machine is the node, and what it has is its own affair: no login node could have known.
+    assert len(results) == 2, out + err
+
+
+def test_gpus_are_asked_for_where_the_trainer_says_so() -> None:
+    from hydra_plugins.normzoo_sweep import RayLauncher, SubmititSlurmLauncher
+
+    from normzoo.training.engine import Resources, fitted, resources
+
+    config = {"trainer": {"devices": 4, "threads": 2, "accelerator": "gpu"}, "data": {"num_workers": 3}}
+    slurm = SubmititSlurmLauncher(cpus_per_task=None, gpus_per_node=None)
+    needed = resources(config, slurm)
+    assert needed == Resources(cpus=20, gpus=4)
+    assert fitted("slurm", slurm.options, needed, []) == {"cpus_per_task": 20, "gpus_per_node": 4}
+    assert resources({**config, "trainer": {**config["trainer"], "accelerator": "auto"}}, slurm).gpus == 0
+    ray = RayLauncher(ray={"init": {}, "remote": {"max_calls": 1, "num_cpus": 1}})
+    remote = fitted("ray", ray.options, needed, [])["ray"]["remote"]
+    assert remote == {"max_calls": 1, "num_cpus": 1, "num_gpus": 4}
+
+
+@pytest.mark.parametrize("engine", LIBRARIES)
+def test_an_engine_that_is_not_installed_names_what_to_install(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == LIBRARIES[engine] else find(name))
+    code, _, err = cli("train", "-m", *tiny, *SHORT, f"hydra/launcher={engine}", "seed=0,1")
+    assert code == 2
+    extra = {"submitit_local": "slurm", "submitit_slurm": "slurm"}.get(engine, engine)
+    assert re.search(rf"error: hydra/launcher={engine} needs .*: pip install 'normzoo\[{extra}\]'", err), err
+    assert not (tmp_path / "s").exists()
