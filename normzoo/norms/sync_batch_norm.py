@@ -50,6 +50,11 @@ class SyncBatchNorm(BatchNorm):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batches' own.
         process_group: The processes to average over; None for all.
 
+    Attributes:
+        planned_processes: How many processes there will be, for shapes to be checked before they are started; once
+            they are, it means nothing. A forward on the meta device, where there is nothing to gather, refuses what
+            that many processes with such an input would have to.
+
     Raises:
         ValueError: If the number of channels of an input differs, or all batches together leave a statistic one value.
 
@@ -70,19 +75,24 @@ class SyncBatchNorm(BatchNorm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.process_group = process_group
+        self.planned_processes = 1
 
     @property
     def _processes(self) -> int:
+        """How many there are now; 0 without a group of processes."""
         if not dist.is_available() or not dist.is_initialized():
-            return 1
+            return 0
         return dist.get_world_size(self.process_group)
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
         """The number of values in a statistic, if every process holds an input of this shape."""
-        return super().values_per_statistic(shape) * self._processes
+        return super().values_per_statistic(shape) * (self._processes or self.planned_processes)
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self._processes == 1:
+        if self.training and input.is_meta:
+            self._check_input_dim(input)
+            return input.clone()
+        if not self.training or self._processes < 2:
             return super().forward(input)
         x = input
         check_input(self, x.shape, self.num_features)

@@ -12,6 +12,7 @@ from normzoo.errors import UserError
 from normzoo.registry import info, norm_layers
 from normzoo.training.build import (
     Config,
+    batch_over_devices,
     build_model,
     build_norm,
     build_optimizer,
@@ -20,7 +21,7 @@ from normzoo.training.build import (
     schedule,
 )
 from normzoo.training.loggers import check_logger
-from normzoo.training.ranks import check_nodes
+from normzoo.training.ranks import check_nodes, world_size
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -112,9 +113,39 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shape
     try:
         with torch.device("meta"):
             model = build_model(config, data.image_shape, data.num_classes)
-            return statistic_shapes(model, torch.empty(per_device, *data.image_shape))
+            plan_processes(model, world_size(config))
+            shapes = statistic_shapes(model, torch.empty(per_device, *data.image_shape))
+            _check_last_batch(model, config, data)
+            return shapes
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise RefusedError(str(error)) from error
+
+
+def plan_processes(model: nn.Module, processes: int) -> None:
+    """Tell synchronized norms how many processes there will be, so that they count the batches of all."""
+    for _, layer in norm_layers(model):
+        if hasattr(layer, "planned_processes"):
+            layer.planned_processes = processes  # type: ignore[assignment]
+
+
+def _check_last_batch(model: nn.Module, config: Config, data: Any) -> None:
+    """Pass through the model what the last, short batch of an epoch leaves to each process, if it is kept."""
+    together = batch_over_devices(config)
+    batches, left = divmod(data.num_train, together)
+    limit = config["trainer"].get("limit_train_batches", 1.0)
+    reached = limit == 1.0 if isinstance(limit, float) else limit > batches
+    if getattr(data, "drop_last", True) or not left or not reached:
+        return
+    processes = world_size(config)
+    plan_processes(model, min(left, processes))
+    for size in {math.ceil(left / processes), left // processes} - {0}:
+        try:
+            statistic_shapes(model, torch.empty(size, *data.image_shape))
+        except (UserError, ValueError, RuntimeError) as error:
+            raise RefusedError(
+                f"the last batch of an epoch holds {left} of the {data.num_train} images: {error}; or set "
+                f"data.drop_last=true, or another data.train_size"
+            ) from error
 
 
 def missing_options(config: Mapping[str, Any], within: str = "") -> Iterator[str]:
