@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LOG_FROM = 3.0  # ratio of the largest to the smallest mean from which the errors go on a logarithmic axis
 _TICKS = [m * 10.0**e for e in range(-3, 2) for m in (1, 1.5, 2, 3, 5, 7)] + [100.0]
 _MOST_SEED_DOTS = 20
+MOST_DOTTED = 12  # curves; among more of them single seeds are only a haze
 
 
 def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None) -> None:
@@ -40,7 +41,7 @@ def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None) -> N
         else:
             # A little apart, so that error bars at one x do not hide each other.
             place = moving.index(curve) - (len(moving) - 1) / 2
-            handles.append(_draw_points(axes, curve, 2 ** (apart * place), log))
+            handles.append(_draw_points(axes, curve, 2 ** (apart * place), log, len(panel.curves) <= MOST_DOTTED))
     _mark_lost(axes, panel.curves)
     inset = _inset(axes, panel.inset, panel.curves, log) if panel.inset else None
     place_legend(axes, handles, panel.curves, inset, levels)
@@ -95,7 +96,7 @@ def _chance(axes: Axes, curves: Sequence[Curve], chance: float | None) -> list[f
     return [chance, chance * 1.03]
 
 
-def _draw_points(axes: Axes, curve: Curve, shift: float, log: bool) -> Any:
+def _draw_points(axes: Axes, curve: Curve, shift: float, log: bool, seeds: bool) -> Any:
     xs = [x * shift for x, _ in curve.points]
     means = [s.mean for _, s in curve.points]
     # On a logarithmic axis a bar that reaches zero would have no end.
@@ -113,7 +114,8 @@ def _draw_points(axes: Axes, curve: Curve, shift: float, log: bool) -> Any:
         capthick=0.8,
         zorder=3,
     )
-    dots = [(x, v) for x, (_, s) in zip(xs, curve.points, strict=True) if s.n > 1 for v in s.values[:_MOST_SEED_DOTS]]
+    several = [(x, s) for x, (_, s) in zip(xs, curve.points, strict=True) if s.n > 1] if seeds else []
+    dots = [(x, v) for x, s in several for v in s.values[:_MOST_SEED_DOTS]]
     if dots:
         axes.plot(*zip(*dots, strict=True), ls="none", marker=".", ms=3.4, mew=0, color=color, alpha=0.5, zorder=2)
     return handle

@@ -8,7 +8,7 @@ from typing import Any
 
 from normzoo.errors import UserError
 from normzoo.report import describe
-from normzoo.report.axes import draw_panel
+from normzoo.report.axes import MOST_DOTTED, draw_panel
 from normzoo.report.panels import Panel, build_panels
 from normzoo.report.rows import Table
 
@@ -130,7 +130,8 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         notes = [f"{note[0].upper()}{note[1:]}." for note in notes]
     drawn = []
     if any(s.n > 1 for panel in panels for curve in panel.curves for _, s in curve.points):
-        drawn.append("Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation; dots: single seeds.")
+        dots = "; dots: single seeds" if any(len(panel.curves) <= MOST_DOTTED for panel in panels) else ""
+        drawn.append(f"Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation{dots}.")
     if any(curve.lost for panel in panels for curve in panel.curves):
         drawn.append("Crosses on the upper edge: cells that diverged or died.")
     return " ".join(

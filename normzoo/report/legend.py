@@ -25,20 +25,23 @@ def place_legend(
     """
     names = [curve.style.name for curve in curves]
     columns = _columns(axes, handles, names)
-    size = _size(len(curves))
+    options: Any = {"ncols": columns, "borderaxespad": 0.3, "fontsize": _size(len(curves)), "columnspacing": 1.2}
+    legend = axes.legend(handles, names, loc="upper right", **options)
     taken = inset.get_tightbbox() if inset else None
-    corners: Any = ("upper right", "lower left", "upper left", "lower right")
+    # The corners stay where they are while the limits are raised: to lay a legend out is what costs time.
+    boxes = {}
+    for corner in ("upper right", "lower left", "upper left", "lower right"):
+        legend.set_loc(corner)
+        boxes[corner] = legend.get_window_extent().padded(2)
     for _ in range(_MOST_TRIES):
-        for corner in corners:
-            legend = axes.legend(
-                handles, names, loc=corner, ncols=columns, borderaxespad=0.3, fontsize=size, columnspacing=1.2
-            )
-            box = legend.get_window_extent().padded(2)
+        for corner, box in boxes.items():
             if not _covers(axes, box, curves, levels) and not (taken and box.overlaps(taken)):
+                legend.set_loc(corner)
                 return
         low, high = axes.get_ylim()
         axes.set_ylim(top=high * (high / low) ** 0.08 if axes.get_yscale() == "log" else high + 0.08 * (high - low))
-        corners = ("upper right", "upper left")
+        boxes = {corner: box for corner, box in boxes.items() if corner.startswith("upper")}
+    legend.set_loc("upper left")
 
 
 def _size(count: int) -> float:
