@@ -33,8 +33,8 @@ def choice_error(missing: str, options: Sequence[str]) -> UserError:
             if name in options:
                 return UserError(f"norm={choice}: as a config it is called {name}; write norm={name}")
             return UserError(
-                f"norm={choice} is registered by {info(choice).owner}, but Hydra finds no norm/{name}.yaml on its search "
-                f"path; write one that says `name: {name}`, and name its folder's parent with --config-dir"
+                f"norm={choice} is registered by {info(choice).owner}, but Hydra finds no norm/{name}.yaml on its "
+                f"search path; write one that says `name: {name}`, and name its folder's parent with --config-dir"
             )
     near = difflib.get_close_matches(choice, options, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(options)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, Any
 
 from normzoo.report.panels import Curve
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 _MOST_TRIES = 40
+_CORNERS: tuple[Literal["upper right", "lower left", "upper left", "lower right"], ...] = (
+    "upper right",
+    "lower left",
+    "upper left",
+    "lower right",
+)
 
 
 def place_legend(
@@ -30,7 +36,7 @@ def place_legend(
     taken = inset.get_tightbbox() if inset else None
     # The corners stay where they are while the limits are raised: to lay a legend out is what costs time.
     boxes = {}
-    for corner in ("upper right", "lower left", "upper left", "lower right"):
+    for corner in _CORNERS:
         legend.set_loc(corner)
         boxes[corner] = legend.get_window_extent().padded(2)
     for _ in range(_MOST_TRIES):

@@ -13,7 +13,10 @@ WRONG = {
     "norm by another name": (("norm=GN",), r"\Aerror: norm=GN: .* write norm=group_norm\n\Z"),
     "unknown model": (("model=resnet9",), r"\Aerror: model=resnet9 is not there; did you mean .*resnet8.*\n\Z"),
     "unknown data set": (("data=mnist6k",), r"\Aerror: data=mnist6k .* did you mean mnist5k.*\n\Z"),
-    "unknown trainer": (("trainer=quantum",), r"\Aerror: trainer=quantum is not there; there are cpu, default, gpu\n\Z"),
+    "unknown trainer": (
+        ("trainer=quantum",),
+        r"\Aerror: trainer=quantum is not there; there are cpu, default, gpu\n\Z",
+    ),
     "misspelt option": (("norm=group_norm", "norm.num_group=4"), r"num_group"),
     "misspelt option, forced": (("norm=group_norm", "+norm.num_group=4"), r"num_group[\s\S]*num_groups"),
     "misspelt model option, forced": (("+model.width=4",), r"plain_cnn[\s\S]*width"),
