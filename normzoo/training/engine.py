@@ -140,7 +140,8 @@ def _ray_has_gpus(launcher: "EngineLauncher") -> bool:
 
     if not ray.is_initialized():
         # Before the launcher does, which would ask an existing cluster for a size of its memory and be refused.
-        ray.init(**OmegaConf.to_container(OmegaConf.create(launcher.options["ray"]["init"] or {}), resolve=True))
+        options: Any = OmegaConf.to_container(OmegaConf.create(launcher.options["ray"]["init"] or {}), resolve=True)
+        ray.init(**options)
     return ray.cluster_resources().get("GPU", 0) > 0
 
 

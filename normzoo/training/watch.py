@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from normzoo.sweep.progress import Progress
-from normzoo.training.ending import curve_so_far
+from normzoo.training.callbacks import curve_so_far
 from normzoo.training.multirun import told
 from normzoo.training.plan import Cell
 
