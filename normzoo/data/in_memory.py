@@ -30,7 +30,8 @@ class InMemory(ImageData):
             in a mirror).
         distortion: from 0 to 1: how far training images are moved and changed in brightness and contrast, see
             `pixels.distort`.
-        order: `shuffled`, or `by_class`: each training batch, over all processes, of few classes, see `order.by_class`.
+        order: `shuffled`; `fixed`: shuffled once, with the same batches in every epoch; or `by_class`: each training
+            batch, over all processes, of few classes, see `order.by_class`.
         classes_per_batch: how many, with `by_class`; None is one.
         val_shift: `brightness`, `contrast` and `noise`, which validation images get before they are scaled and training
             images do not, see `pixels.shifted`.
@@ -57,9 +58,9 @@ class InMemory(ImageData):
         check_whole("classes_per_batch", classes_per_batch, 1, optional=True)
         if scaling not in SCALINGS:
             raise UserError(f"data option scaling is {scaling!r}: one of {', '.join(SCALINGS)} is expected.")
-        if order not in ("shuffled", "by_class"):
-            raise UserError(f"data option order is {order!r}: shuffled or by_class is expected.")
-        if order == "shuffled" and classes_per_batch is not None:
+        if order not in ("shuffled", "fixed", "by_class"):
+            raise UserError(f"data option order is {order!r}: one of shuffled, fixed, by_class is expected.")
+        if order != "by_class" and classes_per_batch is not None:
             raise UserError(f"data option classes_per_batch={classes_per_batch} needs data.order=by_class.")
         if isinstance(distortion, bool) or not isinstance(distortion, (int, float)) or not 0 <= distortion <= 1:
             raise UserError(f"data option distortion is {distortion!r}: a number from 0 to 1 is expected.")
@@ -67,6 +68,7 @@ class InMemory(ImageData):
         self.scaling = scaling
         self.augment = augment
         self.distortion = distortion
+        self.order = order
         self.classes_per_batch = (classes_per_batch or 1) if order == "by_class" else None
         self.val_shift = check_shift(val_shift)
         self.mean: Tensor | None = None
@@ -130,6 +132,7 @@ class InMemory(ImageData):
             seed=self.seed,
             rank=self.rank,
             world_size=self.world_size,
+            reshuffle=self.order != "fixed",
             classes_per_batch=self.classes_per_batch if training else None,
             augment=augment,
             draws=draws,

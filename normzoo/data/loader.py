@@ -55,6 +55,7 @@ class EpochSampler(DistributedSampler[int]):
             Otherwise each sample is served exactly once, and ranks may differ by one in their number of batches.
         seed: decides the permutations.
         rank, world_size: r and k.
+        reshuffle: false for the order of the first epoch in every epoch.
         by_class: labels (n) and a number of classes: shuffle so that the k·b samples of a batch are of no more classes.
     """
 
@@ -68,6 +69,7 @@ class EpochSampler(DistributedSampler[int]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        reshuffle: bool = True,
         by_class: tuple[Tensor, int] | None = None,
     ) -> None:
         super().__init__(
@@ -82,7 +84,7 @@ class EpochSampler(DistributedSampler[int]):
         self.batch_size = batch_size
         self.global_batch = batch_size * world_size
         self.kept = length // self.global_batch * self.global_batch if drop_last else length
-        self.by_class = by_class
+        self.reshuffle, self.by_class = reshuffle, by_class
         self.first = 0  # how many samples the next pass leaves out
 
     def skip(self, batches: int) -> None:
@@ -94,7 +96,7 @@ class EpochSampler(DistributedSampler[int]):
         epoch, first = self.epoch, self.first
         self.set_epoch(epoch + 1)
         self.first = 0
-        draws = generator(self.seed, epoch)
+        draws = generator(self.seed, epoch if self.reshuffle else 0)
         if not self.shuffle:
             order = torch.arange(self.length)
         elif self.by_class:
@@ -121,6 +123,7 @@ class TensorLoader:
     Args:
         x, y: samples and labels.
         batch_size, shuffle, drop_last, seed, rank, world_size: see `EpochSampler`.
+        reshuffle: see there too.
         classes_per_batch: for shuffled batches of so many classes.
         augment: called as `augment(x, draws)` on each gathered chunk; draws (len(x), `draws`) are uniform in [0, 1) and
             decided by (seed, epoch, place in the order), hence the same for every number of ranks.
@@ -138,6 +141,7 @@ class TensorLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        reshuffle: bool = True,
         classes_per_batch: int | None = None,
         augment: Augment | None = None,
         draws: int = 3,
@@ -154,6 +158,7 @@ class TensorLoader:
             seed=seed,
             rank=rank,
             world_size=world_size,
+            reshuffle=reshuffle,
             by_class=(y, classes_per_batch) if classes_per_batch else None,
         )
 

@@ -9,7 +9,19 @@ from normzoo.results.plain import plain
 
 # Entries of a config that change where a cell writes or what it prints, never what it computes.
 _NO_IDENTITY = frozenset(
-    {"hydra", "logger", "paths", "output_dir", "progress", "verbose", "experiment", "sweep", "report", "claim"}
+    {
+        "hydra",
+        "logger",
+        "paths",
+        "output_dir",
+        "progress",
+        "verbose",
+        "experiment",
+        "sweep",
+        "report",
+        "claim",
+        "recipe",
+    }
 )
 _NO_IDENTITY_WITHIN = {
     "trainer": frozenset(

@@ -83,9 +83,16 @@ def schedule(config: Config, total_steps: int) -> Callable[[int], float]:
         "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
         "step": lambda done: 0.1 ** sum(done >= milestone for milestone in optimizer["milestones"]),
         "constant": lambda done: 1.0,
+        "exponential": lambda done: optimizer["decay_rate"] ** (done / optimizer["decay_every"]),
     }
     if optimizer["schedule"] not in kinds:
         raise UserError(f"optimizer.schedule={optimizer['schedule']} is none; choose one of {', '.join(kinds)}")
+    for option in ("decay_rate", "decay_every") if optimizer["schedule"] == "exponential" else ():
+        value = optimizer.get(option)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise UserError(
+                f"optimizer.{option}={value!r} must be a positive number with optimizer.schedule=exponential"
+            )
     decay = kinds[optimizer["schedule"]]
 
     def factor_at(step: int) -> float:
@@ -136,7 +143,7 @@ def build_probes(config: Config) -> list[lightning.Callback]:
 
 def build_optimizer(config: Config, parameters: Any) -> Any:
     """The torch optimizer of `config["optimizer"]` at the scaled learning rate."""
-    ours = ("name", "base_lr", "base_batch", "lr_rule", "schedule", "milestones", "warmup")
+    ours = ("name", "base_lr", "base_batch", "lr_rule", "schedule", "milestones", "decay_rate", "decay_every", "warmup")
     arguments = {key: value for key, value in config["optimizer"].items() if key not in ours}
     return instantiate(arguments, parameters, lr=learning_rate(config), _convert_="all")
 

@@ -33,6 +33,7 @@ from normzoo.training.ranks import (
     under_torchrun,
     world_size,
 )
+from normzoo.training.recipe import apply_recipe
 
 ERROR = "error.txt"
 
@@ -56,6 +57,7 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
             or `killed`, with the traceback of the process that is to blame in `error.txt`.
     """
     write_probe(folder)
+    config = apply_recipe(config)
     record = describe(config)
     before = _stamp(folder)
     if rank() == 0:

@@ -20,6 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from normzoo.training.recipe import apply_recipe
+
 # The application of overrides is private to Hydra; any other version composes each cell itself.
 _KNOWN_HYDRA = hydra.__version__.startswith("1.3.")
 # The output folder is the one part of Hydra's node that a cell may look up and that is known before it runs.
@@ -89,7 +91,7 @@ class Composer:
         self._repository: Any = None
 
     def compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Composition]:
-        """The plain configuration of a cell, resolved, and how it is composed whole where it runs.
+        """The plain configuration of a cell, resolved, its recipe applied, and how it is composed whole where it runs.
 
         Raises:
             hydra.errors.HydraException: As Hydra raises it, for overrides that cannot be.
@@ -171,7 +173,7 @@ class Composer:
 
 def _resolved(task: DictConfig, hydra_node: Any) -> dict[str, Any]:
     with _hydra_config(hydra_node):
-        return cast(dict[str, Any], OmegaConf.to_container(task, resolve=True))
+        return apply_recipe(cast(dict[str, Any], OmegaConf.to_container(task, resolve=True)))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from normzoo.errors import UserError, exit_with
 from normzoo.training.cell import run_cell, write_probe
+from normzoo.training.recipe import apply_recipe
 
 log = logging.getLogger("normzoo")
 
@@ -53,5 +54,5 @@ class CheckOutput(Callback):
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration resolved to dicts and lists, as `run_cell` takes it."""
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    """The configuration resolved to dicts and lists, its recipe applied, as `run_cell` takes it."""
+    return apply_recipe(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))

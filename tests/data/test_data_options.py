@@ -108,6 +108,16 @@ def test_by_class_depends_on_seed_and_epoch_and_not_on_ranks(on_rank: Callable[.
         assert epoch(0, rank=rank, world=2) == first[rank::2]
 
 
+def test_a_fixed_order_is_the_first_epochs_in_every_epoch() -> None:
+    fixed, anew = ready(order="fixed").train_dataloader(), ready().train_dataloader()
+    orders = [torch.cat([x.flatten(1).sum(1) for x, _ in loader]).tolist() for loader in (fixed, fixed, anew, anew)]
+    assert orders[0] == orders[1] == orders[2] != orders[3]
+    # What is done to the images is new each time.
+    loader = ready(order="fixed", distortion=0.5).train_dataloader()
+    one, two = (torch.cat([x for x, _ in loader]) for _ in range(2))
+    assert not same(one, two)
+
+
 def test_distort_leaves_alone_at_the_middle_draw() -> None:
     x = torch.randn(2, 3, 8, 6)
     torch.testing.assert_close(distort(x, torch.full((2, 4), 0.5), 1.0, 1.0), x)
@@ -176,7 +186,7 @@ def test_a_pickle_carries_no_images() -> None:
     [
         ({"scaling": "z"}, "scaling is 'z': one of zscore, minmax, none is expected"),
         ({"scaling": True}, "scaling is True"),
-        ({"order": "sorted"}, "order is 'sorted': shuffled or by_class is expected"),
+        ({"order": "sorted"}, "order is 'sorted': one of shuffled, fixed, by_class is expected"),
         ({"classes_per_batch": 2}, "classes_per_batch=2 needs data.order=by_class"),
         ({"order": "by_class", "classes_per_batch": 0}, "classes_per_batch is 0"),
         ({"distortion": 1.5}, "distortion is 1.5: a number from 0 to 1"),

@@ -1,0 +1,150 @@
+"""Recipes: ingredients relative to the other groups, each switched by an override, in the record as what results."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from normzoo.errors import UserError
+from normzoo.results import cell_id
+from normzoo.training.build import build_optimizer, schedule
+from normzoo.training.recipe import apply_recipe
+
+Compose = Callable[..., dict[str, Any]]
+
+INCEPTION = (
+    "model=inception_small",
+    "model.local_response_norm=true",
+    "model.dropout=0.4",
+    "data.distortion=0.8",
+    "data.order=fixed",
+    "optimizer.schedule=exponential",
+)
+
+
+def test_the_accelerated_recipe_changes_what_the_paper_changes(config: Compose) -> None:
+    before = config(*INCEPTION)
+    after = apply_recipe(config(*INCEPTION, "recipe=bn_accelerated"))
+    assert after["optimizer"]["base_lr"] == pytest.approx(5 * before["optimizer"]["base_lr"])
+    assert after["optimizer"]["weight_decay"] == pytest.approx(before["optimizer"]["weight_decay"] / 5)
+    assert after["optimizer"]["decay_every"] == pytest.approx(before["optimizer"]["decay_every"] / 6)
+    assert (after["model"]["dropout"], after["model"]["local_response_norm"]) == (0, False)
+    assert (after["data"]["distortion"], after["data"]["order"]) == (0.4, "shuffled")
+    changed = {"optimizer", "model", "data", "recipe"}
+    assert {key: after[key] for key in after if key not in changed} == {
+        key: before[key] for key in before if key not in changed
+    }
+
+
+@pytest.mark.parametrize(
+    ("switch", "group", "key"),
+    [
+        ("recipe.lr=1", "optimizer", "base_lr"),
+        ("recipe.weight_decay=1", "optimizer", "weight_decay"),
+        ("recipe.decay=1", "optimizer", "decay_every"),
+        ("recipe.dropout=1", "model", "dropout"),
+        ("recipe.local_response_norm=true", "model", "local_response_norm"),
+        ("recipe.distortion=1", "data", "distortion"),
+        ("recipe.shuffle=false", "data", "order"),
+    ],
+)
+def test_each_ingredient_is_switched_off_by_one_override(config: Compose, switch: str, group: str, key: str) -> None:
+    before, with_all = config(*INCEPTION), apply_recipe(config(*INCEPTION, "recipe=bn_accelerated"))
+    without = apply_recipe(config(*INCEPTION, "recipe=bn_accelerated", switch))
+    assert without[group][key] == before[group][key] != with_all[group][key]
+    without[group][key] = with_all[group][key]
+    assert cell_id(without) == cell_id(with_all)
+
+
+def test_no_recipe_changes_nothing_and_names_the_same_cell(config: Compose) -> None:
+    plain = config(*INCEPTION)
+    applied = apply_recipe(plain)
+    assert {**applied, "recipe": None} == {**plain, "recipe": None}
+    assert cell_id(applied) == cell_id(plain)
+    without = {key: value for key, value in plain.items() if key != "recipe"}
+    assert apply_recipe(without) == without
+    assert cell_id(without) == cell_id(plain)
+
+
+def test_it_is_applied_once_and_leaves_its_input_alone(config: Compose) -> None:
+    plain = config(*INCEPTION, "recipe=bn_accelerated")
+    kept = json.loads(json.dumps(plain))
+    once = apply_recipe(plain)
+    assert plain == kept
+    assert apply_recipe(once) == once
+    assert once["recipe"]["name"] == "bn_accelerated"
+    assert once["recipe"]["applied"]["lr"] == 5
+
+
+def test_a_cell_by_a_recipe_is_the_cell_with_its_values(config: Compose) -> None:
+    by_recipe = apply_recipe(config("recipe=none", "recipe.lr=2"))
+    by_hand = config("optimizer.base_lr=0.1")
+    assert cell_id(by_recipe) == cell_id(by_hand)
+
+
+def test_what_is_not_there_needs_no_taking_out(config: Compose) -> None:
+    resnet = apply_recipe(config("model=resnet8", "optimizer.schedule=exponential", "recipe=bn_accelerated"))
+    assert "dropout" not in resnet["model"]
+    assert "local_response_norm" not in resnet["model"]
+    assert resnet["data"]["distortion"] == 0
+
+
+def test_shuffling_takes_the_place_of_batches_by_class(config: Compose) -> None:
+    data = apply_recipe(config("data.order=by_class", "data.classes_per_batch=2", "recipe.shuffle=true"))["data"]
+    assert (data["order"], data["classes_per_batch"]) == ("shuffled", None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (
+            ("recipe=bn_accelerated",),
+            "recipe.decay=6.0 needs .* optimizer.schedule is cosine: set optimizer",
+        ),
+        (("recipe.lr=0",), "recipe.lr=0 must be a positive factor"),
+        (("recipe.dropout=-1",), "recipe.dropout=-1 must be a factor"),
+        (("recipe.lr=fast",), "recipe.lr='fast' must be"),
+        (("recipe.shuffle=2",), "recipe.shuffle=2 must be true or false"),
+        (("+recipe.luck=2",), r"recipe has \['luck'\]: it takes lr, weight_decay"),
+    ],
+)
+def test_bad_ingredients(config: Compose, overrides: tuple[str, ...], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        apply_recipe(config(*overrides))
+
+
+def test_an_exponential_schedule(config: Compose) -> None:
+    halved = schedule(config("optimizer.schedule=exponential"), 100)
+    assert [halved(step) for step in (0, 25, 50, 100)] == pytest.approx([1, 0.5**0.5, 0.5, 0.25])
+    faster = schedule(apply_recipe(config("optimizer.schedule=exponential", "recipe.decay=2")), 100)
+    assert faster(25) == pytest.approx(0.5)
+    build_optimizer(config("optimizer.schedule=exponential"), [torch.nn.Parameter(torch.zeros(1))])
+    for option in ("decay_rate", "decay_every"):
+        with pytest.raises(UserError, match=rf"optimizer.{option}=0 must be a positive number"):
+            schedule(config("optimizer.schedule=exponential", f"optimizer.{option}=0"), 100)
+    assert schedule(config("optimizer.decay_rate=0"), 100)(0) == 1
+
+
+def test_a_sweep_over_recipes_records_what_they_made(
+    cli: Callable[..., tuple[int, str, str]], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    code, _, err = cli(
+        "train", "-m", *tiny, "model=lenet5", "data.image_size=28", "model.dropout=0.5", "trainer.max_epochs=1",
+        "optimizer.schedule=exponential", "recipe=none,bn_accelerated", "hydra.sweep.dir=here",
+    )  # fmt: skip
+    assert code == 0, err
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("here/*/result.json")]
+    found = {
+        record["config"]["recipe"]["name"]: (
+            record["status"],
+            record["config"]["model"]["dropout"],
+            record["config"]["optimizer"]["base_lr"],
+            round(record["metrics"]["lr"], 6),
+        )
+        for record in records
+    }
+    assert found == {"none": ("ok", 0.5, 0.05, 0.0125), "bn_accelerated": ("ok", 0, 0.25, 0.0625)}
+    assert all(path.parent.name == json.loads(path.read_text())["cell"] for path in tmp_path.glob("here/*/result.json"))
