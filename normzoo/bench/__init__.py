@@ -1,18 +1,21 @@
-"""Measuring instruments: what a norm costs, as a ratio to what it would replace.
+"""Measuring instruments: what a norm costs, as a ratio to what it would replace, and what a sweep costs.
 
-`normzoo bench layers` on the command line; `measure_layers`, `time_in_turn` and `saved_bytes` from Python. Nothing here
-says whether a figure is good: it says what was measured, against what and where.
+`normzoo bench layers` on the command line, with `measure_layers`, `time_in_turn` and `saved_bytes` from Python, and
+`normzoo bench sweep`, with `measure_sweep`: what a sweep costs beside its training.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from normzoo.bench import layers
+from normzoo.bench import layers, sweep
+from normzoo.bench.figure import Figure
 from normzoo.bench.layers import LayerRow, measure_layers
 from normzoo.bench.measure import Step, Times, machine, saved_bytes, time_in_turn
+from normzoo.bench.sweep import measure_sweep
 from normzoo.errors import UserError, exit_with
 
 __all__ = [
+    "Figure",
     "LayerRow",
     "Step",
     "Times",
@@ -20,6 +23,7 @@ __all__ = [
     "machine",
     "main",
     "measure_layers",
+    "measure_sweep",
     "run",
     "saved_bytes",
     "time_in_turn",
@@ -34,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "layers",
             help="time and saved memory of each norm against torch's or timm's",
             description=layers.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    sweep.add_arguments(
+        subjects.add_parser(
+            "sweep",
+            help="what a sweep costs beside its training, against its targets",
+            description=sweep.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )

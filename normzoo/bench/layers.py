@@ -3,18 +3,16 @@
 import argparse
 import dataclasses
 import inspect
-import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from normzoo.bench.measure import Ratio, Step, machine, time_in_turn
+from normzoo.bench.measure import Ratio, Step, machine, time_in_turn, write_json
 from normzoo.bench.references import BATCH_NORM, CONVOLUTION, NEEDED, REFERENCES, TOKENS, Reference
 from normzoo.bench.table import heading, line
 from normzoo.errors import UserError
@@ -192,12 +190,6 @@ def run(chosen: argparse.Namespace) -> None:
     finally:
         torch.set_num_threads(before)
     if chosen.json is not None:
-        _write(chosen.json, {"machine": where, "rounds": chosen.rounds, "rows": [dataclasses.asdict(r) for r in found]})
-
-
-def _write(path: Path, figures: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --json FILE") from error
+        write_json(
+            chosen.json, {"machine": where, "rounds": chosen.rounds, "rows": [dataclasses.asdict(r) for r in found]}
+        )

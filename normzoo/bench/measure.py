@@ -1,5 +1,6 @@
 """Time and memory of one step of a layer: forward, and backward to its input and parameters."""
 
+import json
 import math
 import os
 import platform
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from normzoo.errors import UserError
 
 LEAST = 2e-3  # seconds in one measurement: a shorter step is repeated, so that the clock and Python do not show
 
@@ -122,6 +125,19 @@ def machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+def write_json(path: Path, figures: dict[str, Any]) -> None:
+    """Write figures for programs.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --json FILE") from error
 
 
 def _processor() -> str:

@@ -20,6 +20,15 @@ def write_result(folder: str | os.PathLike[str], result: CellResult) -> Path:
         UserError: the folder cannot be written.
         TypeError: the record holds something that is not plain data.
     """
+    return write_atomic(Path(folder) / FILE_NAME, record_text(result))
+
+
+def record_text(result: CellResult) -> str:
+    """The record as the text of its file.
+
+    Raises:
+        TypeError: it holds something that is not plain data.
+    """
     record: dict[str, Any] = {"schema": SCHEMA}
     for entry in fields(result):
         if entry.name == "folder":
@@ -29,7 +38,7 @@ def write_result(folder: str | os.PathLike[str], result: CellResult) -> Path:
     wrong = fault(record)
     if wrong:
         raise TypeError(f"no record of a cell: {wrong}")
-    return write_atomic(Path(folder) / FILE_NAME, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:

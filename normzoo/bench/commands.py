@@ -1,0 +1,51 @@
+"""Sweeps as commands in processes of their own, and the times that their folders tell."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from normzoo.again import hydra_quoted
+from normzoo.errors import UserError
+from normzoo.results import FILE_NAME, CellResult, read_result
+
+TRAIN = "import sys; from normzoo.cli import main; sys.argv[0] = 'normzoo'; main()"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A cell that left a record, and when it did, in seconds of the clock on the wall."""
+
+    at: float
+    result: CellResult
+
+
+def run(command: Sequence[str], folder: Path) -> float:
+    """Run a command in `folder`, as a user would who sets nothing, and tell the seconds it took.
+
+    Raises:
+        UserError: It failed; with the last it said.
+    """
+    unset = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HYDRA_FULL_ERROR")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        last = "\n".join(done.stdout.strip().splitlines()[-5:])
+        raise UserError(f"exit code {done.returncode} of {' '.join(command[-6:])}; its last lines:\n{last}")
+    return seconds
+
+
+def sweep(overrides: Sequence[str], folder: Path) -> tuple[float, list[Ended]]:
+    """Run `normzoo train -m` with these overrides into `folder`: its seconds, and its cells in the order they ended."""
+    folder.mkdir(parents=True)
+    target = f"hydra.sweep.dir={hydra_quoted(str(folder))}"
+    seconds = run([sys.executable, "-c", TRAIN, "train", "-m", *overrides, target], folder)
+    files = list(folder.glob(f"*/{FILE_NAME}"))
+    return seconds, sorted((Ended(file.stat().st_mtime, read_result(file)) for file in files), key=lambda one: one.at)

@@ -1,0 +1,80 @@
+"""`normzoo bench sweep`: what a sweep costs beside its training, each figure with its target."""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from normzoo.bench.figure import Figure
+from normzoo.bench.measure import machine, write_json
+from normzoo.errors import UserError
+
+DESCRIPTION = """What a sweep costs beside its training, measured here and now: medians with the lowest and highest
+value, each with its target. Nothing else should run meanwhile. Takes about half an hour on two cores, most of it the
+default grid in the baseline of scripts/template_baseline; --quick takes three minutes.
+
+  normzoo bench sweep --quick
+  normzoo bench sweep --only overhead planning --rounds 5 --json sweep.json"""
+
+SUBJECTS = ("overhead", "planning", "report", "cores", "template")
+
+
+def measure_sweep(only: Sequence[str] | None = None, *, quick: bool = False, rounds: int = 3) -> Iterator[Figure]:
+    """Measure what is asked for, one figure at a time.
+
+    Args:
+        only: Of `SUBJECTS`; None for all.
+        quick: Fewer cells, each figure once, and a part of the default grid.
+        rounds: How often each is measured; the whole default grid only once.
+
+    Raises:
+        UserError: If a subject is not known, `rounds` is not positive, or what a sweep needs is not installed.
+    """
+    unknown = sorted(set(only or ()) - set(SUBJECTS))
+    if unknown or rounds < 1:
+        raise UserError(f"--only takes {', '.join(SUBJECTS)}, and --rounds 1 or more; got {unknown or rounds}")
+    try:
+        from normzoo.bench import sweep_figures, template
+    except ModuleNotFoundError as error:
+        raise UserError(f"normzoo bench sweep needs {error.name}: pip install 'normzoo[sweep]'") from error
+    part = [template.PART]
+    measures: dict[str, Callable[[], Figure]] = {
+        "overhead": lambda: sweep_figures.cell_overhead(rounds=rounds),
+        "planning": lambda: sweep_figures.planning(rounds=rounds),
+        "report": lambda: sweep_figures.report_seconds(rounds=rounds),
+        "cores": lambda: sweep_figures.two_cores(rounds=rounds),
+        "template": lambda: template.against_template(),
+    }
+    if quick:
+        measures |= {
+            "overhead": lambda: sweep_figures.cell_overhead(cells=5, rounds=1),
+            "planning": lambda: sweep_figures.planning(rounds=1),
+            "report": lambda: sweep_figures.report_seconds(rounds=1),
+            "cores": lambda: sweep_figures.two_cores(cells=10, rounds=1),
+            "template": lambda: template.against_template(part),
+        }
+    return (measure() for name, measure in measures.items() if only is None or name in only)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `normzoo bench sweep`; sets `run_bench`, which is to be called with the parsed arguments."""
+    parser.add_argument("--quick", action="store_true", help="fewer cells, each figure once")
+    parser.add_argument("--only", nargs="+", metavar="FIGURE", help=f"of {', '.join(SUBJECTS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=3, metavar="K", help="times each is measured; default: 3")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
+    parser.set_defaults(run_bench=run)
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Print each figure as it is measured."""
+    figures = measure_sweep(chosen.only, quick=chosen.quick, rounds=chosen.rounds)
+    where, found = machine("cpu"), []
+    print(f"{where['device']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.5:
+        print(f"the machine is at work already (a load of {load:.1f}): the figures will be worse than they are")
+    for figure in figures:
+        found.append(figure)
+        print(figure.line(), flush=True)
+    if chosen.json is not None:
+        write_json(chosen.json, {"machine": where, "load": load, "figures": [figure.record() for figure in found]})

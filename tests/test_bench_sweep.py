@@ -1,0 +1,201 @@
+"""The bench of sweeps computes its figures from what it measures; how long anything takes is never asserted."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normzoo import bench
+from normzoo.bench import commands, sweep_figures, template
+from normzoo.bench.commands import Ended
+from normzoo.bench.figure import Figure
+from normzoo.bench.records import write_records
+from normzoo.errors import UserError
+from normzoo.results import CellResult, read_results
+
+TINY = ("norm=group_norm", "norm.channels_per_group=8", "trainer=cpu", "data=synthetic", "data.train_size=96",
+        "data.val_size=40", "data.image_size=8", "batch_size_per_device=8", "trainer.max_epochs=1")  # fmt: skip
+Sweep = Callable[..., tuple[float, list[Ended]]]
+
+
+def ended(at: float, status: str = "ok", norm: str = "group_norm", **metrics: float) -> Ended:
+    return Ended(at, CellResult(cell="", status=status, config={"norm": {"name": norm}}, metrics={**metrics}))
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sweep], list[tuple[str, ...]]]:
+    """Let a function stand for the sweeps that are run; gives the overrides of each."""
+
+    def stand_in(sweep: Sweep) -> list[tuple[str, ...]]:
+        asked: list[tuple[str, ...]] = []
+
+        def recorded(overrides: Sequence[str], folder: Path) -> tuple[float, list[Ended]]:
+            asked.append(tuple(overrides))
+            return sweep(overrides, folder)
+
+        for module in (sweep_figures, template):
+            monkeypatch.setattr(module, "sweep", recorded)
+        return asked
+
+    return stand_in
+
+
+@pytest.mark.parametrize(
+    ("values", "at_most", "reached", "said"),
+    [
+        ((0.2, 0.1, 0.9), True, True, "0.2 s (0.1 to 0.9, 3 times)"),
+        ((0.4,), True, False, "0.4 s (once)"),
+        ((0.4,), False, True, "target ≥ 0.3 s"),
+        ((), True, None, "not measured"),
+    ],
+)
+def test_a_figure_is_a_median_against_its_target(
+    values: tuple[float, ...], at_most: bool, reached: bool | None, said: str
+) -> None:
+    figure = Figure("a name", "s", 0.3, at_most, values, "a note")
+    assert figure.reached is reached
+    assert said in figure.line()
+    assert figure.line().endswith("\n    a note")
+    assert ("NOT reached" in figure.line()) == (reached is False)
+    assert figure.record()["reached"] is reached
+    json.dumps(figure.record())
+
+
+def test_overhead_is_what_lies_between_records_without_the_training(told: Any) -> None:
+    asked = told(lambda *_: (0.0, [ended(10.0, fit_s=9.0), ended(11.0, fit_s=0.75), ended(13.0, fit_s=1.5)]))
+    figure = sweep_figures.cell_overhead(cells=2, rounds=2, overrides=TINY)
+    assert figure.values == [0.25, 0.5, 0.25, 0.5]
+    assert "seed=0,1,2" in asked[0]
+    assert "hydra.launcher.n_jobs=1" in asked[0]
+
+
+def test_cores_are_compared_by_cells_a_minute(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swept(overrides: Sequence[str], folder: Path) -> tuple[float, list[Ended]]:
+        step = 2.0 if "hydra.launcher.n_jobs=1" in overrides else 1.25
+        return 0.0, [ended(100 + step * i) for i in range(4)]
+
+    told(swept)
+    monkeypatch.setattr(sweep_figures, "processor_cores", lambda: [0, 1])
+    figure = sweep_figures.two_cores(cells=4, rounds=1)
+    assert figure.values == [pytest.approx(1.6)]  # 30 and 48 a minute
+    assert "30 and 48 cells a minute" in figure.note
+    monkeypatch.setattr(sweep_figures, "processor_cores", lambda: [0])
+    assert sweep_figures.two_cores().median is None
+
+
+def test_a_cell_that_failed_makes_no_figure(told: Any) -> None:
+    told(lambda *_: (0.0, [ended(1.0), ended(2.0, status="error")]))
+    with pytest.raises(RuntimeError, match="a cell of the bench is error"):
+        sweep_figures.cell_overhead(cells=1, rounds=1)
+
+
+def test_the_template_runs_the_same_cells_but_the_refused_ones(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = told(
+        lambda *_: (
+            10.0,
+            [ended(1.0, val_error_running=7.0), ended(2.0, status="refused", norm="instance_norm")],
+        )
+    )
+    run: list[Sequence[str]] = []
+
+    def template_run(command: Sequence[str], folder: Path) -> float:
+        run.append(command)
+        target = Path(next(one for one in command if one.startswith("hydra.sweep.dir=")).split("=", 1)[1])
+        (target / "0").mkdir(parents=True)
+        (target / "0" / "metrics.json").write_text('{"val_error": 8.0}')
+        return 45.0
+
+    monkeypatch.setattr(template, "run", template_run)
+    figure = template.against_template([{"norm": "group_norm,instance_norm", "seed": "0"}])
+    assert figure.values == [4.5]
+    assert "1 cells, 10 s here and 45 s there" in figure.note
+    assert "7.0 % here and 8.0 % there" in figure.note
+    assert "norm=group_norm" in run[0]
+    assert "hydra.sweeper.grids=[{norm:'group_norm,instance_norm',seed:0}]" in asked[0]
+    with pytest.raises(RuntimeError, match="1 cells here and 2 there"):
+        template.against_template([{"norm": "group_norm"}, {"norm": "batch_norm"}])
+    monkeypatch.setattr(template, "BASELINE", Path("nowhere"))
+    assert template.against_template().median is None
+
+
+def test_the_default_grid_is_that_of_the_experiment() -> None:
+    grids = template.default_grid()
+    assert len(grids) > 1
+    assert grids[0]["norm"].startswith("identity,batch_norm,group_norm")
+    assert all(isinstance(value, str) for grid in grids for value in grid.values())
+
+
+def test_generated_records_are_read_back_and_differ(tmp_path: Path) -> None:
+    with sweep_figures._launcher((), str(tmp_path)) as (launcher, _):
+        config = sweep_figures._plain_config(launcher)
+    write_records(tmp_path / "sweep", config, 700)
+    results, unreadable = read_results(tmp_path / "sweep")
+    assert (len(results), unreadable) == (700, [])
+    assert len({result.cell for result in results}) == 700
+    assert {result.seed for result in results} == {0, 1}
+    assert len({result.config["norm"]["name"] for result in results}) > 30
+    assert results[0].config.keys() == config.keys()
+
+
+def test_planning_and_report_are_measured(tmp_path: Path) -> None:
+    planned = sweep_figures.planning((*TINY, "seed=0,1"), rounds=2)
+    assert len(planned.values) == 2
+    assert "the plan of the 2 cells" in planned.note
+    reported = sweep_figures.report_seconds(records=30, rounds=1)
+    assert reported.median is not None
+    assert reported.median > 0
+    assert reported.name == "report over 30 results"
+
+
+@pytest.mark.slow
+def test_a_real_sweep_tells_its_overhead() -> None:
+    figure = sweep_figures.cell_overhead(cells=1, rounds=1, overrides=TINY)
+    assert len(figure.values) == 1
+
+
+@pytest.mark.slow
+def test_the_template_trains_to_the_same_error() -> None:
+    grid = {"norm": "group_norm", "batch_size_per_device": "32", "seed": "0,1"}
+    figure = template.against_template([grid])
+    assert figure.median is not None
+    assert figure.note.startswith("2 cells")
+    here, there = (float(part.split()[-1]) for part in figure.note.split(" %")[:2])
+    assert here < 15
+    assert abs(here - there) < 3  # each over 1,000 images and two seeds, on other splits
+
+
+def test_a_command_that_fails_says_its_last_lines(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"exit code 3 .*\n.*the last"):
+        commands.run([sys.executable, "-c", "print('the last'); raise SystemExit(3)"], tmp_path)
+
+
+def test_figures_are_printed_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick: list[dict[str, Any]] = []
+
+    def planning(**options: Any) -> Figure:
+        quick.append(options)
+        return Figure("planning", "ms", 2.0, True, [1.0])
+
+    monkeypatch.setattr(sweep_figures, "planning", planning)
+    file = tmp_path / "figures.json"
+    bench.main(["sweep", "--quick", "--only", "planning", "--json", str(file)])
+    assert quick == [{"rounds": 1}]
+    assert "target ≤ 2 ms" in capsys.readouterr().out
+    written = json.loads(file.read_text())
+    assert [figure["name"] for figure in written["figures"]] == ["planning"]
+    assert written["machine"]["cores"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [(["--only", "speed"], "overhead, planning"), (["--rounds", "0"], "1 or")]
+)
+def test_bad_options_are_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        bench.main(["sweep", *options])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
