@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from normzoo.norms._gate import group_mean
+from normzoo.norms._quotient import Moments
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import update_running
-from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms._standardize import per_channel
 from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
 
@@ -90,13 +92,41 @@ class BatchChannelNorm(_NormBase):
         check_input(self, x.shape, self.num_features)
         mend = "use fewer groups or a larger map, or leave the norm out at this place"
         check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+        if x.dim() == 2:
+            return self.forward(x.unsqueeze(2)).squeeze(2)
         if self.training and x.numel():
             self._move_estimates(x)
-        z = self._normalize_batch(x).unflatten(1, (self.num_groups, -1))
-        y, *_ = standardize(z, range(2, z.dim()), self.eps)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        u = (x - per_channel(self.running_mean, x)) * per_channel((self.running_var + self.eps).rsqrt(), x)
+        return self._normalize_groups(u).to(x.dtype)
+
+    def _normalize_groups(self, u: Tensor) -> Tensor:
+        """Of z = weight · u + bias the x_hat over each group, scaled and shifted; u alone is saved for the gradient.
+
+        Mean and variance of z come from those of u in each channel, as z is linear in it:
+
+            mean = mean over C/G of (weight mean_u + bias)
+            var  = mean over C/G of (weight² var_u + (weight mean_u + bias − mean)²)
+        """
+        # Less a number near the mean of each channel, with which a large mean and its last digits are gone from u.
+        near = u.detach().mean(tuple(range(2, u.dim())), keepdim=True) if u.numel() else torch.zeros_like(u[:, :, :1])
+        u = u - near
+        _, mean, var = Moments.apply(u, torch.promote_types(u.dtype, torch.float32))
+        weight, bias = (per_channel(v, u) for v in (self.weight, self.bias)) if self.affine else (1.0, 0.0)
+        own = weight * (near + mean) + bias
+
+        def of_groups(values: Tensor) -> Tensor:
+            return group_mean(values, self.num_groups)
+
+        deviation = own - of_groups(own)
+        rstd = (of_groups(weight * weight * var + deviation.square()) + self.eps).rsqrt()
+        scale, shift = weight * rstd, (deviation - weight * mean) * rstd
         if self.affine:
-            y = y * per_channel(self.group_weight, z) + per_channel(self.group_bias, z)
-        return y.flatten(1, 2).to(x.dtype)
+            size = self.num_features // self.num_groups
+            gain, offset = (per_channel(v.repeat_interleave(size), u) for v in (self.group_weight, self.group_bias))
+            scale, shift = scale * gain, shift * gain + offset
+        return u * scale + shift
 
     @torch.no_grad()
     def _move_estimates(self, x: Tensor) -> None:
@@ -104,15 +134,6 @@ class BatchChannelNorm(_NormBase):
         dims = (0, *range(2, x.dim()))
         deviation = x.to(self.running_mean.dtype) - per_channel(self.running_mean, x)
         update_running(self, self.running_mean + deviation.mean(dims), deviation.square().mean(dims))
-
-    def _normalize_batch(self, x: Tensor) -> Tensor:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        scale = (self.running_var + self.eps).rsqrt()
-        if self.affine:
-            scale = scale * self.weight
-        z = (x - per_channel(self.running_mean, x)) * per_channel(scale, x)
-        return z + per_channel(self.bias, x) if self.affine else z
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_groups={self.num_groups}"

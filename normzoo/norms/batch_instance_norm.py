@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norms._batch_statistics import standardize_batch
+from normzoo.norms._batch_statistics import standardize_batch, standardize_instances
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.norms.instance_norm import MEND
@@ -106,14 +106,15 @@ class BatchInstanceNorm(_NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x.shape, self.num_features)
         check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
-        batch_x_hat = standardize_batch(self, x)
-        instance_x_hat, *_ = standardize(x, range(2, x.dim()), self.eps)
-        rho = _ClipGate.apply(self.gate)
-        weight = self.weight if self.affine else torch.ones_like(rho)
-        y = batch_x_hat * per_channel(rho * weight, x) + instance_x_hat * per_channel((1 - rho) * weight, x)
+        x_hat, (mean_in, var_in), (mean, var) = standardize_instances(self, x)
+        rstd, rho = (var + self.eps).rsqrt(), per_channel(_ClipGate.apply(self.gate), x)
+        # x_hat_B = x_hat_I · sqrt(var_I + eps) · rstd_B + (mean_I − mean_B) · rstd_B
+        scale = rho * (var_in + self.eps).sqrt() * rstd + (1 - rho)
+        shift = rho * (mean_in - mean) * rstd
         if self.affine:
-            y = y + per_channel(self.bias, x)
-        return y.to(x.dtype)
+            weight = per_channel(self.weight, x)
+            scale, shift = scale * weight, shift * weight + per_channel(self.bias, x)
+        return (x_hat * scale + shift).to(x.dtype)
 
 
 @register(
@@ -178,9 +179,12 @@ class IBN(_NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x.shape, self.num_features)
         check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
-        instance_x_hat, *_ = standardize(x[:, : self.first_half], range(2, x.dim()), self.eps)
-        batch_x_hat = standardize_batch(self, x[:, self.first_half :])
-        y = torch.cat([instance_x_hat, batch_x_hat], dim=1)
+        parts = x.split([self.first_half, x.shape[1] - self.first_half], dim=1)
+        x_hats = [standardize(parts[0], range(2, x.dim()), self.eps)[0], standardize_batch(self, parts[1])]
         if self.affine:
-            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
-        return y.to(x.dtype)
+            # Before they are joined, so that the x_hat of each half is all that is saved.
+            weights, biases = (vector.split([part.shape[1] for part in parts]) for vector in (self.weight, self.bias))
+            x_hats = [
+                h * per_channel(w, x) + per_channel(b, x) for h, w, b in zip(x_hats, weights, biases, strict=True)
+            ]
+        return torch.cat(x_hats, dim=1).to(x.dtype)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from normzoo.norms._batch_statistics import standardize_instances
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import update_running
-from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms._standardize import per_channel
 from normzoo.norms.instance_norm import MEND
 from normzoo.registry import register
 
@@ -81,13 +81,9 @@ class SwitchableNorm(_NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x.shape, self.num_features)
         check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
-        # Differences of means lose the digits that an offset takes; a common one is taken out before.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        offset = wide.detach().sum() / max(x.numel(), 1)
-        x_hat, mean_in, var_in, _ = standardize(wide - offset, range(2, x.dim()), self.eps)
+        x_hat, (mean_in, var_in), (mean_bn, var_bn) = standardize_instances(self, x)
         mean_ln = mean_in.mean(1, keepdim=True)
         var_ln = (var_in + (mean_in - mean_ln).square()).mean(1, keepdim=True)
-        mean_bn, var_bn = self._batch_statistics(x, mean_in, var_in, offset)
         w, v = self.mean_weight.softmax(0), self.var_weight.softmax(0)
         mean = w[0] * mean_in + w[1] * mean_ln + w[2] * mean_bn
         rstd = (v[0] * var_in + v[1] * var_ln + v[2] * var_bn + self.eps).rsqrt()
@@ -96,14 +92,3 @@ class SwitchableNorm(_NormBase):
             weight = per_channel(self.weight, x)
             scale, shift = scale * weight, shift * weight + per_channel(self.bias, x)
         return (x_hat * scale + shift).to(x.dtype)
-
-    def _batch_statistics(self, x: Tensor, mean_in: Tensor, var_in: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.training and self.running_mean is not None and self.running_var is not None:
-            return per_channel(self.running_mean - offset, x), per_channel(self.running_var, x)
-        samples = max(x.shape[0], 1)  # without samples the means are 0, not NaN, which would reach the gradients
-        mean = mean_in.sum(0, keepdim=True) / samples
-        var = (var_in + (mean_in - mean).square()).sum(0, keepdim=True) / samples
-        if self.training and x.numel():
-            m = x.shape[0] * self.values_per_statistic(x.shape)
-            update_running(self, mean + offset, var * (m / (m - 1)))
-        return mean, var

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from normzoo.sweep.options import sweep_options
 from normzoo.training.build import Config, build_data, build_model, build_probes, learning_rate
 from normzoo.training.callbacks import Divergence, EpochLines, Recorder
-from normzoo.training.check import Shapes, on_gpu, values_per_statistic
+from normzoo.training.check import Shapes, on_gpu, plan_processes, values_per_statistic
 from normzoo.training.checkpoint import Checkpoints, WholeFiles
 from normzoo.training.module import Classifier
 from normzoo.training.ranks import DDP, RankCheck, rank, under_torchrun, world_size
@@ -60,6 +60,7 @@ def fit(run: Run, data: Any = None) -> None:
         data = build_data(config)
         data.setup("fit")
     model = build_model(config, data.image_shape, data.num_classes)
+    plan_processes(model, world_size(config))
     few = [name for name, count in values_per_statistic(model, run.shapes)[0].items() if count == 2]
     if few and rank() == 0:
         log.warning("each statistic of %s averages 2 values, so that a normalized value is only ±1", ", ".join(few))
@@ -87,7 +88,8 @@ def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callba
     """The Lightning trainer of `config["trainer"]`, for a process of which all others have been started already."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*"):
+    # Of the loaders it is not true that they cannot go on within an epoch; Lightning knows another way alone.
+    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*your dataloader is not resumable.*"):
         warnings.filterwarnings("ignore", message)
     arguments = {key: value for key, value in config["trainer"].items() if key not in ("name", "threads")}
     arguments["accelerator"] = "cuda" if on_gpu(config) else "cpu"
