@@ -29,10 +29,11 @@ from normzoo.sweep.stop import Stop
 from normzoo.training.build import Config
 from normzoo.training.callbacks import CURVE, curve_so_far
 from normzoo.training.check import on_gpu
+from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.compose import Composition
 from normzoo.training.dry_run import table
 from normzoo.training.ending import outcome, settle
-from normzoo.training.plan import CHECKPOINT, Cell, Plan, State, plan
+from normzoo.training.plan import Cell, Plan, State, plan
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import NormzooLauncher
@@ -143,11 +144,13 @@ class _Run:
         self.progress.show_running([f"{curve[-1]['val_error_running']:.1f} %" if curve else "-" for curve in curves])
         if self.pool.elsewhere and not self.pool.running and not self.said_waiting:
             self.said_waiting = True
-            log.info("waiting for %d cells that another sweep into this folder runs", len(self.pool.elsewhere))
+            count = len(self.pool.elsewhere)
+            log.info("waiting for %d cell%s that another sweep into this folder runs", count, "s" * (count > 1))
 
     def _say_draining(self) -> None:
         count = len(self.pool.running)
-        log.info("interrupted: %d running cells finish, no more start; Ctrl-C again stops them at once", count)
+        finish = "1 running cell finishes" if count == 1 else f"{count} running cells finish"
+        log.info("interrupted: %s, no more start; Ctrl-C again stops at once", finish)
 
 
 def told(result: CellResult) -> tuple[str, float | None, bool]:
@@ -164,8 +167,9 @@ def _say_goodbye(launcher: "NormzooLauncher", left: int, at_once: bool) -> NoRet
             launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None)
     if not left:
         raise KeyboardInterrupt(f"interrupted when no cell was left to run; the results are in {folder}")
+    cells = "1 cell is" if left == 1 else f"{left} cells are"
     raise KeyboardInterrupt(
-        f"interrupted; {left} cells are left and what has finished is kept; this command goes on:\n  {go_on(folder)}"
+        f"interrupted; {cells} left, what has finished is kept; this command goes on:\n  {go_on(folder)}"
     )
 
 

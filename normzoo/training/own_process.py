@@ -18,9 +18,10 @@ from normzoo.sweep.options import sweep_options
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.stop import Stop
 from normzoo.training.check import on_gpu
+from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.compose import Composition
 from normzoo.training.ending import settle
-from normzoo.training.plan import CHECKPOINT, Cell
+from normzoo.training.plan import Cell
 from normzoo.training.task import plain
 
 LOG = "cell.log"

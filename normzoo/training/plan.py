@@ -18,7 +18,9 @@ from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_r
 from normzoo.sweep.options import SweepOptions, sweep_options
 from normzoo.training.build import batch_over_devices
 from normzoo.training.cell import describe, write_probe
+from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.compose import Composer, Composition
+from normzoo.training.ranks import under_torchrun
 from normzoo.training.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("normzoo")
 
 BATCHES_TO_START = 300  # what starting a cell costs, in batches; only the time left is told from it
-CHECKPOINT = "checkpoint.ckpt"
 FINISHED = ("ok", "diverged")
 
 
@@ -140,6 +141,11 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
         UserError: If an option is wrong in itself, data is missing, the folder cannot be written, or no cell is left.
             A search, which tries what it does not know, is told by infinite errors instead.
     """
+    if under_torchrun():
+        raise UserError(
+            "torchrun starts one cell, and each of its processes would run this sweep: run the sweep without torchrun, "
+            "where cells with trainer.devices above 1 start their own processes"
+        )
     folder = Path(launcher.config.hydra.sweep.dir).absolute()
     options = sweep_options({"sweep": OmegaConf.to_container(launcher.config.get("sweep", {}), resolve=True)})
     search = searches(launcher.config)
