@@ -88,13 +88,13 @@ def drift(earlier: Distribution, later: Distribution) -> Tensor:
 
 
 class ActivationDistributionProbe(StepProbe):
-    """`activation_distribution` along the training, and the `drift` from each measurement to the next.
+    """`activation_distribution` along the training, and the `drift` that each measured step causes.
 
-    Cost: one forward pass a measurement.
+    Cost: two forward passes a measurement, before the step and after it.
 
-    Recording: `activation_step`, by row and layer `activation_mean`, `activation_std`, `activation_drift` (nan in the
-    first row), by row, layer and quantile `activation_quantiles`; `activation_layers`, `activation_levels` of the
-    quantiles. Summary: the median over rows of the mean drift over layers.
+    Recording: `activation_step`, by row and layer `activation_mean`, `activation_std`, `activation_drift` (nan for a
+    step that the training ended with), by row, layer and quantile `activation_quantiles`; `activation_layers`,
+    `activation_levels` of the quantiles. Summary: the median over rows of the mean drift over layers.
 
     Args:
         every: Optimizer steps from one measurement to the next.
@@ -113,25 +113,38 @@ class ActivationDistributionProbe(StepProbe):
             raise UserError(f"ActivationDistributionProbe: quantiles={list(quantiles)} must lie from 0 to 1")
         self.samples, self.levels = samples, tuple(quantiles)
         self.last: Distribution | None = None
+        self.last_step = -1
 
-    def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+    def due(self, trainer: Any, batch_idx: int) -> bool:
+        follows = self.last_step == trainer.global_step - 1 and batch_idx % trainer.accumulate_grad_batches == 0
+        return follows or super().due(trainer, batch_idx)
+
+    def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any] | None:
         inputs = batch[0] if self.samples is None else probe_batches(trainer, self.samples, self.samples)[0][0]
         found = activation_distribution(model, inputs, self.levels)
-        moved = drift(self.last, found) if self.last else torch.full_like(found.mean, torch.nan)
-        self.last = found
-        return {"mean": found.mean, "std": found.std, "quantiles": found.quantiles, "drift": moved}
+        step = trainer.global_step
+        if self.last is not None and self.last_step == step - 1:
+            self.rows[-1]["drift"] = drift(self.last, found)
+        if step % self.every:
+            return None
+        self.last, self.last_step = found, step
+        unknown = torch.full_like(found.mean, torch.nan)
+        return {"mean": found.mean, "std": found.std, "quantiles": found.quantiles, "drift": unknown}
 
     def recording(self) -> dict[str, Any]:
         layers = self.last.layers if self.last else ()
         return {**super().recording(), "activation_layers": list(layers), "activation_levels": list(self.levels)}
 
     def summary(self) -> dict[str, float | None]:
-        moved = self.column("drift")[1:]
-        return {"activation_drift": over_rows(median, moved.nanmean(1) if moved.numel() else moved)}
+        moved = self.column("drift")
+        known = moved[moved.isfinite().any(1)].nanmean(1) if moved.numel() else moved
+        return {"activation_drift": over_rows(median, known)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "last": None if self.last is None else dict(vars(self.last))}
+        last = None if self.last is None else dict(vars(self.last))
+        return {**super().state_dict(), "last": last, "last_step": self.last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        self.last_step = state_dict["last_step"]
         self.last = None if state_dict["last"] is None else Distribution(**state_dict["last"])

@@ -41,3 +41,22 @@ def show(value: Stat | None, digits: int = 1) -> str:
     if value is None:
         return "no number"
     return f"{value.mean:.{digits}f}" + ("" if value.std is None else f" ± {value.std:.{digits}f}")
+
+
+def times(what: str, high: Stat | None, low: Stat | None, factor: float, *, digits: int = 1) -> Check:
+    """That `high` is at least `factor` times `low`, as means over seeds.
+
+    Args:
+        what: The statement, to which the factor is added.
+        high, low: The two arms; without one of them nothing is measured.
+        factor: Above 1.
+        digits: Of the figures.
+    """
+    what = f"{what} by a factor of {factor:g} or more"
+    found = f"{show(high, digits)} against {show(low, digits)}"
+    if high is None or low is None:
+        return Check(what, None, found)
+    ratio = high.mean / low.mean if low.mean else float("inf")
+    return Check(
+        what, high.mean >= factor * low.mean and high.mean > 0, f"{found}: × {ratio:.{1 if ratio < 10 else 0}f}"
+    )

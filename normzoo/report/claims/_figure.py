@@ -38,12 +38,13 @@ def drawn(
         figure = Figure(figsize=SIZE, layout="constrained")
         FigureCanvasAgg(figure)
         draw(records, figure)
-        if isinstance(
-            figure.get_layout_engine(), ConstrainedLayoutEngine
-        ):  # a claim that sets its axes by hand writes its own caption
-            wide = int(figure.get_size_inches()[0] * 20.4)
-            caption = "\n".join(textwrap.wrap(f"{claim.name}: {ran(records)}", wide))
-            figure.supxlabel(caption, fontsize=6.4, color="#555555", x=0.01, ha="left")
+        layout = figure.get_layout_engine()
+        if isinstance(layout, ConstrainedLayoutEngine):  # a claim that sets its axes by hand writes its own caption
+            width, height = figure.get_size_inches()
+            lines = textwrap.wrap(f"{claim.name}: {ran(records)}", int(width * 20.4))
+            foot = (0.06 + 0.125 * len(lines)) / height
+            layout.set(rect=(0, foot, 1, 1 - foot))
+            figure.text(0.01, 0.04 / height, "\n".join(lines), fontsize=6.4, color="#555555", va="bottom")
         return saved(figure, "png", dpi=200), saved(figure, "svg", metadata={"Date": None})
 
 

@@ -1,0 +1,80 @@
+"""Error over a setting that is varied (a learning rate, a scale), per norm, diverged cells shown as such."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from normzoo.report.arms import Stat
+from normzoo.report.claims._cells import split, spread
+from normzoo.report.claims._draw import CHANCE, log_scale
+from normzoo.report.style import GREY, matplotlib_arguments, norm_style
+from normzoo.results import CellResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ERROR = "val_error_running"
+TRAINS = 50.0  # percent: a net with a lower error has learned something; guessing among ten classes has 90
+
+
+def along(records: Sequence[CellResult], key: str) -> dict[float, list[CellResult]]:
+    """The cells that ran, to their end or until they diverged, by the setting, in its order."""
+    ran = [record for record in records if record.status in ("ok", "diverged")]
+    return dict(sorted((value, cells) for value, cells in split(ran, key).items() if value is not None))
+
+
+def trains(cells: Sequence[CellResult]) -> bool:
+    """Whether every seed came below the limit; a diverged one did not."""
+    errors = [record.metrics.get(ERROR) if record.status == "ok" else None for record in cells]
+    return all(error is not None and error < TRAINS for error in errors)
+
+
+def trained(records: Sequence[CellResult], key: str) -> list[float] | None:
+    """The settings at which every seed trains; None where there are no cells."""
+    settings = along(records, key)
+    return [value for value, cells in settings.items() if trains(cells)] if settings else None
+
+
+def errors(records: Sequence[CellResult], key: str) -> Mapping[float, Stat]:
+    """The mean error at each setting at which every seed trains."""
+    found = {value: spread(cells, ERROR) for value, cells in along(records, key).items() if trains(cells)}
+    return {value: stat for value, stat in found.items() if stat}
+
+
+def draw_along(axes: "Axes", records: Sequence[CellResult], key: str, label: str) -> None:
+    """A line a norm; a cross on the upper edge for each seed that diverged."""
+    norms = split(records, "norm")
+    values = sorted({value for cells in norms.values() for value in along(cells, key)})
+    for i, (norm, cells) in enumerate(norms.items()):
+        apart = 1.05 ** (i - (len(norms) - 1) / 2)
+        style = norm_style(norm)
+        points = [(value, spread(own, ERROR)) for value, own in along(cells, key).items()]
+        found = [(value * apart, stat) for value, stat in points if stat]
+        axes.errorbar(
+            [value for value, _ in found],
+            [stat.mean for _, stat in found],
+            # On a logarithmic axis a bar that reaches zero would have no end.
+            yerr=[
+                [min(stat.std or 0.0, 0.9 * stat.mean) for _, stat in found],
+                [min(stat.std or 0.0, 100.0 - stat.mean) for _, stat in found],
+            ],
+            **matplotlib_arguments(style),
+            elinewidth=0.8,
+            capsize=1.8,
+            label=style.name,
+        )
+        lost = [value * apart for value, own in along(cells, key).items() for r in own if r.status == "diverged"]
+        if lost:  # an empty line that is not clipped takes the layout to the corner of the page
+            axes.plot(
+                lost, [1.0] * len(lost), transform=axes.get_xaxis_transform(), ls="none", marker="X", ms=6,
+                mfc="white", mec=style.color, clip_on=False, zorder=4,
+            )  # fmt: skip
+    axes.axhline(CHANCE, color=GREY, lw=0.7, ls=":", zorder=0)
+    axes.plot([], [], ls="none", marker="X", ms=6, mfc="white", mec=GREY, label="a seed diverged")
+    log_scale(axes, "x")
+    log_scale(axes, "y")
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()
+    axes.set_ylim(top=105)
+    axes.set(xlabel=label, ylabel="Validation error (%)")
+    handles, names = axes.get_legend_handles_labels()  # error bars come after lines, and the cross is to be the last
+    axes.legend([*handles[1:], handles[0]], [*names[1:], names[0]], loc="upper left", bbox_to_anchor=(1.01, 1))

@@ -1,0 +1,72 @@
+"""What the claims on saturated and on dead activations have in common."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from normzoo.report.arms import Stat, over_seeds
+from normzoo.report.claims._cells import lost, split
+from normzoo.report.claims._compare import show
+from normzoo.report.claims._draw import band, log_scale
+from normzoo.report.claims._finding import Check
+from normzoo.report.claims._recorded import Arrays, recordings, series
+from normzoo.report.style import norm_style
+from normzoo.results import CellResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def last_share(records: Sequence[CellResult], name: str) -> Stat | None:
+    """Mean over layers of a share, in percent, at the last measurement that has one; a diverged cell has an earlier."""
+    return over_cells(records, lambda arrays: 100 * _last_finite(arrays[f"health_{name}"].mean(1)))
+
+
+def over_cells(records: Sequence[CellResult], value: Callable[[Arrays], float]) -> Stat | None:
+    """One number out of each cell's arrays, over seeds; cells that diverged included."""
+    seeds: dict[int, list[float]] = {}
+    for record, arrays in recordings(records):
+        found = value(arrays)
+        if found == found:
+            seeds.setdefault(record.seed, []).append(found)
+    return over_seeds(seeds)
+
+
+def kept_low(what: str, plain: Stat | None, bn: Stat | None, least: float, factor: float) -> Check:
+    """That a share is large without a norm, and with BatchNorm a fraction of that.
+
+    Args:
+        what: Whose share.
+        plain, bn: In percent.
+        least: Percent that it takes for something to be prevented at all.
+        factor: What the share is to be divided by at least.
+    """
+    what = f"{what}: {least:g} % or more without a norm, and with BatchNorm at most 1/{factor:g} of that"
+    found = f"{show(plain)} % against {show(bn)} %"
+    if plain is None or bn is None:
+        return Check(what, None, found)
+    return Check(what, plain.mean >= least and bn.mean * factor <= plain.mean, found)
+
+
+def share_by_step(axes: "Axes", records: Sequence[CellResult], name: str, **looks: Any) -> None:
+    """The mean share over layers by step, in percent, a line a norm; how many cells diverged stands in the legend."""
+    for norm, cells in split(records, "norm").items():
+        style, gone = norm_style(norm), lost(cells)
+        line = series(cells, "health_step", lambda arrays: 100 * arrays[f"health_{name}"].mean(1))
+        label = f"{style.name}{f' ({gone})' if gone else ''}"
+        band(axes, *line, **{"color": style.color, "ls": style.dash, "lw": 1.2, "label": label, **looks})
+
+
+def gradients_by_layer(axes: "Axes", records: Sequence[CellResult], row: int) -> None:
+    """The gradient norm of each layer at one measurement, a line a norm."""
+    for norm, cells in split(records, "norm").items():
+        style = norm_style(norm)
+        line = series(cells, "", lambda arrays: arrays["health_gradient_norms"][row])
+        looks: dict[str, Any] = {"color": style.color, "ls": style.dash, "marker": style.marker, "ms": 3, "lw": 1.2}
+        band(axes, *line, **looks, label=style.name)
+    if axes.has_data():
+        log_scale(axes, "y")
+
+
+def _last_finite(values: Any) -> float:
+    finite = [float(value) for value in values if value == value]
+    return finite[-1] if finite else float("nan")

@@ -1,0 +1,57 @@
+"""Channels whose ReLU no image activates any more, with and without BatchNorm."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from normzoo.report.claims._cells import split, spread, text, where
+from normzoo.report.claims._compare import show
+from normzoo.report.claims._draw import band
+from normzoo.report.claims._finding import Check, Finding
+from normzoo.report.claims._health import kept_low, last_share, share_by_step
+from normzoo.report.claims._recorded import Arrays, series
+from normzoo.report.style import norm_style
+from normzoo.results import CellResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WITHOUT, WITH = "identity", "batch_norm"
+LEAST, FACTOR = 5.0, 5.0  # percent; the share is to be a fifth at most
+
+
+def judge(records: Sequence[CellResult]) -> Finding:
+    """For each learning rate: the share of dead channels at the end."""
+    checks: list[Check] = []
+    parts: list[str] = []
+    for lr, cells in sorted(split(records, "optimizer.base_lr").items()):
+        arms = {norm: where(cells, norm=norm) for norm in (WITHOUT, WITH)}
+        plain, bn = (last_share(arm, "dead") for arm in arms.values())
+        checks.append(kept_low(f"lr {lr:g}: dead channels at the end", plain, bn, LEAST, FACTOR))
+        errors = (text(spread(arm, "val_error_running"), arm, unit="%") for arm in arms.values())
+        parts.append(f"lr {lr:g}: dead {show(plain)} → {show(bn)} %, error {' → '.join(errors)}")
+    return Finding(f"without a norm → with BatchNorm: {'; '.join(parts)}", checks)
+
+
+def draw(records: Sequence[CellResult], figure: "Figure") -> None:
+    """Dead channels by step at each learning rate, and by layer at the end."""
+    rates = sorted(split(records, "optimizer.base_lr").items())
+    several = len(rates) > 1
+    figure.set_size_inches(7.2, 4.6 if several else 2.6)
+    shape = (2, len(rates)) if several else (1, 2)
+    panels = figure.subplots(*shape, squeeze=False, sharey=True).reshape(2, -1)
+    for (above, below), (lr, cells) in zip(panels.T, rates, strict=False):
+        share_by_step(above, cells, "dead")
+        above.set(xlabel="Optimizer step", ylabel="Dead channels (%)", ylim=(-3, 103))
+        above.set_title(f"lr {lr:g}", loc="left")
+        above.legend(loc="upper left", title="mean over layers", title_fontsize=6.8, alignment="left")
+        for norm, arm in split(cells, "norm").items():
+            style = norm_style(norm)
+            looks: dict[str, Any] = {"color": style.color, "ls": style.dash, "marker": style.marker}
+            band(below, *series(arm, "", _last_row), **looks, ms=3, lw=1.1)
+        below.set(xlabel="Convolution", ylabel="Dead channels (%)")
+        below.set_title(f"lr {lr:g}, at the end", loc="left")
+
+
+def _last_row(arrays: Arrays) -> list[float]:
+    rows = [row for row in arrays["health_dead"] if not any(value != value for value in row)]
+    return [100 * float(value) for value in rows[-1]] if rows else []

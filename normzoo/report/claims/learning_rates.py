@@ -1,0 +1,69 @@
+"""BatchNorm makes higher learning rates possible."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from normzoo.report.arms import Stat
+from normzoo.report.claims._axis import TRAINS, draw_along, errors, trained
+from normzoo.report.claims._cells import lost, split, where
+from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.claims._finding import Check, Finding
+from normzoo.report.style import norm_style
+from normzoo.results import CellResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEY = "optimizer.base_lr"
+FACTOR = 5.0  # the smaller of the paper's two accelerated learning rates
+_AT = f"at which every seed has an error below {TRAINS:g} %"
+
+
+def judge(records: Sequence[CellResult]) -> Finding:
+    """The largest learning rate that trains, and the error at each net's best, with BatchNorm and without."""
+    plain, bn = (where(records, norm=norm) for norm in ("identity", "batch_norm"))
+    rates = [trained(cells, KEY) for cells in (plain, bn)]
+    checks = [
+        _larger(f"the largest learning rate {_AT} is larger with BN", rates, 1.0),
+        _larger(f"it is at least {FACTOR:g} × as large with BN", rates, FACTOR),
+        exceeds(
+            "the error at the best learning rate is higher without BN", _best(plain)[1], _best(bn)[1], unit="points"
+        ),
+    ]
+    parts = []
+    for norm, cells in split(records, "norm").items():
+        found, (rate, error) = trained(cells, KEY), _best(cells)
+        n = f" (n = {error.n})" if error else ""
+        best = f"; best {show(error)} % at {rate:g}{n}" if error else ""
+        gone = f"; {lost(cells)}" if lost(cells) else ""
+        parts.append(
+            f"{norm_style(norm).name}: trains up to {f'{max(found):g}' if found else 'none of them'}{best}{gone}"
+        )
+    return Finding(". ".join(parts), checks)
+
+
+def draw(records: Sequence[CellResult], figure: "Figure") -> None:
+    """Error over the learning rate."""
+    figure.set_size_inches(5.6, 2.9)
+    axes = figure.add_subplot()
+    draw_along(axes, records, KEY, "Learning rate")
+    axes.set_title("Which learning rates train", loc="left")
+
+
+def _larger(text: str, rates: Sequence[list[float] | None], factor: float) -> Check:
+    plain, bn = rates
+    if plain is None or bn is None:
+        return Check(text, None, "no such cells")
+    if not bn:
+        return Check(text, False, "none trains with BN")
+    if not plain:
+        return Check(text, True, f"{max(bn):g} with BN, none of the learning rates without")
+    ratio = max(bn) / max(plain)
+    holds = ratio > 1 if factor == 1 else ratio >= factor * (1 - 1e-9)
+    return Check(text, holds, f"{max(bn):g} against {max(plain):g}: {ratio:.3g} ×")
+
+
+def _best(cells: Sequence[CellResult]) -> tuple[float | None, Stat | None]:
+    found = errors(cells, KEY)
+    rate = min(found, key=lambda value: found[value].mean, default=None)
+    return rate, None if rate is None else found[rate]

@@ -1,0 +1,98 @@
+"""The verdicts on learning rates and on initialization, from made-up records."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from normzoo.report.claims import initialization, learning_rates
+from normzoo.results import CellResult
+
+Errors = Mapping[float, float | None]  # error at a setting; None where the cells diverged
+
+
+def cells(group: str, key: str, errors: Mapping[str, Errors], seeds: int = 3) -> list[CellResult]:
+    made = []
+    for norm, found in errors.items():
+        for value, error in found.items():
+            for seed in range(seeds):
+                config: dict[str, Any] = {"norm": {"name": norm}, group: {"name": "x", key: value}}
+                ok = error is not None
+                made.append(
+                    CellResult(
+                        cell=f"{norm}{value}{seed}",
+                        status="ok" if ok else "diverged",
+                        config=config,
+                        seed=seed,
+                        metrics={"val_error_running": error + 0.1 * seed} if error is not None else {},
+                    )
+                )
+    return made
+
+
+def rates(plain: Errors, bn: Errors) -> list[CellResult]:
+    return cells("optimizer", "base_lr", {"identity": plain, "batch_norm": bn})
+
+
+def scales(plain: Errors, bn: Errors) -> list[CellResult]:
+    return cells("model", "init_scale", {"identity": plain, "batch_norm": bn})
+
+
+@pytest.mark.parametrize(
+    ("plain", "bn", "verdict"),
+    [
+        ({0.1: 5.0, 1: None}, {0.1: 4.0, 1: 3.0}, "holds"),
+        ({0.1: 5.0, 0.2: 8.0, 0.4: 90.0}, {0.1: 4.0, 0.2: 3.0, 0.4: 6.0}, "holds in part"),  # larger, by less than 5 ×
+        ({0.1: 4.0, 1: None}, {0.1: 5.0, 1: None}, "does not hold here"),
+        ({0.1: 4.0, 1: 3.0}, {0.1: None, 1: None}, "does not hold here"),
+    ],
+)
+def test_learning_rates(plain: Errors, bn: Errors, verdict: str) -> None:
+    finding = learning_rates.judge(rates(plain, bn))
+    assert finding.verdict == verdict
+    learning_rates.draw(rates(plain, bn), Figure())
+
+
+def test_learning_rates_are_told_with_their_errors() -> None:
+    finding = learning_rates.judge(rates({0.1: 5.0, 1: None}, {0.1: 4.0, 1: 3.0}))
+    assert "no norm: trains up to 0.1; best 5.1 ± 0.1 % at 0.1 (n = 3); 3 diverged" in finding.measured
+    assert "BatchNorm: trains up to 1; best 3.1 ± 0.1 % at 1 (n = 3)" in finding.measured
+
+
+def test_one_seed_that_does_not_train_is_enough_not_to_train() -> None:
+    records = rates({0.1: 5.0, 1: 5.0}, {0.1: 5.0, 1: 4.0})
+    assert learning_rates.judge(records).checks[0].holds is False
+    records[3].metrics["val_error_running"] = 90.0  # of the plain net at 1
+    assert learning_rates.judge(records).checks[0].holds is True
+
+
+@pytest.mark.parametrize(
+    ("plain", "bn", "verdict"),
+    [
+        ({0.1: 90.0, 1: 5.0, 10: None}, {0.1: 4.0, 1: 3.0, 10: 8.0}, "holds"),
+        ({0.1: 90.0, 1: 5.0, 10: None}, {0.1: 4.0, 1: 3.0, 10: 20.0}, "holds in part"),
+        ({0.1: 6.0, 1: 5.0, 10: 7.0}, {0.1: 4.0, 1: 3.0, 10: 5.0}, "holds in part"),  # nor is it needed
+        ({0.1: 6.0, 1: 5.0, 10: 7.0}, {0.1: 90.0, 1: 3.0, 10: None}, "does not hold here"),
+    ],
+)
+def test_initialization(plain: Errors, bn: Errors, verdict: str) -> None:
+    finding = initialization.judge(scales(plain, bn))
+    assert finding.verdict == verdict
+    assert finding.unmeasured == 0
+    initialization.draw(scales(plain, bn), Figure())
+
+
+def test_initialization_is_told() -> None:
+    finding = initialization.judge(scales({0.1: 90.0, 1: 5.0, 10: None}, {0.1: 4.0, 1: 3.0, 10: 8.0}))
+    assert "no norm: 1 of 3 scales train (1); error 5.1 ± 0.1 % (n = 3) at 1; 3 diverged" in finding.measured
+    assert "BatchNorm: 3 of 3 scales train (0.1, 1, 10); error 3.1 ± 0.1 % (n = 3) at 1, at most 8.1 ± 0.1 % at 10" in (
+        finding.measured
+    )
+
+
+def test_without_cells_nothing_is_measured() -> None:
+    for claim in (learning_rates, initialization):
+        assert claim.judge([]).verdict == "not measured"
+    assert learning_rates.judge(rates({0.1: 5.0}, {})).verdict == "not measured"
+    assert initialization.judge(scales({}, {1: 5.0})).verdict == "not measured"
