@@ -1,0 +1,86 @@
+"""Ctrl-C once and twice, SIGTERM and SIGKILL to real sweeps: what ends, what is left, and how it goes on."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from real import Sweep, alive, started, until
+
+from normzoo.results import read_results
+
+
+def go_on_command(said: str) -> str:
+    return next(line.strip() for line in said.splitlines() if line.startswith("  normzoo train"))
+
+
+def nothing_half_done(folder: Path) -> None:
+    assert [str(path) for path in folder.rglob("*") if path.name.endswith(".tmp") or ".probe" in path.name] == []
+    assert read_results(folder)[1] == []
+
+
+def goes_on(folder: Path, command: str, cells: int) -> None:
+    (folder / "go").touch()
+    sweep = Sweep(folder, command=command)
+    assert sweep.end() == 0, sweep.said()
+    results = read_results(folder / "s")[0]
+    assert [result.status for result in results] == ["ok"] * cells
+    assert len((folder / "s" / "results.csv").read_text().splitlines()) == cells + 1
+
+
+def test_control_c_once_lets_the_running_cell_end(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "seed=0,1,2", "hydra.launcher.n_jobs=1")
+    until(lambda: started(tmp_path), 120.0)
+    sweep.control_c()
+    sweep.wait_for("interrupted: 1 running cell finishes, no more start; Ctrl-C again stops at once")
+    (tmp_path / "go").touch()
+    assert sweep.end() == 130, sweep.said()
+    assert "2 cells are left" in sweep.said()
+    (first,) = read_results(tmp_path / "s")[0]
+    assert first.status == "ok"
+    assert first.folder is not None
+    record = (first.folder / "result.json").read_bytes()
+    assert len((tmp_path / "s" / "results.csv").read_text().splitlines()) == 2  # the report is there, with one row
+    nothing_half_done(tmp_path / "s")
+    goes_on(tmp_path, go_on_command(sweep.said()), 3)
+    assert (first.folder / "result.json").read_bytes() == record
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C twice", "SIGTERM"])
+def test_cells_are_stopped_at_once(tmp_path: Path, how: str) -> None:
+    sweep = Sweep(tmp_path, "seed=0,1", "hydra.launcher.n_jobs=1")
+    until(lambda: started(tmp_path), 120.0)
+    below = sweep.below()
+    assert started(tmp_path)[0] in {process.pid for process in below}
+    if how == "SIGTERM":
+        os.kill(sweep.process.pid, signal.SIGTERM)
+    else:
+        sweep.control_c()
+        sweep.wait_for("interrupted: 1 running")
+        sweep.control_c()
+    assert sweep.end() == 130, sweep.said()
+    until(lambda: not any(map(alive, below)))
+    assert "2 cells are left" in sweep.said()
+    assert "Traceback" not in sweep.said()
+    assert read_results(tmp_path / "s")[0] == []
+    nothing_half_done(tmp_path / "s")
+    goes_on(tmp_path, go_on_command(sweep.said()), 2)
+
+
+def test_a_killed_sweep_takes_its_cells_and_their_ranks_with_it(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "seed=0", "trainer.devices=2", "batch_size_per_device=4")
+    until(lambda: len(started(tmp_path)) == 2, 120.0)
+    below = sweep.below()
+    assert set(started(tmp_path)) <= {process.pid for process in below}
+    sweep.process.kill()
+    assert sweep.end() == -signal.SIGKILL
+    until(lambda: not any(map(alive, below)))
+
+
+def test_control_c_while_cells_are_planned(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "seed=range(20000)")
+    until(lambda: len(sweep.below()) > 1, 120.0)  # the fork server and, before it, what tracks its resources
+    sweep.control_c()
+    assert sweep.end() == 130, sweep.said()
+    assert started(tmp_path) == []
+    assert "Traceback" not in sweep.said()
