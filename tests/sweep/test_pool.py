@@ -302,7 +302,7 @@ def test_a_job_is_claimed_until_its_end_is_told(tmp_path: Path, run: Run, server
     assert all(Claim.take(tmp_path / f"cell{index}") for index in (1, 2))
 
 
-def test_the_fork_server_may_die(tmp_path: Path, run: Run) -> None:
+def test_the_fork_server_may_die(tmp_path: Path, server: Any) -> None:
     with Stop() as stop:
         pool = Pool(server, Leases([], CORES, Unpinned()), 1, stop, on_end=lambda *_: kill_server())
         assert pool.run([Job(write, (tmp_path / str(i), ""), tmp_path / "log") for i in range(3)]) == []

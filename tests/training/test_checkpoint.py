@@ -120,6 +120,7 @@ def test_a_cell_killed_and_continued(
     undisturbed = run_cell(watched(*overrides, "sweep.checkpoint_every=null"), tmp_path / "undisturbed")
     cut(cell, tmp_path / "cut", step // cell["trainer"].get("accumulate_grad_batches", 1) - (step == WITHIN_EPOCH) * 3)
     caplog.set_level(logging.INFO, "normzoo")
+    caplog.clear()
     continued = run_cell(cell, tmp_path / "cut")
     assert "goes on from its checkpoint" in caplog.text
     assert f"epoch 1/{EPOCHS}" not in caplog.text

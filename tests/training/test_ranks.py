@@ -78,6 +78,7 @@ def test_a_rank_that_dies_ends_its_cell_within_seconds(
     config: Compose, tmp_path: Path, how: str, at: int, status: str, words: str
 ) -> None:
     environment, handlers = dict(os.environ), [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    children = set(psutil.Process().children(recursive=True))
     started = time.monotonic()
     with pytest.raises(RankError):
         run_cell(config(*failing(how, at)), tmp_path)
@@ -87,7 +88,8 @@ def test_a_rank_that_dies_ends_its_cell_within_seconds(
     trace = (tmp_path / "error.txt").read_text()
     assert words.removeprefix(f"rank {at}: ") in trace
     assert ("in forward" in trace) == (how in ("raise", "memory", "asks to exit"))
-    assert not [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    more = set(psutil.Process().children(recursive=True)) - children
+    assert not [child for child in more if child.status() != psutil.STATUS_ZOMBIE]
     assert {name for name in os.environ if name not in environment} <= {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert not (tmp_path / ".ranks").exists()
@@ -186,6 +188,14 @@ def test_torchrun_with_another_number_of_processes(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"started 4 processes, 2 of them .* trainer.devices=2 trainer.num_nodes=2"):
         run_cell(config("trainer.devices=2"), tmp_path)
+
+
+def test_a_sweep_under_torchrun(cli: Cli, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = cli("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=s")
+    assert code == 2, out + err
+    assert "run the sweep without torchrun" in err
 
 
 def test_several_machines_without_torchrun(config: Compose, tmp_path: Path) -> None:
