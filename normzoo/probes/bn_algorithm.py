@@ -46,11 +46,14 @@ def bn_algorithm(parts: Any, *, steps: int = 2000) -> tuple[dict[str, float], di
         errors[f"identity_{kind}"] = _identity(norm, torch.randn(shape).double() * 3 + 7)
         errors[f"inference_{kind}"] = _inference(norm, torch.randn(shape).double() * 3 + 7)
     errors["worked_example"], count = _worked_example(norm)
-    errors["bias_output"], errors["bias_gradient"] = _bias(norm)
+    for kind in SHAPES:
+        errors[f"bias_output_{kind}"], errors[f"bias_gradient_{kind}"] = _bias(norm, kind)
     averages = _moving_averages(norm, steps, takes_fraction="moving_average_fraction" in info(name).arguments)
-    invariance = _scale_invariance(norm)
-    errors |= averages.pop("errors") | invariance.pop("errors")
-    return {**errors, "values_a_channel": float(count)}, {**averages, **invariance}
+    invariance = {kind: _scale_invariance(norm, kind) for kind in SHAPES}
+    errors |= averages.pop("errors")
+    for found in invariance.values():
+        errors |= found.pop("errors")
+    return {**errors, "values_a_channel": float(count)}, {**averages, **invariance["dense"]}
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -124,24 +127,31 @@ def _worked_example(norm: Norm) -> tuple[float, int]:
     x = torch.arange(1.0, 37.0).double().view(3, 3, 2, 2)
     layer = norm(3, dtype=torch.float64)
     y = layer(x)
-    error, values = 0.0, [0]
+    error = 0.0
     for channel in range(3):
         values = x[:, channel].flatten().tolist()
         mean, std = statistics.fmean(values), (statistics.pvariance(values) + layer.eps) ** 0.5
         expected = torch.tensor([(value - mean) / std for value in values], dtype=torch.float64)
         error = max(error, _error(y[:, channel].flatten(), expected))
-    return error, len(values)
+    return error, layer.values_per_statistic(x.shape)
 
 
-def _bias(norm: Norm) -> tuple[float, float]:
+def _bias(norm: Norm, kind: str) -> tuple[float, float]:
     """A bias before the norm changes no output, and gets no gradient."""
-    u, kernel = torch.randn(16, 6).double(), torch.randn(5, 6).double()
-    bias = (10 * torch.randn(5).double()).requires_grad_()
-    layer = _layer(norm, 5)
-    y = layer(F.linear(u, kernel, bias))
+    apply, u, kernel = _before(kind)
+    bias = (10 * torch.randn(len(kernel)).double()).requires_grad_()
+    layer = _layer(norm, len(kernel))
+    y = layer(apply(u, kernel, bias))
     y.backward(torch.randn_like(y))
     assert bias.grad is not None
-    return _error(y, layer(F.linear(u, kernel))), float(bias.grad.abs().max())
+    return _error(y, layer(apply(u, kernel))), float(bias.grad.abs().max())
+
+
+def _before(kind: str) -> tuple[Callable[..., Tensor], Tensor, Tensor]:
+    """A layer that a norm of three channels may follow, its input and its weight."""
+    if kind == "conv":
+        return F.conv2d, torch.randn(3, 2, 4, 3).double(), torch.randn(3, 2, 2, 2).double()
+    return F.linear, torch.randn(8, 4).double(), torch.randn(3, 4).double()
 
 
 @torch.no_grad()
@@ -181,24 +191,28 @@ def _moving_averages(norm: Norm, steps: int, *, takes_fraction: bool) -> dict[st
     return {"errors": errors, **{f"running_mean_{name}": path for name, path in paths.items()}, "true_mean": [3.0]}
 
 
-def _scale_invariance(norm: Norm) -> dict[str, Any]:
+def _scale_invariance(norm: Norm, kind: str) -> dict[str, Any]:
     """BN((aW)u) = BN(Wu), the same Jacobian in u, and in aW that in W divided by a; the departure with an eps."""
-    u, kernel = torch.randn(8, 4).double(), torch.randn(3, 4).double()
+    apply, u, kernel = _before(kind)
     exact, usual = norm(3, dtype=torch.float64, eps=TINY), norm(3, dtype=torch.float64)
-    plain = _jacobians(exact, kernel, u)
-    errors = {"scale_output": 0.0, "scale_input_jacobian": 0.0, "scale_weight_jacobian": 0.0}
+    plain = _jacobians(exact, apply, kernel, u)
+    errors = dict.fromkeys(
+        (f"scale_output_{kind}", f"scale_input_jacobian_{kind}", f"scale_weight_jacobian_{kind}"), 0.0
+    )
     departure = []
     for a in SCALES:
-        y, by_input, by_weight = _jacobians(exact, a * kernel, u)
+        y, by_input, by_weight = _jacobians(exact, apply, a * kernel, u)
         found = (_error(y, plain[0]), _error(by_input, plain[1]), _error(a * by_weight, plain[2]))
         errors = {name: max(error, now) for (name, error), now in zip(errors.items(), found, strict=True)}
-        departure.append(_error(usual(F.linear(u, a * kernel)), usual(F.linear(u, kernel))))
+        departure.append(_error(usual(apply(u, a * kernel)), usual(apply(u, kernel))))
     return {"errors": errors, "scales": SCALES, "departure_with_eps": departure}
 
 
-def _jacobians(layer: nn.Module, kernel: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _jacobians(
+    layer: nn.Module, apply: Callable[..., Tensor], kernel: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     def output(weight: Tensor, inputs: Tensor) -> Tensor:
-        return layer(F.linear(inputs, weight))
+        return layer(apply(inputs, weight))
 
     by_weight, by_input = torch.autograd.functional.jacobian(output, (kernel, u))
     return output(kernel, u), by_input, by_weight

@@ -63,15 +63,15 @@ def test_batch_norm_is_what_the_paper_says(name: str) -> None:
     assert departure[0] > 0.1 > 1e-4 > departure[-1]  # eps matters beside a variance of 1e-6, not of 1e4
 
 
-STEP = ("forward_dense", "forward_conv", "identity_conv", "bias_output", "scale_output")
+STEP = ("forward_dense", "forward_conv", "identity_conv", "bias_output_conv", "scale_output_dense")
 AVERAGES = ("moving_average_torch", "moving_average_caffe")
 
 
 @pytest.mark.parametrize(
     ("fault", "found", "sound"),
     [
-        ("", (), (*STEP, *AVERAGES, "inference_conv", "bias_gradient")),
-        ("not centred", (*STEP, "backward_dense", "bias_gradient"), (*AVERAGES, "inference_dense")),
+        ("", (), (*STEP, *AVERAGES, "inference_conv", "bias_gradient_dense")),
+        ("not centred", (*STEP, "backward_dense", "bias_gradient_conv"), (*AVERAGES, "inference_dense")),
         ("moves in evaluation", ("inference_dense", "inference_conv"), STEP),
         ("biased running variance", AVERAGES, (*STEP, "inference_conv")),
     ],

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 LIMIT = 1e-12  # float64 carries 16 digits; sums over a few thousand values lose a few of them
 COUNT = 12  # values to a channel of the worked example
-_STATEMENTS = {
-    "forward: Algorithm 1, behind a dense layer and a convolution": ("forward_dense", "forward_conv"),
+_KINDS = ("dense", "conv")
+_STATEMENTS: dict[str, tuple[str, ...]] = {
+    "forward: Algorithm 1, over (N, C) and over (N, C, H, W)": ("forward_dense", "forward_conv"),
     "backward: the paper's chain rule is autograd's": ("backward_dense", "backward_conv"),
     "moving averages by their definitions: torch's momentum 0.1, the cumulative average": (
         "moving_average_torch",
@@ -28,14 +29,16 @@ _STATEMENTS = {
     "inference is a fixed affine map, which folds into the layer before it": ("inference_dense", "inference_conv"),
     "at weight = σ, bias = μ it gives back its input": ("identity_dense", "identity_conv"),
     f"worked example of 3 images × 3 channels × 2 × 2, {COUNT} values to a channel": ("worked_example",),
-    "a bias before it changes nothing and gets no gradient": ("bias_output", "bias_gradient"),
-    "BN((aW)u) = BN(Wu); Jacobian in u unchanged, in W divided by a": (
-        "scale_output",
-        "scale_input_jacobian",
-        "scale_weight_jacobian",
+    "a bias of the dense layer or convolution before it changes nothing and gets no gradient": tuple(
+        f"bias_{what}_{kind}" for what in ("output", "gradient") for kind in _KINDS
+    ),
+    "BN((aW)u) = BN(Wu), dense and convolution; Jacobian in u unchanged, in W divided by a": tuple(
+        f"scale_{what}_{kind}" for what in ("output", "input_jacobian", "weight_jacobian") for kind in _KINDS
     ),
 }
-_SHORT = ("forward", "backward", "moving average", "Caffe's", "inference", "identity", "worked", "bias", "scale")
+_SHORT = (
+    "forward", "backward", "moving average", "Caffe's", "inference", "identity", "worked example", "bias", "scale",
+)  # fmt: skip
 
 
 def judge(records: Sequence[CellResult]) -> Finding:
@@ -94,7 +97,7 @@ def _errors(axes: "Axes", records: Sequence[CellResult]) -> None:
     axes.set(xscale="log", xlabel="Largest error, float64", ylim=(len(_SHORT) + 0.9, -0.8))
     axes.set_yticks(range(len(_SHORT)), _SHORT)
     axes.set_title("Statement by statement", loc="left")
-    axes.legend(loc="lower right", handletextpad=0.1, borderaxespad=0.2)
+    axes.legend(loc="lower right", bbox_to_anchor=(0.94, 0), handletextpad=0.1, borderaxespad=0.2)
 
 
 def _averages(axes: "Axes", arrays: dict[str, list[float]]) -> None:
