@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from normzoo.errors import UserError
 
@@ -99,15 +100,33 @@ def median(values: Tensor) -> Tensor:
     return values.quantile(0.5)
 
 
+def training_batch_size(trainer: Any) -> int:
+    """How many samples a training batch of one process has."""
+    own = getattr(trainer.datamodule, "batch_size", None)
+    return int(own or trainer.train_dataloader.batch_size)
+
+
 def probe_batches(trainer: Any, samples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
     """The first training images and labels of this process, on the device of the model: the same at every step.
 
-    Whole batches, of `samples` images in all, rounded up.
+    Whole batches, of `samples` images in all, rounded up. They come from the `loader` of the datamodule, as those of
+    normzoo.data have it, or else from the data set behind the trainer's own loader, in its order.
 
     Raises:
-        UserError: If one batch is more than the training images.
+        UserError: If one batch is more than the training images, or these cannot be had by their numbers.
     """
     device, convert = trainer.strategy.root_device, trainer.precision_plugin.convert_input
     with torch.random.fork_rng(devices=[]):  # a loader with workers draws a seed for them
-        loader = trainer.datamodule.loader("train", batch_size, drop_last=True)
+        own = getattr(trainer.datamodule, "loader", None)
+        loader = own("train", batch_size, drop_last=True) if own else _in_order(trainer.train_dataloader, batch_size)
         return [(convert(x.to(device)), y.to(device)) for x, y in islice(loader, math.ceil(samples / batch_size))]
+
+
+def _in_order(loader: Any, batch_size: int) -> DataLoader[Any]:
+    """The loader's data in their own order: to iterate over the loader itself could change what it gives next."""
+    data = getattr(loader, "dataset", None)
+    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
+        raise UserError(f"a probe on the first training images needs a DataLoader over a data set, not {loader!r}")
+    if len(data) < batch_size:
+        raise UserError(f"a probe measures on {batch_size} training images at once, and there are {len(data)}")
+    return DataLoader(data, batch_size, collate_fn=loader.collate_fn)

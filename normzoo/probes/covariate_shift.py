@@ -59,7 +59,8 @@ def covariate_shift(
     parameters of a norm, move with the last such layer called before them. The model is measured in the mode it is in
     and left as it is, state and random numbers included; G and G' see the same dropout.
 
-    Cost: L forward passes and as many backward passes, each down to its layer, for L layers.
+    Cost: L + 1 forward passes, one of them to see the order of the layers, and L backward passes, each down to its
+    layer, for L layers; and the memory of one more model.
 
     Args:
         model: At time t, buffers included; its own parameters do not matter.
@@ -124,7 +125,8 @@ class CovariateShiftProbe(StepProbe):
     In data-parallel training the gradients are those of the global batch; a step that accumulates several batches is
     measured on its first.
 
-    Cost: the memory of one more model, and L forward and backward passes a measurement, for L layers with weights.
+    Cost: L + 1 forward and L backward passes a measurement, for L layers with weights, and the memory of two more
+    models.
 
     Recording: `shift_step`, by row and layer `shift_distances`, `shift_cosines`, `shift_gradient_norms`, and
     `shift_layers`, their names. Summary: the medians over rows of the mean over layers, the first left out, of the

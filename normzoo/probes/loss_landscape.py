@@ -1,4 +1,4 @@
-"""How the loss and its gradient change along the gradient, and a picture of the loss around a point."""
+"""How the loss and its gradient change along the gradient."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from normzoo.probes._callback import StepProbe, median, over_rows
 from normzoo.probes._point import Batch, Loss, difference, gradient_at, length, trainable
 
 STEPS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+LR = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,12 @@ class Landscape:
 
 
 def loss_landscape(
-    model: nn.Module, loss: Loss, batch: Batch, step_sizes: Sequence[float], *, across: bool = False
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    step_sizes: Sequence[float] = tuple(step * LR for step in STEPS),
+    *,
+    across: bool = False,
 ) -> Landscape:
     """Loss, gradient predictiveness and effective β-smoothness along the gradient at the model's parameters.
 
@@ -62,7 +68,7 @@ def loss_landscape(
         model: Any; its parameters that take no gradient stay where they are.
         loss: `loss(output, target)`, a scalar.
         batch: (input or tuple of inputs, target), on the model's device.
-        step_sizes: η, positive.
+        step_sizes: η, positive; by default from half to four times a learning rate of 0.1.
         across: In data-parallel training, average the loss and the gradient over all processes, which all must call.
 
     Raises:

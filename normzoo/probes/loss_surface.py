@@ -50,7 +50,7 @@ def loss_surface(
     model: nn.Module,
     loss: Loss,
     batch: Batch,
-    alphas: Sequence[float] | Tensor,
+    alphas: Sequence[float] | Tensor | None = None,
     betas: Sequence[float] | Tensor | None = None,
     *,
     seed: int = 0,
@@ -71,7 +71,7 @@ def loss_surface(
     Cost: A · B forward passes.
 
     Args:
-        alphas, betas: The grid; `betas` is `alphas` unless given.
+        alphas, betas: The grid, `betas` is `alphas` unless given; by default 21 × 21 points from −1 to 1.
         seed: Of the directions.
         across: In data-parallel training, average the loss over all processes, which all must call.
 
@@ -86,7 +86,7 @@ def loss_surface(
     if not first:
         raise ValueError("no weight of this model takes a gradient: there is no direction to go along")
     parameters = dict(model.named_parameters())
-    x = torch.as_tensor(alphas, dtype=torch.float64)
+    x = torch.as_tensor(_grid(1.0, 21) if alphas is None else alphas, dtype=torch.float64)
     y = x if betas is None else torch.as_tensor(betas, dtype=torch.float64)
     losses = [
         loss_at(
@@ -100,6 +100,10 @@ def loss_surface(
         for b in y
     ]
     return Surface(x, y, torch.tensor(losses, dtype=torch.float64).view(len(x), len(y)))
+
+
+def _grid(radius: float, points: int) -> Tensor:
+    return torch.linspace(-radius, radius, points, dtype=torch.float64)
 
 
 class LossSurface(Callback):
@@ -141,7 +145,7 @@ class LossSurface(Callback):
         model = inner(module)
         modes = {part: part.training for part in model.modules()}
         (batch,) = probe_batches(trainer, self.samples, self.samples)
-        grid = torch.linspace(-self.radius, self.radius, self.points, dtype=torch.float64)
+        grid = _grid(self.radius, self.points)
         try:
             model.train(self.training_mode)
             with trainer.precision_plugin.forward_context():

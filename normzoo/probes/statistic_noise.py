@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.probes._callback import Callback, inner, probe_batches
+from normzoo.probes._callback import Callback, inner, probe_batches, training_batch_size
 from normzoo.probes._layers import all_norms
 from normzoo.probes._point import at, output_of, same_random_numbers
 
@@ -116,7 +116,7 @@ class StatisticNoiseProbe(Callback):
         self._measure(trainer, module)
 
     def _measure(self, trainer: Any, module: Any) -> None:
-        size = trainer.datamodule.batch_size
+        size = training_batch_size(trainer)
         inputs = [x for x, _ in probe_batches(trainer, self.batches * size, size)]
         with trainer.precision_plugin.forward_context():
             self.rows.append(statistic_noise(inner(module), inputs, group_size=self.group_size))
