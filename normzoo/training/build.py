@@ -16,6 +16,22 @@ from normzoo.registry import factory
 
 Config = Mapping[str, Any]
 
+# Options of the group `optimizer` that are not arguments of the torch optimizer.
+_OURS = frozenset(
+    {
+        "name",
+        "base_lr",
+        "base_batch",
+        "lr_rule",
+        "schedule",
+        "milestones",
+        "decay_rate",
+        "decay_every",
+        "warmup",
+        "trains",
+    }
+)
+
 
 def build_norm(config: Config) -> Callable[[int], nn.Module]:
     """The norm of `config["norm"]`: `name` is looked up, every other key is one of its arguments."""
@@ -143,8 +159,7 @@ def build_probes(config: Config) -> list[lightning.Callback]:
 
 def build_optimizer(config: Config, parameters: Any) -> Any:
     """The torch optimizer of `config["optimizer"]` at the scaled learning rate."""
-    ours = ("name", "base_lr", "base_batch", "lr_rule", "schedule", "milestones", "decay_rate", "decay_every", "warmup")
-    arguments = {key: value for key, value in config["optimizer"].items() if key not in ours}
+    arguments = {key: value for key, value in config["optimizer"].items() if key not in _OURS}
     return instantiate(arguments, parameters, lr=learning_rate(config), _convert_="all")
 
 

@@ -16,6 +16,7 @@ from normzoo.training.check import Shapes, values_per_statistic
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.module import CHECK_EVERY
 from normzoo.training.ranks import world_size_here
+from normzoo.training.trained import counts
 
 CURVE = "curve.json"
 log = logging.getLogger("normzoo")
@@ -125,6 +126,7 @@ class Recorder(Callback):
                 key: value for key, value in (curve[-1] if curve else {}).items() if key not in ("epoch", "samples")
             }
             metrics["steps"] = metrics.pop("step", trainer.global_step)
+            metrics |= counts(module.model, module.config)  # type: ignore[arg-type]
             arrays: dict[str, Any] = {}
             for probe in self.probes:
                 metrics.update(probe.summary())

@@ -22,6 +22,7 @@ from normzoo.training.build import (
 )
 from normzoo.training.loggers import check_logger
 from normzoo.training.ranks import check_nodes, world_size
+from normzoo.training.trained import choose_trained, chosen
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -110,9 +111,11 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shape
     build_placement(config)
     build_optimizer(config, [nn.Parameter(torch.zeros(1))])
     schedule(config, 1)
+    chosen(config)
     try:
         with torch.device("meta"):
             model = build_model(config, data.image_shape, data.num_classes)
+            choose_trained(model, config)
             plan_processes(model, world_size(config))
             shapes = statistic_shapes(model, torch.empty(per_device, *data.image_shape))
             _check_last_batch(model, config, data)

@@ -21,6 +21,7 @@ from normzoo.training.check import Shapes, on_gpu, plan_processes, values_per_st
 from normzoo.training.checkpoint import Checkpoints, WholeFiles
 from normzoo.training.module import Classifier
 from normzoo.training.ranks import DDP, RankCheck, rank, under_torchrun, world_size
+from normzoo.training.trained import choose_trained
 
 log = logging.getLogger("normzoo")
 
@@ -60,6 +61,7 @@ def fit(run: Run, data: Any = None) -> None:
         data = build_data(config)
         data.setup("fit")
     model = build_model(config, data.image_shape, data.num_classes)
+    choose_trained(model, config)
     plan_processes(model, world_size(config))
     few = [name for name, count in values_per_statistic(model, run.shapes)[0].items() if count == 2]
     if few and rank() == 0:

@@ -20,6 +20,7 @@ from normzoo.probes.train_eval_gap import (
 )
 from normzoo.results import decisive
 from normzoo.training.build import Config, batch_over_devices, build_optimizer, schedule
+from normzoo.training.trained import trained
 
 # Steps between looks at what the processes must agree on, such as a finite loss: a look makes a GPU wait.
 CHECK_EVERY = 50
@@ -54,7 +55,7 @@ class Classifier(LightningModule):
         return self.model(x)
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.config, self.model.parameters())
+        optimizer = build_optimizer(self.config, trained(self.model))
         total_steps = int(self.trainer.estimated_stepping_batches)
         factor = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.config, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
