@@ -14,6 +14,7 @@ from typing import Any
 
 from normzoo.again import hydra_quoted
 from normzoo.errors import UserError
+from normzoo.training.command import call_hydra
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,6 @@ def run(chosen: argparse.Namespace) -> None:
     if odd:
         raise UserError(f"{odd[0]} is no override, which reads key=value; a claim is chosen by --only {odd[0]}")
     folder = chosen.dir or Path("runs") / f"claims_{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    from normzoo.cli import call_hydra
-
     call_hydra(arguments(claims, folder, quick=chosen.quick, overrides=chosen.overrides))
 
 

@@ -4,13 +4,13 @@ import argparse
 import os
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from normzoo import __version__, bench, catalogue, claims
 from normzoo.errors import UserError, exit_with
 from normzoo.registry import list_norms
+from normzoo.training.command import call_hydra
 
 COMMANDS = ("train", "report", "claims", "list", "show", "bench")
 
@@ -46,29 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         sys.stderr.write(f"{str(interrupt) or otherwise}\n")
         sys.exit(130)
-
-
-def call_hydra(arguments: Sequence[str]) -> None:
-    """Hand the arguments of `normzoo train` to Hydra.
-
-    Raises:
-        UserError: a package that training needs is missing.
-    """
-    try:
-        import hydra
-        import lightning  # noqa: F401
-        import torchmetrics  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(f"normzoo train needs {error.name}: pip install 'normzoo[sweep]'") from error
-
-    from normzoo.misspelt import hydra_says
-    from normzoo.training.task import train
-
-    sys.argv = [sys.argv[0], *arguments]
-    # Our presets of engines bear the names of the launchers they are for, and hold to what these take.
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-    with hydra_says():
-        hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
 
 
 def _complete(arguments: Sequence[str]) -> None:
