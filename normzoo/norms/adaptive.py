@@ -152,10 +152,9 @@ class AdaptiveLayerNorm(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.modulation.weight.to(dtype), self.modulation.bias.to(dtype)
         shift, scale = F.linear(F.silu(condition.to(dtype)), weight, bias).chunk(2, dim=1)
-        x_hat = F.layer_norm(x.movedim(self.channel_dim, -1).to(dtype), (self.num_features,), eps=self.eps)
-        over_positions = (slice(None), *[None] * (x.dim() - 2))
-        y = x_hat * (1 + scale[over_positions]) + shift[over_positions]
-        return y.movedim(-1, self.channel_dim).to(x.dtype)
+        x_hat, *_ = standardize(x.movedim(self.channel_dim, 1).to(dtype), (1,), self.eps)
+        y = x_hat * per_sample(1 + scale, x) + per_sample(shift, x)
+        return y.movedim(1, self.channel_dim).to(x.dtype)
 
     def extra_repr(self) -> str:
         return (

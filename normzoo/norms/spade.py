@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,52 @@ class _ConvAroundOne(nn.Conv2d):
             nn.init.ones_(self.bias)
 
 
+class _Modulate(torch.autograd.Function):
+    """y = x_hat · γ + β, γ = w_γ ∗ h + b_γ, β = w_β ∗ h + b_β, h = relu(w_s ∗ s + b_s), with its chain rule.
+
+    With g = ∂l/∂y, γ gets g x_hat, β gets g and x_hat gets g γ; the rest is the chain rule of convolutions. h and γ, of
+    more channels than the map of labels s by far, are computed again rather than kept: x_hat and s are all that is
+    saved.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x_hat: Tensor, labels: Tensor, padding: int, *parameters: Tensor) -> Tensor:
+        h = _hidden(labels, padding, parameters)
+        gamma, beta = (F.conv2d(h, *parameters[i : i + 2], padding=padding) for i in (2, 4))
+        return x_hat * gamma + beta
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x_hat, labels, ctx.padding, *parameters = inputs
+        ctx.save_for_backward(x_hat, labels, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_hat, labels, *parameters = ctx.saved_tensors
+        h = _hidden(labels, ctx.padding, parameters)
+        gamma = F.conv2d(h, *parameters[2:4], padding=ctx.padding)
+        through_gamma, *of_gamma = _conv_backward(grad * x_hat, h, parameters[2], ctx.padding)
+        through_beta, *of_beta = _conv_backward(grad, h, parameters[4], ctx.padding)
+        grad_pre = (through_gamma + through_beta) * (h > 0)
+        wanted = ctx.needs_input_grad[1]
+        grad_labels, *of_shared = _conv_backward(grad_pre, labels, parameters[0], ctx.padding, wanted)
+        return grad * gamma, grad_labels if wanted else None, None, *of_shared, *of_gamma, *of_beta
+
+
+def _hidden(labels: Tensor, padding: int, parameters: Sequence[Tensor]) -> Tensor:
+    return F.relu(F.conv2d(labels, parameters[0], parameters[1], padding=padding))
+
+
+def _conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a convolution's input, if wanted, weight and bias."""
+    of_what = (weight.shape[:1], (1, 1), (padding, padding), (1, 1), False, (0, 0), 1, (wanted, True, True))
+    return torch.ops.aten.convolution_backward(grad.to(x.dtype), x, weight, *of_what)
+
+
 @register(
     "spade",
     aliases=("spatially_adaptive_norm",),
@@ -43,9 +90,10 @@ class SPADE(_NormBase):
         γ(s) = gamma(h),  β(s) = beta(h),  h = relu(shared(s)),  s the map of labels, resized to H × W
         running ← (1 − momentum) · running + momentum · new,  new var unbiased
 
-    `shared`, `gamma` and `beta` are convolutions. The authors' code multiplies by 1 + γ(s), the paper by γ(s). So does
-    this layer, and starts the biases of `gamma` at 1, which comes to the same function: to load weights of theirs, add
-    1 to that bias. Their code synchronizes the batch statistics over the devices; here they are local.
+    `shared`, `gamma` and `beta` are convolutions; h and γ(s) are computed again in the backward rather than kept, by
+    their weights alone, so that hooks on these modules are not called. The authors' code multiplies by 1 + γ(s), the
+    paper by γ(s). So does this layer, and starts the biases of `gamma` at 1, which comes to the same function: to load
+    weights of theirs, add 1 to that bias. Their code synchronizes the batch statistics over the devices; here they are local.
 
     Shape: `(N, C, H, W)` and a condition `(N, label_channels, H', W')` -> `(N, C, H, W)`.
 
@@ -104,9 +152,13 @@ class SPADE(_NormBase):
         if self.training or self.running_mean is None:
             check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
         x_hat = standardize_batch(self, x.to(torch.promote_types(x.dtype, torch.float32)))
-        labels = F.interpolate(condition.to(self.shared.weight.dtype), size=x.shape[2:], mode="nearest")
-        h = F.relu(self.shared(labels))
-        return (x_hat * self.gamma(h) + self.beta(h)).to(x.dtype)
+        kind, dtype = x.device.type, self.shared.weight.dtype
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # it is not on in the backward
+            dtype = torch.get_autocast_dtype(kind)
+        labels = F.interpolate(condition.to(dtype), size=x.shape[2:], mode="nearest")
+        convolutions = (self.shared, self.gamma, self.beta)
+        parameters = [p.to(dtype) for conv in convolutions for p in (conv.weight, conv.bias) if p is not None]
+        return _Modulate.apply(x_hat, labels, self.shared.kernel_size[0] // 2, *parameters).to(x.dtype)
 
     def extra_repr(self) -> str:
         return (
