@@ -95,8 +95,8 @@ def test_a_diverged_cell_counts_up_to_where_it_diverged_and_is_named(tmp_path: P
     figure = Figure()
     dying_relu.draw(records, figure)
     assert len(figure.axes) == 4
-    labels = [text.get_text() for axes in figure.axes if axes.legend_ for text in axes.legend_.get_texts()]
-    assert labels == ["no norm", "BatchNorm", "no norm (1 diverged)", "BatchNorm"]
+    assert [axes.get_title("left") for axes in figure.axes[:2]] == ["lr 0.1", "lr 0.5 (no norm: 1 diverged)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no norm", "BatchNorm"]
 
 
 def test_dying_relu_without_cells() -> None:

@@ -52,7 +52,7 @@ def test_covariate_shift(tmp_path: Path, plain: Any, bn: Any, verdict: str) -> N
     assert len(covariate_shift.judge(both).checks) == 5
     figure = Figure()
     covariate_shift.draw(both, figure)
-    assert [len(axes.lines) for axes in figure.axes] == [2] * 6
+    assert [len(axes.lines) for axes in figure.axes] == [2] * 9  # distributions, and the shift of each net
 
 
 def test_covariate_shift_without_cells(tmp_path: Path) -> None:

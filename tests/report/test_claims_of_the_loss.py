@@ -44,8 +44,9 @@ def test_smoothing(tmp_path: Path, scale: float, beta: float, verdict: str) -> N
     assert "identity 1.10 ± 0.10 (n = 3)" in finding.measured
     figure = Figure()
     loss_smoothing.draw(records, figure)
-    assert [len(axes.collections) for axes in figure.axes] == [2, 2, 2]
-    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
+    assert [len(axes.collections) for axes in figure.axes] == [1] * 6  # a row a measure, a column a norm
+    assert [axes.get_title("left") for axes in figure.axes] == ["no norm", "BatchNorm", "", "", "", ""]
+    assert all(axes.get_ylabel() for axes in figure.axes[::2])
 
 
 def test_smoothing_without_cells_or_with_lost_ones(tmp_path: Path) -> None:
@@ -54,7 +55,9 @@ def test_smoothing_without_cells_or_with_lost_ones(tmp_path: Path) -> None:
     finding = loss_smoothing.judge(one)
     assert finding.verdict == "not measured"
     assert "identity 1 diverged" in finding.measured
-    loss_smoothing.draw(one, Figure())
+    figure = Figure()
+    loss_smoothing.draw(one, figure)
+    assert figure.axes[1].get_title("left") == "no norm (1 diverged)"
 
 
 def surface(root: Path, norm: str, seed: int, rise: float, wide: float, follows: bool = True) -> CellResult:

@@ -1,24 +1,39 @@
 """What the figures of claims have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from normzoo.report.arms import Stat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CHANCE = 90.0  # error of guessing among ten classes, in percent
 
 
-def band(axes: "Axes", xs: Sequence[float], stats: Sequence[Stat], **looks: Any) -> None:
-    """A line through the means, and a band of ± one standard deviation around it."""
+def band(
+    axes: "Axes", xs: Sequence[float], stats: Sequence[Stat], *, within: tuple[float, float] | None = None, **looks: Any
+) -> None:
+    """A line through the means, and a band of ± one standard deviation around it, cut off where no value can be."""
     if not xs:
         return
     (line,) = axes.plot(xs, [stat.mean for stat in stats], **looks)
     if any(stat.std for stat in stats):
         low, high = ([stat.mean + sign * (stat.std or 0.0) for stat in stats] for sign in (-1, 1))
+        if within is not None:
+            low, high = ([min(max(value, within[0]), within[1]) for value in edge] for edge in (low, high))
         axes.fill_between(xs, low, high, color=line.get_color(), alpha=0.15, lw=0)
+
+
+def legend_above(figure: "Figure", panels: Iterable["Axes"]) -> None:
+    """One legend for all panels, in a row above them, where it covers nothing."""
+    found = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.legend(list(found.values()), list(found), loc="outside upper left", ncols=len(found))
 
 
 def whole_ticks(axes: "Axes") -> None:

@@ -48,12 +48,19 @@ def kept_low(what: str, plain: Stat | None, bn: Stat | None, least: float, facto
 
 
 def share_by_step(axes: "Axes", records: Sequence[CellResult], name: str, **looks: Any) -> None:
-    """The mean share over layers by step, in percent, a line a norm; how many cells diverged stands in the legend."""
+    """The mean share over layers by step, in percent, a line a norm."""
     for norm, cells in split(records, "norm").items():
-        style, gone = norm_style(norm), lost(cells)
+        style = norm_style(norm)
         line = series(cells, "health_step", lambda arrays: 100 * arrays[f"health_{name}"].mean(1))
-        label = f"{style.name}{f' ({gone})' if gone else ''}"
-        band(axes, *line, **{"color": style.color, "ls": style.dash, "lw": 1.2, "label": label, **looks})
+        line_looks = {"color": style.color, "ls": style.dash, "lw": 1.2, "label": style.name, **looks}
+        band(axes, *line, within=(0, 100), **line_looks)
+
+
+def gone_by_norm(records: Sequence[CellResult]) -> str:
+    """` (no norm: 1 diverged)`, for a title; empty where every cell came to its end."""
+    lines = [(norm_style(norm).name, lost(cells)) for norm, cells in split(records, "norm").items()]
+    named = "; ".join(f"{name}: {gone}" for name, gone in lines if gone)
+    return f" ({named})" if named else ""
 
 
 def gradients_by_layer(axes: "Axes", records: Sequence[CellResult], row: int) -> None:

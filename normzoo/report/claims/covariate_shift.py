@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from normzoo.report.claims._cells import entry, lost, split, spread, where
 from normzoo.report.claims._compare import exceeds, show
-from normzoo.report.claims._draw import band
+from normzoo.report.claims._draw import band, legend_above
 from normzoo.report.claims._finding import Check, Finding
-from normzoo.report.claims._recorded import Arrays, series
+from normzoo.report.claims._recorded import Arrays, recordings, series
 from normzoo.report.style import norm_style
 from normzoo.results import CellResult
 
@@ -48,47 +48,59 @@ def judge(records: Sequence[CellResult]) -> Finding:
 
 
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:
-    """What the last activation is given over the training, and shift and angle by layer."""
-    models = split(records, "model")
-    figure.set_size_inches(7.2, 2.5 + 2.1 * (len(models) > 1))
-    panels = figure.subplots(max(len(models), 1), 3, squeeze=False)
-    for (first, shifts, cosines), (model, of_model) in zip(panels, models.items(), strict=False):
+    """What activations are given over the training; shift, relative shift and angle by layer, for each net."""
+    rows: list[tuple[str, list[CellResult], bool]] = []
+    for model, of_model in split(records, "model").items():
         lr = max(entry(record, "optimizer.base_lr") for record in of_model)
         cells = where(of_model, optimizer__base_lr=lr)
         linear = entry(cells[0], "model.activation") == "none"
         title = f"{'linear net' if linear else model}, lr {lr:g}"
-        if linear:
-            _by_layer(first, cells, _relative)
-            first.set(xlabel="Layer with weights", ylabel="‖G − G'‖ / ‖G‖, median")
-            first.set_title(f"{title}: relative shift", loc="left")
-        else:
-            quantiles(first, cells)
-            first.set_title(f"{title}: last activation", loc="left")
-        _by_layer(shifts, cells, _shift)
-        shifts.set(xlabel="Layer with weights", ylabel="‖G − G'‖, median")
-        shifts.set_title("Shift of the gradient", loc="left")
-        _by_layer(cosines, cells, _cosine)
-        cosines.set(xlabel="Layer with weights", ylabel="cos(G, G'), median")
-        cosines.set_title("Angle between G and G'", loc="left")
-        cosines.legend(loc="lower left")
+        rows += [] if linear else [(title, cells, True)]
+        rows.append((title, cells, False))
+    figure.set_size_inches(7.2, 0.7 + 1.9 * max(len(rows), 1))
+    panels = figure.subplots(max(len(rows), 1), 3, squeeze=False)
+    for row, (title, cells, distributions) in zip(panels, rows, strict=False):
+        if distributions:
+            _distributions(row, cells, title)
+            continue
+        measures = (
+            (_shift, f"{title}: shift of the gradient", "‖G − G'‖₂, median"),
+            (_relative, "Relative to the gradient", "‖G − G'‖ / ‖G‖, median"),
+            (_cosine, "Angle between G and G'", "cos(G, G'), median"),
+        )
+        for axes, (measure, name, label) in zip(row, measures, strict=True):
+            _by_layer(axes, cells, measure)
+            axes.set(xlabel="Layer with weights", ylabel=label)
+            axes.set_title(name, loc="left", fontsize=7.5)
+    legend_above(figure, panels.flat)
 
 
-def quantiles(axes: "Axes", records: Sequence[CellResult]) -> None:
-    """Quantiles 0.15, 0.5 and 0.85 of the last activation's input over the training, the first seed of each norm."""
+def _distributions(row: Sequence["Axes"], records: Sequence[CellResult], title: str) -> None:
+    """The first, a middle and the last activation."""
+    found = recordings(records)
+    count = found[0][1]["activation_quantiles"].shape[1] if found else 1
+    for i, (axes, at) in enumerate(zip(row, (0, count // 2, count - 1), strict=True)):
+        quantiles(axes, records, at)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_title(f"{'' if i else f'{title}: '}activation {at + 1} of {count}", loc="left", fontsize=7.5)
+
+
+def quantiles(axes: "Axes", records: Sequence[CellResult], at: int) -> None:
+    """Quantiles 0.15, 0.5 and 0.85 of an activation's input over the training, the first seed of each norm."""
     for norm, cells in split(records, "norm").items():
         if norm not in (WITHOUT, WITH):
             continue
         style, one = norm_style(norm), [min(cells, key=lambda cell: cell.seed)]
-        low, middle, high = (series(one, "activation_step", partial(_quantile, i)) for i in (1, 2, 3))
+        low, middle, high = (series(one, "activation_step", partial(_quantile, at, i)) for i in (1, 2, 3))
         if middle[0]:
             axes.plot(middle[0], [stat.mean for stat in middle[1]], color=style.color, ls=style.dash, lw=1.2)
             edges = [stat.mean for stat in low[1]], [stat.mean for stat in high[1]]
-            axes.fill_between(low[0], *edges, color=style.color, alpha=0.2, lw=0, label=style.name)
+            axes.fill_between(low[0], *edges, color=style.color, alpha=0.2, lw=0)
     axes.set(xlabel="Optimizer step", ylabel="Input, quantiles .15 .5 .85")
 
 
-def _quantile(i: int, arrays: Arrays) -> list[float]:
-    return [float(value) for value in arrays["activation_quantiles"][:, -1, i]]
+def _quantile(at: int, i: int, arrays: Arrays) -> list[float]:
+    return [float(value) for value in arrays["activation_quantiles"][:, at, i]]
 
 
 def _by_layer(axes: "Axes", records: Sequence[CellResult], value: Callable[[Arrays], Sequence[float]]) -> None:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from normzoo.report.claims._cells import split, spread, text, where
 from normzoo.report.claims._compare import show
-from normzoo.report.claims._draw import band
+from normzoo.report.claims._draw import band, legend_above
 from normzoo.report.claims._finding import Check, Finding
-from normzoo.report.claims._health import kept_low, last_share, share_by_step
+from normzoo.report.claims._health import gone_by_norm, kept_low, last_share, share_by_step
 from normzoo.report.claims._recorded import Arrays, series
 from normzoo.report.style import norm_style
 from normzoo.results import CellResult
@@ -41,15 +41,15 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     panels = figure.subplots(*shape, squeeze=False, sharey=True).reshape(2, -1)
     for (above, below), (lr, cells) in zip(panels.T, rates, strict=False):
         share_by_step(above, cells, "dead")
-        above.set(xlabel="Optimizer step", ylabel="Dead channels (%)", ylim=(-3, 103))
-        above.set_title(f"lr {lr:g}", loc="left")
-        above.legend(loc="upper left", title="mean over layers", title_fontsize=6.8, alignment="left")
+        above.set(xlabel="Optimizer step", ylabel="Dead, mean of layers (%)", ylim=(-3, 103))
+        above.set_title(f"lr {lr:g}{gone_by_norm(cells)}", loc="left", fontsize=7.5)
         for norm, arm in split(cells, "norm").items():
             style = norm_style(norm)
             looks: dict[str, Any] = {"color": style.color, "ls": style.dash, "marker": style.marker}
-            band(below, *series(arm, "", _last_row), **looks, ms=3, lw=1.1)
+            band(below, *series(arm, "", _last_row), within=(0, 100), **looks, ms=3, lw=1.1)
         below.set(xlabel="Convolution", ylabel="Dead channels (%)")
-        below.set_title(f"lr {lr:g}, at the end", loc="left")
+        below.set_title(f"lr {lr:g}, at the end", loc="left", fontsize=7.5)
+    legend_above(figure, panels.flat)
 
 
 def _last_row(arrays: Arrays) -> list[float]:

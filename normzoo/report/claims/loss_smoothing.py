@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from normzoo.report.claims._cells import split, spread, text, where
+from normzoo.report.claims._cells import lost, split, spread, text
 from normzoo.report.claims._compare import times
-from normzoo.report.claims._draw import band, log_scale
+from normzoo.report.claims._draw import band, legend_above, log_scale
 from normzoo.report.claims._finding import Finding
-from normzoo.report.claims._recorded import series
+from normzoo.report.claims._recorded import Arrays, series
 from normzoo.report.style import norm_style
 from normzoo.results import CellResult
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WITHOUT, WITH = "identity", "batch_norm"
+_PLAIN = "without a norm, for comparison"
 _MEASURES = {
     # metric: what it is, the factor asked for, digits
     "landscape_loss_range": ("median range of the loss along the gradient", 2.0, 2),
@@ -38,38 +39,43 @@ def judge(records: Sequence[CellResult]) -> Finding:
 
 
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:
-    """Bands of loss and of the gradient's change over the training, and β."""
-    figure.set_size_inches(7.2, 2.7)
-    losses, changes, betas = figure.subplots(1, 3)
-    for norm in (WITHOUT, WITH):
-        cells = where(records, norm=norm)
-        _edges(losses, cells, "landscape_losses")
-        _edges(changes, cells, "landscape_gradient_distances")
-    for norm, cells in split(records, "norm").items():
-        style = norm_style(norm)
-        line = series(cells, "landscape_step", lambda arrays: arrays["landscape_beta"])
-        band(betas, *line, color=style.color, ls=style.dash, lw=1.1, label=style.name)
-    for axes, name, label in (
-        (losses, "Loss along the gradient", "Cross-entropy, min to max"),
-        (changes, "Change of the gradient", "‖∇L(w − ηg) − g‖₂, min to max"),
-        (betas, "Effective β-smoothness", "β"),
-    ):
-        axes.set(xlabel="Optimizer step", ylabel=label)
-        axes.set_title(name, loc="left")
-        if axes.has_data():
-            log_scale(axes, "y")
-            axes.legend(loc="best")
+    """Bands of the loss, of the gradient's change and of β over the training, a column a norm."""
+    arms = split(records, "norm")
+    figure.set_size_inches(7.2, 5.0)
+    panels = figure.subplots(3, max(len(arms), 1), squeeze=False, sharex=True, sharey="row")
+    for (losses, changes, betas), (norm, cells) in zip(panels.T, arms.items(), strict=False):
+        style, gone = norm_style(norm), lost(cells)
+        for axes, name in ((losses, "landscape_losses"), (changes, "landscape_gradient_distances")):
+            if norm != WITHOUT:
+                _edges(axes, arms.get(WITHOUT, ()), name, filled=False)
+            _edges(axes, cells, name)
+        if norm != WITHOUT:
+            xs, plain = series(arms.get(WITHOUT, ()), "landscape_step", _beta)
+            betas.plot(xs, [stat.mean for stat in plain], color=norm_style(WITHOUT).color, lw=0.6, ls=":", label=_PLAIN)
+        band(betas, *series(cells, "landscape_step", _beta), color=style.color, lw=1.2)
+        losses.set_title(f"{style.name}{f' ({gone})' if gone else ''}", loc="left")
+        betas.set_xlabel("Optimizer step")
+    labels = ("Loss along the gradient,\nmin to max", "‖∇L(w − ηg) − g‖₂,\nmin to max", "Effective\nβ-smoothness")
+    for row, label in zip(panels, labels, strict=True):
+        row[0].set_ylabel(label)
+        if any(axes.lines for axes in row):
+            log_scale(row[0], "y")
+    legend_above(figure, panels.flat)
 
 
-def _edges(axes: "Axes", cells: Sequence[CellResult], name: str) -> None:
+def _beta(arrays: Arrays) -> Sequence[float]:
+    return [float(value) for value in arrays["landscape_beta"]]
+
+
+def _edges(axes: "Axes", cells: Sequence[CellResult], name: str, *, filled: bool = True) -> None:
     """A band from the least to the largest value over the points of each measurement; means over seeds of both."""
-    if not cells:
-        return
     low = series(cells, "landscape_step", lambda arrays: arrays[name].min(1))
     high = series(cells, "landscape_step", lambda arrays: arrays[name].max(1))
-    style = norm_style(cells[0].config["norm"]["name"])
-    if low[0]:
-        edges = [stat.mean for stat in low[1]], [stat.mean for stat in high[1]]
-        axes.fill_between(low[0], *edges, color=style.color, alpha=0.45, lw=0, label=style.name)
-        for edge in edges:
-            axes.plot(low[0], edge, color=style.color, lw=0.7)
+    if not low[0] or low[0] != high[0]:
+        return
+    color = norm_style(cells[0].config["norm"]["name"]).color
+    edges = [stat.mean for stat in low[1]], [stat.mean for stat in high[1]]
+    if filled:
+        axes.fill_between(low[0], *edges, color=color, alpha=0.45, lw=0)
+    for edge in edges:
+        axes.plot(low[0], edge, color=color, lw=0.7 if filled else 0.6, ls="-" if filled else ":")
