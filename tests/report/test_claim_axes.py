@@ -91,6 +91,18 @@ def test_initialization_is_told() -> None:
     )
 
 
+def test_diverged_seeds_are_drawn_with_their_number() -> None:
+    records = rates({0.1: 5.0, 1: 8.0, 2: None}, {0.1: 4.0, 1: 3.0, 2: 6.0})
+    records[3].status, records[3].metrics = "diverged", {}  # one seed of the plain net at 1
+    figure = Figure()
+    learning_rates.draw(records, figure)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1/3", "3/3", "guessing"]
+    learning_rates.draw(rates({0.1: 5.0}, {0.1: 4.0}), figure := Figure())
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["no norm", "BatchNorm"]
+
+
 def test_without_cells_nothing_is_measured() -> None:
     for claim in (learning_rates, initialization):
         assert claim.judge([]).verdict == "not measured"

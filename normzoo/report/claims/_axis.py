@@ -41,8 +41,9 @@ def errors(records: Sequence[CellResult], key: str) -> Mapping[float, Stat]:
 
 
 def draw_along(axes: "Axes", records: Sequence[CellResult], key: str, label: str) -> None:
-    """A line a norm; a cross on the upper edge for each seed that diverged."""
+    """A line a norm; where seeds diverged, a cross on the upper edge with their number."""
     norms = split(records, "norm")
+    crossed = False
     values = sorted({value for cells in norms.values() for value in along(cells, key)})
     for i, (norm, cells) in enumerate(norms.items()):
         apart = 1.05 ** (i - (len(norms) - 1) / 2)
@@ -62,19 +63,33 @@ def draw_along(axes: "Axes", records: Sequence[CellResult], key: str, label: str
             capsize=1.8,
             label=style.name,
         )
-        lost = [value * apart for value, own in along(cells, key).items() for r in own if r.status == "diverged"]
+        counts = {value: [r.status for r in own].count("diverged") for value, own in along(cells, key).items()}
+        lost = {value * apart: f"{count}/{len(along(cells, key)[value])}" for value, count in counts.items() if count}
         if lost:  # an empty line that is not clipped takes the layout to the corner of the page
+            crossed = True
             axes.plot(
-                lost, [1.0] * len(lost), transform=axes.get_xaxis_transform(), ls="none", marker="X", ms=6,
+                list(lost), [1.0] * len(lost), transform=axes.get_xaxis_transform(), ls="none", marker="X", ms=6,
                 mfc="white", mec=style.color, clip_on=False, zorder=4,
             )  # fmt: skip
+        for x, count in lost.items():
+            axes.annotate(
+                count, (x, 1.0), xycoords=axes.get_xaxis_transform(), xytext=(0, 4.5), textcoords="offset points",
+                ha="center", fontsize=5.5, color=style.color, annotation_clip=False,
+            )  # fmt: skip
     axes.axhline(CHANCE, color=GREY, lw=0.7, ls=":", zorder=0)
-    axes.plot([], [], ls="none", marker="X", ms=6, mfc="white", mec=GREY, label="a seed diverged")
+    axes.annotate(
+        "guessing", (1.0, CHANCE), xycoords=axes.get_yaxis_transform(), xytext=(4, 0), textcoords="offset points",
+        va="center", fontsize=6, color=GREY, annotation_clip=False,
+    )  # fmt: skip
+    if crossed:
+        axes.plot([], [], ls="none", marker="X", ms=6, mfc="white", mec=GREY, label="seeds that diverged")
     log_scale(axes, "x")
     log_scale(axes, "y")
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
     axes.set_ylim(top=105)
     axes.set(xlabel=label, ylabel="Validation error (%)")
-    handles, names = axes.get_legend_handles_labels()  # error bars come after lines, and the cross is to be the last
-    axes.legend([*handles[1:], handles[0]], [*names[1:], names[0]], loc="upper left", bbox_to_anchor=(1.01, 1))
+    handles, names = axes.get_legend_handles_labels()
+    first = int(crossed)  # error bars come after lines, and the cross is to be the last
+    order = [*range(first, len(handles)), *range(first)]
+    axes.legend([handles[i] for i in order], [names[i] for i in order], loc="upper left", bbox_to_anchor=(1.01, 0.92))

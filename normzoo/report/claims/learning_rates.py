@@ -47,7 +47,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     figure.set_size_inches(5.6, 2.9)
     axes = figure.add_subplot()
     draw_along(axes, records, KEY, "Learning rate")
-    axes.set_title("Which learning rates train", loc="left")
+    axes.set_title("Which learning rates train", loc="left", pad=12)  # above the crosses
 
 
 def _larger(text: str, rates: Sequence[list[float] | None], factor: float) -> Check:

@@ -8,7 +8,7 @@ from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._recorded import series
-from normzoo.report.style import ORANGE, norm_style
+from normzoo.report.style import norm_style
 from normzoo.results import CellResult
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     looks: dict[str, dict[str, Any]] = {
         "none": {"color": norm_style("identity").color, "ls": ":"},
         "bn": {"color": norm_style("batch_norm").color, "ls": "-"},
-        "noisy": {"color": ORANGE, "ls": "--"},
+        "noisy": {"color": norm_style("batch_norm").color, "ls": (0, (3, 1.5)), "marker": "o", "ms": 3, "mfc": "white"},
     }
     for name, cells in _arms(records).items():
         line = {**looks[name], "label": NAMES[name], "lw": 1.3}
