@@ -21,8 +21,13 @@ TINY = ("norm=group_norm", "norm.channels_per_group=8", "trainer=cpu", "data=syn
 Sweep = Callable[..., tuple[float, list[Ended]]]
 
 
-def ended(at: float, status: str = "ok", norm: str = "group_norm", **metrics: float) -> Ended:
-    return Ended(at, CellResult(cell="", status=status, config={"norm": {"name": norm}}, metrics={**metrics}))
+def settings(norm: str = "group_norm", seed: int = 0) -> dict[str, Any]:
+    groups = {"norm": {"name": norm}, "placement": {"name": "pre_act"}, "model": {"name": "plain_cnn"}}
+    return {**groups, "batch_size_per_device": 8, "data": {"image_size": 8}, "seed": seed}
+
+
+def ended(at: float, status: str = "ok", norm: str = "group_norm", seed: int = 0, **metrics: float) -> Ended:
+    return Ended(at, CellResult(cell="", status=status, config=settings(norm, seed), metrics={**metrics}))
 
 
 @pytest.fixture
@@ -93,30 +98,34 @@ def test_a_cell_that_failed_makes_no_figure(told: Any) -> None:
 
 
 def test_the_template_runs_the_same_cells_but_the_refused_ones(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = told(
-        lambda *_: (
-            10.0,
-            [ended(1.0, val_error_running=7.0), ended(2.0, status="refused", norm="instance_norm")],
-        )
-    )
+    here = [ended(1.0, seed=0, val_error_running=7.0), ended(1.5, seed=1, val_error_running=6.0),
+            ended(1.7, seed=2, status="diverged"), ended(2.0, status="refused", norm="instance_norm")]  # fmt: skip
+    asked = told(lambda *_: (10.0, here))
     run: list[Sequence[str]] = []
+    errors = {0: 8.0, 1: 6.5, 2: 90.0}
 
     def template_run(command: Sequence[str], folder: Path) -> float:
         run.append(command)
         target = Path(next(one for one in command if one.startswith("hydra.sweep.dir=")).split("=", 1)[1])
-        (target / "0").mkdir(parents=True)
-        (target / "0" / "metrics.json").write_text('{"val_error": 8.0}')
+        for seed, error in errors.items():
+            (target / str(seed) / ".hydra").mkdir(parents=True)
+            (target / str(seed) / ".hydra" / "config.yaml").write_text(json.dumps(settings(seed=seed)))
+            (target / str(seed) / "metrics.json").write_text(json.dumps({"val_error": error}))
         return 45.0
 
     monkeypatch.setattr(template, "run", template_run)
-    figure = template.against_template([{"norm": "group_norm,instance_norm", "seed": "0"}])
+    figure = template.against_template([{"norm": "group_norm,instance_norm", "seed": "0,1,2"}])
     assert figure.values == [4.5]
-    assert "1 cells, 10 s here and 45 s there" in figure.note
-    assert "7.0 % here and 8.0 % there" in figure.note
+    assert "3 cells, 10 s here and 45 s there" in figure.note
+    assert "6.5 % here and 7.2 % there, a difference of -0.75 ± 0.25 (" in figure.note
     assert "norm=group_norm" in run[0]
-    assert "hydra.sweeper.grids=[{norm:'group_norm,instance_norm',seed:0}]" in asked[0]
-    with pytest.raises(RuntimeError, match="1 cells here and 2 there"):
-        template.against_template([{"norm": "group_norm"}, {"norm": "batch_norm"}])
+    assert "hydra.sweeper.grids=[{norm:'group_norm,instance_norm',seed:'0,1,2'}]" in asked[0]
+    errors |= {0: 9.0, 1: 8.1}
+    note = template.against_template([{"norm": "group_norm", "seed": "0,1,2"}]).note
+    assert note.endswith("a difference of -2.05 ± 0.05 (standard error over cells), MORE than chance")
+    del errors[2]
+    with pytest.raises(RuntimeError, match="3 cells here and 2 there"):
+        template.against_template([{"norm": "group_norm", "seed": "0,1,2"}])
     monkeypatch.setattr(template, "BASELINE", Path("nowhere"))
     assert template.against_template().median is None
 
@@ -164,7 +173,7 @@ def test_the_template_trains_to_the_same_error() -> None:
     assert figure.note.startswith("2 cells")
     here, there = (float(part.split()[-1]) for part in figure.note.split(" %")[:2])
     assert here < 15
-    assert abs(here - there) < 3  # each over 1,000 images and two seeds, on other splits
+    assert abs(here - there) < 3  # each over the same 1,000 images and two seeds, in other orders
 
 
 def test_a_command_that_fails_says_its_last_lines(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A grid of cells, here and in a program of the usual kind: Dataset, DataLoader, torchmetrics, the basic launcher."""
 
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from normzoo.again import hydra_quoted
-from normzoo.bench.commands import Ended, run, sweep
+from normzoo.bench.commands import run, sweep
 from normzoo.bench.figure import Figure
 
 BASELINE = Path(__file__).parents[2] / "scripts" / "template_baseline" / "train.py"
@@ -49,18 +50,22 @@ def against_template(
             seconds, ended = sweep(_ours(grids, shared), Path(folder) / "normzoo")
             # It has no check before training: an instance norm on a 1×1 map would end it.
             refused = {one.result.config["norm"]["name"] for one in ended if one.result.status == "refused"}
-            others, errors = 0.0, []
+            others, errors = 0.0, {}
             for number, grid in enumerate(chosen):
                 target = Path(folder) / f"template_{number}"
                 others += run(_theirs(grid, refused, shared, target), Path(folder))
-                errors += [json.loads(file.read_bytes())["val_error"] for file in target.glob("*/metrics.json")]
-        finished = [one for one in ended if one.result.status in ("ok", "diverged")]
-        if len(finished) != len(errors):
+                for file in target.glob("*/metrics.json"):
+                    errors[_cell(_read_yaml(file.parent / ".hydra" / "config.yaml"))] = _read_error(file)
+        finished = {_cell(one.result.config): one.result for one in ended if one.result.status in ("ok", "diverged")}
+        if finished.keys() != errors.keys():
             raise RuntimeError(f"{len(finished)} cells here and {len(errors)} there: they cannot be compared")
         ratios.append(others / seconds)
+        pairs = [
+            (one.metrics["val_error_running"], errors[cell]) for cell, one in finished.items() if one.status == "ok"
+        ]
         notes = (
-            f"{len(errors)} cells, {seconds:.0f} s here and {others:.0f} s there, starting included; mean error "
-            f"{_mean_error(finished):.1f} % here and {statistics.fmean(errors):.1f} % there"
+            f"{len(errors)} cells, {seconds:.0f} s here and {others:.0f} s there, starting included; "
+            f"{_errors_compared([(ours, theirs) for ours, theirs in pairs if ours is not None])}"
         )
     return Figure(NAME, "×", 4.0, False, ratios, notes)
 
@@ -83,5 +88,31 @@ def _theirs(grid: Grid, refused: set[str], shared: Sequence[str], target: Path) 
     return [sys.executable, str(BASELINE), "-m", *told, *values, f"hydra.sweep.dir={hydra_quoted(str(target))}"]
 
 
-def _mean_error(ended: Sequence[Ended]) -> float:
-    return statistics.fmean(one.result.metrics["val_error_running"] or 0.0 for one in ended)
+def _cell(config: Mapping[str, Any]) -> str:
+    """What a cell is called in both programs: by what is swept."""
+    groups = {name: config[name] for name in ("norm", "placement", "model")}
+    swept = [config["batch_size_per_device"], config["data"]["image_size"], config["seed"]]
+    return json.dumps([groups, *swept], sort_keys=True)
+
+
+def _read_yaml(file: Path) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+
+
+def _read_error(file: Path) -> float:
+    return float(json.loads(file.read_bytes())["val_error"])
+
+
+def _errors_compared(pairs: Sequence[tuple[float, float]]) -> str:
+    """The mean errors of the same cells in both, and whether they differ by more than seeds do."""
+    if not pairs:
+        return "no errors to compare"
+    here, there = (statistics.fmean(errors) for errors in zip(*pairs, strict=True))
+    told = f"mean error {here:.1f} % here and {there:.1f} % there"
+    if len(pairs) < 2:
+        return told
+    noise = statistics.stdev(ours - theirs for ours, theirs in pairs) / math.sqrt(len(pairs))
+    verdict = "" if abs(here - there) <= 3 * noise else ", MORE than chance"
+    return f"{told}, a difference of {here - there:+.2f} ± {noise:.2f} (standard error over cells){verdict}"

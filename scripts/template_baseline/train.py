@@ -1,7 +1,8 @@
 """The baseline of `normzoo bench sweep`: a cell as most programs on Lightning and Hydra are written.
 
 A Dataset that transforms one image after the other, a DataLoader, metrics by torchmetrics and `self.log`, and Hydra's
-basic launcher, which runs one job after the other in one process. Model, images, steps and seeds are those of normzoo.
+basic launcher, which runs one job after the other in one process. Model, images, split, steps and seeds are those of
+normzoo.
 """
 
 import json
@@ -19,13 +20,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Subset, random_split
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics import MaxMetric, MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
 import normzoo
 from normzoo.data._files import cache_folder
+from normzoo.data.base import balanced_order, mixed
 from normzoo.data.mnist5k import MNIST5k
 from normzoo.models.blocks import Placement
 
@@ -61,9 +63,10 @@ class DigitsDataModule(L.LightningDataModule):
         options = self.hparams
         shrink = transforms.Lambda(partial(F.adaptive_avg_pool2d, output_size=options["image_size"]))
         data = Digits(transforms.Compose([transforms.ToTensor(), shrink]))
-        sizes = [options["train_size"], options["val_size"]]
-        split = random_split(data, [*sizes, len(data) - sum(sizes)], torch.Generator().manual_seed(0))
-        self.train, self.val = split[0], split[1]
+        # Instead of random_split: the images that normzoo trains and validates on, so that errors can be compared.
+        order, first = balanced_order(torch.from_numpy(data.labels), 0), options["val_size"]
+        self.val = Subset(data, mixed(order[:first], 0).tolist())
+        self.train = Subset(data, mixed(order[first : first + options["train_size"]], 0).tolist())
         mean, std = self._statistics(data, self.train)
         data.transform = transforms.Compose([transforms.ToTensor(), shrink, transforms.Normalize(mean, std)])
 
