@@ -1,7 +1,7 @@
 """In a recurrent net BatchNorm needs statistics of its own for every time step; LayerNorm needs no such thing."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normzoo.report.arms import Stat
 from normzoo.report.claims._cells import curves, spread, text, where
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CLOSE = 2.0  # points: how near LayerNorm is to come to BatchNorm with statistics for every step
 PER_STEP, SHARED, LAYER, NONE = "BatchNorm, per step", "BatchNorm, shared", "LayerNorm", "no norm"
-_LOOKS = {
+_LOOKS: Mapping[str, Mapping[str, Any]] = {
     PER_STEP: {"color": VERMILLION, "marker": "o", "ls": "-"},
     SHARED: {"color": ORANGE, "marker": "D", "ls": "--"},
     LAYER: {"color": GREEN, "marker": "s", "ls": "--"},
