@@ -17,7 +17,7 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from normzoo.training.recipe import apply_recipe
@@ -25,7 +25,10 @@ from normzoo.training.recipe import apply_recipe
 # The application of overrides is private to Hydra; any other version composes each cell itself.
 _KNOWN_HYDRA = hydra.__version__.startswith("1.3.")
 # The output folder is the one part of Hydra's node that a cell may look up and that is known before it runs.
-_LOOKS_UP_HYDRA = re.compile(r"\$\{\s*hydra\s*[:.](?!\s*runtime\.output_dir\s*\})")
+_OUTPUT_DIR = r"\s*runtime\.output_dir\s*\}"
+_LOOKS_UP_HYDRA = re.compile(rf"\$\{{\s*hydra\s*[:.](?!{_OUTPUT_DIR})")
+_REFERENCE = re.compile(rf"\$\{{(?:hydra:{_OUTPUT_DIR}|(?P<key>[A-Za-z_][\w.]*)\}})")
+_PLAIN = (int, float, bool, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,37 @@ class Composition:
 
 @dataclass(frozen=True)
 class _Groups:
-    """What Hydra composed from the overrides that choose groups."""
+    """What Hydra composed from the overrides that choose groups.
+
+    Args:
+        resolved: Pickled: the plain form of the task's part.
+        references: The keys that values refer to; None where they refer to what is not as easily told.
+    """
 
     whole: bytes
     task: bytes
     hydra: Any
     looks_up_hydra: bool
+    resolved: bytes
+    references: frozenset[str] | None
+
+    def with_values(self, values: Sequence[Override]) -> dict[str, Any] | None:
+        """The plain configuration with plain values in place of others; None where it takes OmegaConf to tell."""
+        if self.references is None:
+            return None
+        config: dict[str, Any] = pickle.loads(self.resolved)
+        for override in values:
+            key, value, node = override.key_or_group, override.value(), config
+            *path, last = key.split(".")
+            for name in path:
+                node = node.get(name, {}) if type(node) is dict else {}
+            changes = override.type is OverrideType.CHANGE and type(node) is dict and type(node.get(last, {})) in _PLAIN
+            if not changes or type(value) not in _PLAIN or (type(value) is str and ("$" in value or value == "???")):
+                return None
+            if any(key == of or key.startswith(f"{of}.") for of in self.references):
+                return None
+            node[last] = value
+        return config
 
 
 class Composer:
@@ -100,12 +128,12 @@ class Composer:
         if composed is None:
             whole = self.loader.load_sweep_config(self.master, list(overrides))
             groups = self._split(whole)
-            composed = pickle.loads(groups.task), groups.hydra, Composition(groups.whole)
-        task, hydra_node, composition = composed
-        return _resolved(task, hydra_node), composition
+            composed = pickle.loads(groups.resolved), Composition(groups.whole)
+        config, composition = composed
+        return apply_recipe(config), composition
 
-    def _quickly(self, overrides: Sequence[str]) -> tuple[DictConfig, Any, Composition] | None:
-        """Task's part, Hydra's part and the whole, without the defaults list; None for what only Hydra can tell."""
+    def _quickly(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Composition] | None:
+        """The plain configuration and the whole, without the defaults list; None for what only Hydra can tell."""
         chosen: list[str] = []
         values: list[Override] = []
         listed: list[Override] = []
@@ -124,12 +152,15 @@ class Composer:
         groups = self._compose_groups(tuple(chosen))
         if groups.looks_up_hydra or any(_LOOKS_UP_HYDRA.search(override.input_line or "") for override in values):
             return None
-        task: DictConfig = pickle.loads(groups.task)
-        try:
-            ConfigLoaderImpl._apply_overrides_to_config(values, task)
-        except Exception:
-            return None  # Hydra says what is wrong with them
-        return task, groups.hydra, Composition(groups.whole, tuple(values), tuple(listed))
+        config = groups.with_values(values)
+        if config is None:
+            task: DictConfig = pickle.loads(groups.task)
+            try:
+                ConfigLoaderImpl._apply_overrides_to_config(values, task)
+            except Exception:
+                return None  # Hydra says what is wrong with them
+            config = _resolved(task, groups.hydra)
+        return config, Composition(groups.whole, tuple(values), tuple(listed))
 
     def _parse(self, line: str) -> Override | None:
         if line not in self._parsed:
@@ -168,12 +199,23 @@ class Composer:
         with _hydra_config(None) as holder:
             holder.set_config(whole)
             hydra_node = holder.cfg
-        return _Groups(pickled, pickle.dumps(task), hydra_node, bool(_LOOKS_UP_HYDRA.search(raw)))
+        resolved = pickle.dumps(_resolved(task, hydra_node))
+        return _Groups(
+            pickled, pickle.dumps(task), hydra_node, bool(_LOOKS_UP_HYDRA.search(raw)), resolved, _references(raw)
+        )
+
+
+def _references(raw: str) -> frozenset[str] | None:
+    """The keys that `${...}` in a configuration refers to; None if one refers to anything else."""
+    found = list(_REFERENCE.finditer(raw))
+    if len(found) < raw.count("${"):
+        return None
+    return frozenset(match["key"] for match in found if match["key"])
 
 
 def _resolved(task: DictConfig, hydra_node: Any) -> dict[str, Any]:
     with _hydra_config(hydra_node):
-        return apply_recipe(cast(dict[str, Any], OmegaConf.to_container(task, resolve=True)))
+        return cast(dict[str, Any], OmegaConf.to_container(task, resolve=True))
 
 
 @contextmanager

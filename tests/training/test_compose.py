@@ -107,6 +107,11 @@ QUICK = {
     "a group taken away": ["~logger", "seed=2"],
     "nothing": [],
     "null": ["seed=null", "trainer.gradient_clip_val=null"],
+    "a value that others refer to": ["model=mlp", "data.image_size=20"],
+    "a value in place of one that refers": ["model=mlp", "model.image_size=12"],
+    "a value in place of a list": ["model.widths=7"],
+    "a missing value and a text": ["norm.name=???", "data.order=sorted"],
+    "a number for a text": ["norm.name=1e3", "data.order=null", "trainer.precision=0x10"],
 }
 
 
