@@ -47,6 +47,8 @@ FLAGS = (
 COLUMNS = ("name", "averages over", "batch-dependent", "state", "activation", "paper")
 FIGURES = Path("runs/bench_layers.json")
 """Where `normzoo show` looks for what `normzoo bench layers --json` has measured."""
+SHIPPED = Path(__file__).parent / "bench" / "measured"
+"""Where it looks if nothing has been measured here: such files of other machines, which come with the package."""
 LEAST_PAPER = 16  # characters; a terminal with less room for the paper shows none
 
 
@@ -159,18 +161,32 @@ def measured(name: str, file: Path | None = None) -> list[str]:
     Raises:
         UserError: If the file that is asked for is not there, or is not one of `normzoo bench layers --json`.
     """
-    if file is None and not FIGURES.exists():
-        return [f"nothing yet; to measure all norms: normzoo bench layers --json {FIGURES}"]
-    file = file or FIGURES
+    if file is not None or FIGURES.exists():
+        return _measured_in(file or FIGURES, name)
+    shipped = [line for each in sorted(SHIPPED.glob("*.json")) for line in _measured_in(each, name)]
+    here = f"to measure all norms here: normzoo bench layers --json {FIGURES}"
+    return [*shipped, here] if shipped else [f"nothing yet; {here}"]
+
+
+def _measured_in(file: Path, name: str) -> list[str]:
     try:
         figures = json.loads(file.read_bytes())
         where = "{device}, {threads} of {cores} threads, torch {torch}".format(**figures["machine"])
         rows = [row for row in figures["rows"] if row["norm"].partition(",")[0] == name]
-        lines = [line for row in rows for line in _figures(row)]
+        targets = [figure for figure in figures["targets"] if figure["name"].partition(",")[0] == name]
+        lines = [*(line for row in rows for line in _figures(row)), *map(_target, targets)]
+        date = figures["date"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it holds something else"
         raise UserError(f"no figures in {file}: {why}; --bench takes what normzoo bench layers --json wrote") from error
-    return [f"on {where}, in {file}", *lines] if lines else [f"not in {file}; normzoo bench layers --norms {name}"]
+    if not lines:
+        return [f"not in {file}; normzoo bench layers --norms {name}"]
+    return [f"on {where}, {date}, in {file}", *lines]
+
+
+def _target(figure: Mapping[str, Any]) -> str:
+    verdict = {True: "reached", False: "NOT reached", None: "not measured"}[figure["reached"]]
+    return f"target: {figure['name']} ≤ {figure['target']:g} {figure['unit']}, {verdict}"
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """The bench measures what it says, on operations whose figures are known; how long anything takes is never asserted."""
 
 import argparse
+import importlib.util
 import json
 import os
 
@@ -11,7 +12,9 @@ from torch.nn import functional as F
 
 import normzoo
 from normzoo import bench
-from normzoo.bench.measure import Ratio
+from normzoo.bench import layers
+from normzoo.bench.figure import Figure
+from normzoo.bench.measure import Ratio, Times
 from normzoo.bench.references import REFERENCES, TOKENS
 
 TINY = (2, 8, 4, 4)
@@ -124,6 +127,54 @@ def test_references_are_of_norms_that_there_are():
     assert set(REFERENCES) | set(TOKENS) <= set(normzoo.list_norms())
 
 
+@pytest.mark.parametrize(
+    ("norm", "device", "expected"),
+    [
+        ("GN", "cpu", [("group_norm, forward", 1.05, False), ("group_norm, forward+backward", 1.05, True)]),
+        ("evo_norm_b1", "cpu", [("evo_norm_b1, forward+backward", 0.5, False), ("evo_norm_b1, saved", 0.5, True)]),
+        ("filter_response_norm", "cuda", [("filter_response_norm, forward+backward", 0.5, False)]),
+        ("rms_norm", "cpu", [("rms_norm, forward+backward", 0.7, False), ("rms_norm, saved", 2, False)]),
+        ("rms_norm", "cuda", [("rms_norm, saved", 2, False)]),
+        ("weight_norm", "cpu", [("weight_norm, saved", 2, False)]),
+        ("identity", "cpu", []),
+    ],
+)
+def test_targets(norm, device, expected):
+    """Forward 2.1 times as long as the reference, 0.9 with the backward, 2.5 inputs kept and 5 by the reference."""
+    name = normzoo.info(norm).name
+    row = bench.LayerRow(name, "it", TINY, (1, 2), Ratio(2.1, 2.0, 2.2), Ratio(0.9, 0.8, 1.3), 2.5, 5.0)
+    figures = bench.targets(row, device)
+    assert [(each.name, each.target, each.reached) for each in figures][: len(expected)] == expected
+    assert len(figures) == len(expected) or name == "filter_response_norm"
+    for figure in figures:
+        json.dumps(figure.record())
+        assert figure.median == {"forward": 2.1, "forward+backward": 0.9}.get(
+            figure.name.split(", ")[1], 2.5 / (5 if figure.target == 0.5 else 1)
+        )
+        assert ("0.9 × (0.8 to 1.3)" in figure.line()) == (figure.median == 0.9)
+        assert ("NOT reached" in figure.line()) == (not figure.reached)
+
+
+def test_a_target_without_a_figure_is_not_measured():
+    row = bench.LayerRow("evo_norm_s0", "timm's", TINY, (1, 2), saved=1.0, note="timm is not installed")
+    figures = bench.targets(row, "cpu")
+    assert [figure.reached for figure in figures] == [None, None]
+    assert all(
+        line.endswith("\n    timm is not installed") and "not measured" in line for line in map(Figure.line, figures)
+    )
+
+
+def test_every_norm_reaches_its_target_of_memory(monkeypatch):
+    """Bytes are the same on any machine; times are not, and are never asserted."""
+    monkeypatch.setattr(layers, "time_in_turn", lambda steps, rounds: dict.fromkeys(steps, Times((1.0,), (2.0,))))
+    rows = list(bench.measure_layers(shape=(16, 64, 16, 16)))
+    figures = [figure for row in rows for figure in bench.targets(row, "cpu") if figure.name.endswith(", saved")]
+    assert {figure.name.partition(",")[0] for figure in figures} == set(normzoo.list_norms(fused=False))
+    assert not [figure.line() for figure in figures if figure.reached is False]
+    unknown = [figure.name.partition(",")[0] for figure in figures if figure.reached is None]
+    assert not unknown or importlib.util.find_spec("timm") is None
+
+
 def test_a_package_that_is_not_there_is_noted(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (row,) = bench.measure_layers(["evo_norm_s1"], TINY, rounds=1)
@@ -197,7 +248,7 @@ def test_command_prints_a_table_and_writes_the_figures(tmp_path, capsys):
     command = ["layers", "--norms", "GN", "evo_norm_b0", "--shape", "4,8,6,6", "--rounds", "2", "--json", str(file)]
     bench.main(command)
     assert torch.get_num_threads() == threads
-    printed = capsys.readouterr().out.splitlines()
+    printed, closing = (part.splitlines() for part in capsys.readouterr().out.rsplit("\n\n", 1))
     figures = json.loads(file.read_text())
     assert f"torch {torch.__version__}" in printed[0]
     assert f"1 of {os.cpu_count()} threads" in printed[0]
@@ -208,11 +259,22 @@ def test_command_prints_a_table_and_writes_the_figures(tmp_path, capsys):
     assert figures["rounds"] == 2
     assert figures["rows"][1]["against"] == "timm EvoNorm2dB0"
     assert figures["machine"].keys() >= {"device", "threads", "torch"}
+    names = [
+        "group_norm, forward",
+        "group_norm, forward+backward",
+        "evo_norm_b0, forward+backward",
+        "evo_norm_b0, saved",
+    ]
+    assert [figure["name"] for figure in figures["targets"]] == names
+    assert all(line.startswith(name) for line, name in zip(closing, names, strict=False))
+    assert closing[4] == f"{sum(figure['reached'] for figure in figures['targets'])} of 4 targets reached"
+    missed = [f"NOT reached: {figure['name']}" for figure in figures["targets"] if not figure["reached"]]
+    assert closing[5 : 5 + len(missed)] == missed
 
 
 def test_a_long_note_is_cut_in_the_table_alone(capsys):
     bench.main(["layers", "--norms", "instance_norm", "--shape", "4,8,1,1", "--rounds", "1"])
-    assert capsys.readouterr().out.rstrip().endswith("…")
+    assert any(line.endswith("…") for line in capsys.readouterr().out.splitlines())
     (row,) = bench.measure_layers(["instance_norm"], (4, 8, 1, 1), rounds=1)
     assert row.note.endswith("group_norm")
 

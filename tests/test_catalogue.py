@@ -10,7 +10,8 @@ import pytest
 from torch import nn
 
 import normzoo
-from normzoo import cli, plugins, registry
+from normzoo import catalogue, cli, plugins, registry
+from normzoo.bench.measure import BUSY
 from normzoo.catalogue import COLUMNS, FLAGS
 from normzoo.facts import FACTS
 
@@ -135,8 +136,9 @@ def test_show_says_all_that_is_known(run, name):
 
 def test_show_has_the_figures_of_a_bench_file_or_says_how_to_get_some(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "SHIPPED", tmp_path / "shipped")
     assert run("show", "GN")[1].endswith(
-        "Measured:\n  nothing yet; to measure all norms: normzoo bench layers --json runs/bench_layers.json\n"
+        "Measured:\n  nothing yet; to measure all norms here: normzoo bench layers --json runs/bench_layers.json\n"
     )
     bench = ["bench", "layers", "--norms", "rms_norm", "weight_norm", "--shape", "2,8,4,4", "--rounds", "2"]
     assert run(*bench, "--json", "runs/bench_layers.json")[0] == 0
@@ -149,11 +151,38 @@ def test_show_has_the_figures_of_a_bench_file_or_says_how_to_get_some(run, tmp_p
     assert f"time by that of nn.RMSNorm: forward {row['forward']['median']:.2f} (" in lines[2]
     assert f"of the input: {row['saved']:.2f}, nn.RMSNorm {row['saved_against']:.2f}" in lines[3]
     assert lines[4] == "  rms_norm, tokens, input 2×16×8"
+    assert lines[-1] == "  target: rms_norm, tokens, saved ≤ 2 × the input, reached"
     elsewhere = str((tmp_path / "runs").rename(tmp_path / "elsewhere") / "bench_layers.json")
     assert (
         f"not in {elsewhere}; normzoo bench layers --norms group_norm"
         in run("show", "group_norm", "--bench", elsewhere)[1]
     )
+
+
+def test_show_has_the_figures_that_come_with_the_package_until_there_are_others(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "SHIPPED", tmp_path / "shipped")
+    for file in ("shipped/cpu.json", "runs/bench_layers.json"):
+        bench = ["bench", "layers", "--norms", "scale_norm", "--shape", "2,8,4,4", "--rounds", "2", "--json", file]
+        assert run(*bench)[0] == 0
+        figures = json.loads(Path(file).read_text())
+        _, where, *lines = run("show", "scale_norm")[1].partition("\nMeasured:")[2].splitlines()
+        machine = figures["machine"]
+        for said in (machine["device"], f"{machine['threads']} of", machine["torch"], figures["date"], file):
+            assert said in where
+        assert f"of the input: {figures['rows'][0]['saved']:.2f}" in "".join(lines)
+        again = "  to measure all norms here: normzoo bench layers --json runs/bench_layers.json"
+        assert (lines[-1] == again) == (file == "shipped/cpu.json")
+
+
+def test_figures_that_come_with_the_package_are_of_an_idle_machine_and_of_all_norms(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in catalogue.SHIPPED.glob("*.json"):
+        figures = json.loads(file.read_text())
+        assert figures["load"] <= BUSY, f"{file} was measured while the machine was at work"
+        assert {row["norm"].partition(",")[0] for row in figures["rows"]} == set(normzoo.list_norms())
+        for name in normzoo.list_norms():
+            assert figures["date"] in run("show", name)[1]
 
 
 def test_a_file_that_is_no_bench_file_is_refused(run, tmp_path):

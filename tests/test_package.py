@@ -20,7 +20,9 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 def source_files(folder: Path) -> set[str]:
     return {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in {".py", ".yaml", ".typed"}
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix in {".py", ".yaml", ".json", ".typed"}
     }
 
 

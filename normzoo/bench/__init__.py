@@ -12,6 +12,7 @@ from normzoo.bench.figure import Figure
 from normzoo.bench.layers import LayerRow, measure_layers
 from normzoo.bench.measure import Step, Times, machine, saved_bytes, time_in_turn
 from normzoo.bench.sweep import measure_sweep
+from normzoo.bench.targets import targets
 from normzoo.errors import UserError, exit_with
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "measure_sweep",
     "run",
     "saved_bytes",
+    "targets",
     "time_in_turn",
 ]
 

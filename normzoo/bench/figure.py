@@ -37,15 +37,19 @@ class Figure:
             return None
         return self.median <= self.target if self.at_most else self.median >= self.target
 
+    @property
+    def spread(self) -> str:
+        """Lowest and highest value, and how many there are."""
+        low, high, count = min(self.values), max(self.values), len(self.values)
+        return f" ({low:.3g} to {high:.3g}, {count} times)" if count > 1 else " (once)"
+
     def line(self) -> str:
         """Name, median, lowest and highest value, target, and whether it is reached; the note in the line below."""
         target = f"target {'≤' if self.at_most else '≥'} {self.target:g} {self.unit}"
         if self.median is None:
             found, verdict = "not measured", ""
         else:
-            low, high, count = min(self.values), max(self.values), len(self.values)
-            several = f" ({low:.3g} to {high:.3g}, {count} times)" if count > 1 else " (once)"
-            found = f"{self.median:.3g} {self.unit}{several}"
+            found = f"{self.median:.3g} {self.unit}{self.spread}"
             verdict = "reached" if self.reached else "NOT reached"
         return f"{self.name:<44} {found:<40} {target:<22} {verdict}".rstrip() + (
             f"\n    {self.note}" if self.note else ""

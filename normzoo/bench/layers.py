@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import datetime
 import inspect
 import math
 import statistics
@@ -12,16 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from normzoo.bench.measure import Ratio, Step, machine, time_in_turn, write_json
+from normzoo.bench.measure import BUSY, Ratio, Step, load, machine, time_in_turn, write_json
 from normzoo.bench.references import BATCH_NORM, CONVOLUTION, NEEDED, REFERENCES, TOKENS, Reference
 from normzoo.bench.table import heading, line
+from normzoo.bench.targets import summary, targets
 from normzoo.errors import UserError
 from normzoo.facts import NormInfo
 from normzoo.registry import info, list_norms
 
 DESCRIPTION = """Time and saved memory of each norm in training, as ratios to what it would replace: the torch kernel
 that it is made of, timm's layer, or torch's batch norm where there is none; of a convolution with a norm of its weight,
-to one without. They run in turn in one process.
+to one without. They run in turn in one process. At the end each target with what was measured; nothing else should run
+meanwhile.
 
   normzoo bench layers
   normzoo bench layers --norms group_norm evo_norm_s0 --shape 8,128,14,14 --compile"""
@@ -182,14 +185,26 @@ def run(chosen: argparse.Namespace) -> None:
     torch.set_num_threads(chosen.threads)
     try:
         rows = measure_layers(chosen.norms, chosen.shape, chosen.rounds, compile=chosen.compile, device=chosen.device)
-        where, found = machine(chosen.device), []
+        where, busy, found = machine(chosen.device), load(), []
         print(heading(where, chosen.shape, chosen.rounds, chosen.compile))
         for row in rows:
             found.append(row)
             print(line(row, chosen.compile), flush=True)
     finally:
         torch.set_num_threads(before)
+    figures = [figure for row in found for figure in targets(row, chosen.device)]
+    print("", *(figure.line() for figure in figures), summary(figures), sep="\n")
+    if busy > BUSY:
+        print(f"the machine was at work already (a load of {busy:.1f}): do not trust the times")
     if chosen.json is not None:
         write_json(
-            chosen.json, {"machine": where, "rounds": chosen.rounds, "rows": [dataclasses.asdict(r) for r in found]}
+            chosen.json,
+            {
+                "machine": where,
+                "load": busy,
+                "date": datetime.date.today().isoformat(),
+                "rounds": chosen.rounds,
+                "rows": [dataclasses.asdict(row) for row in found],
+                "targets": [figure.record() for figure in figures],
+            },
         )

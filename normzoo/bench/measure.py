@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from normzoo.errors import UserError
 
 LEAST = 2e-3  # seconds in one measurement: a shorter step is repeated, so that the clock and Python do not show
+BUSY = 0.5  # of `load`, above which figures are not to be trusted
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ def machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
     }
+
+
+def load() -> float:
+    """How much the machine is at work, 1 for each core; 0 where that is not known."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def write_json(path: Path, figures: dict[str, Any]) -> None:

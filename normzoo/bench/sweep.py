@@ -1,12 +1,11 @@
 """`normzoo bench sweep`: what a sweep costs beside its training, each figure with its target."""
 
 import argparse
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from normzoo.bench.figure import Figure
-from normzoo.bench.measure import machine, write_json
+from normzoo.bench.measure import BUSY, load, machine, write_json
 from normzoo.errors import UserError
 
 DESCRIPTION = """What a sweep costs beside its training, measured here and now: medians with the lowest and highest
@@ -70,11 +69,11 @@ def run(chosen: argparse.Namespace) -> None:
     figures = measure_sweep(chosen.only, quick=chosen.quick, rounds=chosen.rounds)
     where, found = machine("cpu"), []
     print(f"{where['device']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > 0.5:
-        print(f"the machine is at work already (a load of {load:.1f}): the figures will be worse than they are")
+    busy = load()
+    if busy > BUSY:
+        print(f"the machine is at work already (a load of {busy:.1f}): the figures will be worse than they are")
     for figure in figures:
         found.append(figure)
         print(figure.line(), flush=True)
     if chosen.json is not None:
-        write_json(chosen.json, {"machine": where, "load": load, "figures": [figure.record() for figure in found]})
+        write_json(chosen.json, {"machine": where, "load": busy, "figures": [figure.record() for figure in found]})

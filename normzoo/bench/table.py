@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 LEGEND = """Ratios of medians, in brackets the quartiles over rounds: below 1 is faster than what it is compared with.
 ms: of forward, and of forward and backward. saved: bytes kept for the backward, by those of the input, of the norm and
-of what it is compared with."""
+of what it is compared with: all but parameters count, the input too, statistics, and a condition if it is kept."""
 
 COLUMNS = {
     "norm": 26,

@@ -38,7 +38,7 @@ class _Modulate(torch.autograd.Function):
     @staticmethod
     def forward(x_hat: Tensor, labels: Tensor, padding: int, *parameters: Tensor) -> Tensor:
         h = _hidden(labels, padding, parameters)
-        gamma, beta = (F.conv2d(h, *parameters[i : i + 2], padding=padding) for i in (2, 4))
+        gamma, beta = (F.conv2d(h, parameters[i], parameters[i + 1], padding=padding) for i in (2, 4))
         return x_hat * gamma + beta
 
     @staticmethod
@@ -50,7 +50,7 @@ class _Modulate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x_hat, labels, *parameters = ctx.saved_tensors
         h = _hidden(labels, ctx.padding, parameters)
-        gamma = F.conv2d(h, *parameters[2:4], padding=ctx.padding)
+        gamma = F.conv2d(h, parameters[2], parameters[3], padding=ctx.padding)
         through_gamma, *of_gamma = _conv_backward(grad * x_hat, h, parameters[2], ctx.padding)
         through_beta, *of_beta = _conv_backward(grad, h, parameters[4], ctx.padding)
         grad_pre = (through_gamma + through_beta) * (h > 0)
@@ -93,7 +93,8 @@ class SPADE(_NormBase):
     `shared`, `gamma` and `beta` are convolutions; h and γ(s) are computed again in the backward rather than kept, by
     their weights alone, so that hooks on these modules are not called. The authors' code multiplies by 1 + γ(s), the
     paper by γ(s). So does this layer, and starts the biases of `gamma` at 1, which comes to the same function: to load
-    weights of theirs, add 1 to that bias. Their code synchronizes the batch statistics over the devices; here they are local.
+    weights of theirs, add 1 to that bias. Their code synchronizes the batch statistics over the devices; here they are
+    local.
 
     Shape: `(N, C, H, W)` and a condition `(N, label_channels, H', W')` -> `(N, C, H, W)`.
 
