@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import normzoo
 from normzoo import cli
+from normzoo.claims import read_claims
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,6 +101,12 @@ def test_the_table_holds_every_norm() -> None:
         listed |= {first, *(f"{first[: -len(other)]}{other}" for other in others)}
     ours = [name for name in normzoo.list_norms() if normzoo.info(name).build.__module__.startswith("normzoo.norms.")]
     assert sorted(listed) == [name for name in ours if not name.endswith("_scratch")]
+
+
+def test_the_table_holds_every_claim() -> None:
+    table = README.split("| claim | what is run |")[1].split("\n\n")[0]
+    listed = [row.split("`")[1] for row in table.splitlines()[2:]]
+    assert sorted(listed) == sorted(claim.name for claim in read_claims())
 
 
 @pytest.mark.parametrize("group", ["model", "placement", "data", "optimizer", "trainer", "experiment"])
