@@ -8,14 +8,21 @@ from normzoo.results import CellResult
 
 
 def record(
-    norm: str, seed: int, first: float, last: float, *, scaling: str = "zscore", status: str = "ok"
+    norm: str,
+    seed: int,
+    first: float,
+    last: float,
+    *,
+    scaling: str = "zscore",
+    status: str = "ok",
+    data: str = "mnist5k",
 ) -> CellResult:
     errors = [first, (first + last) / 2, last]
     curve: list[dict[str, float | None]] = [
         {"epoch": i + 1, "val_error_running": e, "train_error": e - 1, "val_loss": e / 30, "train_loss": e / 25}
         for i, e in enumerate(errors)
     ]
-    config = {"norm": {"name": norm}, "data": {"name": "mnist5k", "scaling": scaling, "train_size": 4000}}
+    config = {"norm": {"name": norm}, "data": {"name": data, "scaling": scaling, "train_size": 4000}}
     return CellResult(
         cell=f"{norm}{seed}{scaling}", status=status, config=config, seed=seed, curve=curve if status == "ok" else []
     )
@@ -63,3 +70,14 @@ def test_it_draws() -> None:
     draw(arms((11.0, 5.0), (10.0, 4.0)), figure)
     draw(arms((11.0, 5.0), (10.0, 4.0))[:2], Figure())
     assert [len(axes.lines) for axes in figure.axes] == [4, 9]
+
+
+def test_the_tutorials_figures_stand_beside_those_of_mnist_alone() -> None:
+    for data, there in (("mnist", True), ("fashion_mnist", False)):
+        records = arms((11.0, 5.0), (10.0, 4.0), data=data)
+        assert ("tutorials report" in judge(records).measured) == there
+        figure = Figure()
+        draw(records, figure)
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert ("tutorials, 60,000 images of MNIST" in labels) == there
+        assert figure.axes[1].get_title("left") == f"Accuracy, 4000 training images of {data}"

@@ -26,14 +26,14 @@ def band(
         axes.fill_between(xs, low, high, color=line.get_color(), alpha=0.15, lw=0)
 
 
-def legend_above(figure: "Figure", panels: Iterable["Axes"]) -> None:
-    """One legend for all panels, in a row above them, where it covers nothing."""
+def legend_above(figure: "Figure", panels: Iterable["Axes"], columns: int | None = None) -> None:
+    """One legend for all panels, above them, where it covers nothing; in one row, or in so many columns."""
     found = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        figure.legend(list(found.values()), list(found), loc="outside upper left", ncols=len(found))
+        figure.legend(list(found.values()), list(found), loc="outside upper left", ncols=columns or len(found))
 
 
 def whole_ticks(axes: "Axes") -> None:
@@ -50,7 +50,8 @@ def log_scale(axes: "Axes", which: str) -> None:
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     low, high = sorted(axis.get_view_interval())
-    steps = (1.0,) if low > 0 and high / low > 3000 else (1.0, 3.0) if low > 0 and high / low > 30 else (1.0, 2.0, 5.0)
+    span = high / low if low > 0 else 10.0
+    steps = (1.0,) if span > 3000 else (1.0, 3.0) if span > 30 else (1.0, 2.0, 5.0) if span > 5 else (1, 2, 3, 4, 6, 8)
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

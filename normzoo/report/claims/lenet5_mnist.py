@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from normzoo.report.arms import Stat
 from normzoo.report.claims._cells import curves, entry, lost, spread, where
 from normzoo.report.claims._compare import exceeds, show
-from normzoo.report.claims._draw import band, log_scale, whole_ticks
+from normzoo.report.claims._draw import band, legend_above, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.style import GREY, norm_style
 from normzoo.results import CellResult
@@ -44,18 +44,17 @@ def judge(records: Sequence[CellResult]) -> Finding:
             f"{show(last[WITHOUT])} %, with BN {show(first[WITH])} and {show(last[WITH])} % "
             f"(n = {_n(first)}{f', {gone}' if gone else ''})"
         )
-    (plain_first, plain_last), (bn_first, bn_last) = ARTICLE[WITHOUT], ARTICLE[WITH]
-    parts.append(
-        f"tutorials report, on 60,000 images after epoch 1 and 10, {plain_first:g} and {plain_last:g} % without BN, "
-        f"{bn_first:g} and {bn_last:g} % with BN"
-    )
+    if _of_mnist(records):
+        plain, bn = (" and ".join(f"{level:g}" for level in ARTICLE[norm]) for norm in (WITHOUT, WITH))
+        parts.append(f"tutorials report, on 60,000 images after epoch 1 and 10, {plain} % without BN, {bn} % with BN")
     return Finding("; ".join(parts), checks)
 
 
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     """Loss and accuracy by epoch, training and validation."""
     losses, accuracies = figure.subplots(1, 2)
-    cells = where(records, data__scaling="zscore") or list(records)
+    figure.set_size_inches(7.2, 3.2)
+    cells, of_mnist = where(records, data__scaling="zscore") or list(records), _of_mnist(records)
     for norm, label in ((WITHOUT, "without BN"), (WITH, "with BN")):
         arm, color = where(cells, norm=norm), norm_style(norm).color
         for split, dash in (("train", "--"), ("val", "-")):
@@ -65,21 +64,27 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
             error = "train_error" if split == "train" else "val_error_running"
             xs, errors = curves(arm, "epoch", error)
             band(accuracies, xs, [_complement(stat) for stat in errors], **looks)
-        for epoch, level in zip((1, 10), ARTICLE[norm], strict=True):
+        for epoch, level in zip((1, 10), ARTICLE[norm] if of_mnist else (), strict=of_mnist):
             accuracies.plot(epoch, level, marker="D", ms=4, mfc="none", mec=color, ls="none", clip_on=False)
-    accuracies.plot([], [], marker="D", ms=4, mfc="none", mec=GREY, ls="none", label="tutorials, 60,000 images")
+    if of_mnist:
+        label = "tutorials, 60,000 images of MNIST"
+        accuracies.plot([], [], marker="D", ms=4, mfc="none", mec=GREY, ls="none", label=label)
     losses.set(xlabel="Epoch", ylabel="Cross-entropy")
     log_scale(losses, "y")
     whole_ticks(losses)
     losses.set_title("Loss (in training, its mean over the epoch)", loc="left")
-    losses.legend()
     accuracies.set(xlabel="Epoch", ylabel="Accuracy (%)")
     whole_ticks(accuracies)
     data = entry(records[0], "data.name")
     accuracies.set_title(
         f"Accuracy, {entry(records[0], 'data.train_size') or 'all'} training images of {data}", loc="left"
     )
-    accuracies.legend(loc="lower right")
+    legend_above(figure, (losses, accuracies), columns=3)
+
+
+def _of_mnist(records: Sequence[CellResult]) -> bool:
+    """Whether the tutorials' figures are for these digits."""
+    return all(entry(record, "data.name") in ("mnist5k", "mnist") for record in records)
 
 
 def _at(
