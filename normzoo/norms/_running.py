@@ -47,13 +47,25 @@ def update_running(layer: _NormBase, mean: Tensor, var: Tensor) -> None:
     """
     if layer.running_mean is None or layer.running_var is None:
         return
-    if layer.num_batches_tracked is not None:
-        layer.num_batches_tracked.add_(1)
     fraction = getattr(layer, "moving_average_fraction", None)
-    weight = newest_weight(layer.num_batches_tracked, layer.momentum, fraction)
-    for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
+    moves = ((layer.running_mean, mean), (layer.running_var, var))
+    move_running(layer.num_batches_tracked, layer.momentum, *moves, moving_average_fraction=fraction)
+
+
+@torch.no_grad()
+def move_running(
+    num_batches: Tensor | None,
+    momentum: float | None,
+    *moves: tuple[Tensor, Tensor],
+    moving_average_fraction: float | None = None,
+) -> None:
+    """Count one more batch and move each running statistic, the first of two, towards its new value, in place."""
+    if num_batches is not None:
+        num_batches.add_(1)
+    weight = newest_weight(num_batches, momentum, moving_average_fraction)
+    for running, new in moves:
         w = weight.to(running.dtype) if isinstance(weight, Tensor) else weight
-        running.mul_(1 - w).add_(w * new.reshape(-1).to(running.dtype))
+        running.mul_(1 - w).add_(w * new.reshape(running.shape).to(running.dtype))
 
 
 def snapshot(*values: Tensor) -> tuple[Tensor, ...]:

@@ -107,6 +107,15 @@ def standardize(
     return _Standardize.apply(x, tuple([dim % x.dim() for dim in dims]), eps, group)
 
 
+def centre(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """x less its mean over `dims`, and the mean, in two passes and at least float32: for norms without a variance."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean = wide.mean(dims, keepdim=True)
+    # A mean is only as exact as its own last digit, which at an offset of 1e6 is 0.06: take out what it left.
+    rest = (wide - mean).mean(dims, keepdim=True)
+    return wide - mean - rest, mean + rest
+
+
 def per_channel(parameter: Tensor, x: Tensor, channel_dim: int = 1) -> Tensor:
     """A vector of length C, shaped to multiply or add to `x` of shape (N, C, *), or with C at `channel_dim`."""
     return parameter.view(-1, *[1] * (x.dim() - 1 - channel_dim % x.dim()))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from normzoo.norms._inverse_root import inverse_root
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import NormValueError, check_count, check_input
-from normzoo.norms._running import newest_weight
+from normzoo.norms._running import move_running
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.group_norm import divisors, number_of_groups
 from normzoo.registry import register
@@ -166,12 +166,8 @@ class DecorrelatedBatchNorm(nn.Module):
         wide = torch.float64 if x.device.type != "mps" else x.dtype
         sigma = (centred @ centred.mT / x.shape[-1]).to(wide)
         whitening = self._whiten(sigma + self.eps * torch.eye(x.shape[1], dtype=wide, device=x.device)).to(x.dtype)
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            weight = newest_weight(self.num_batches_tracked, self.momentum)
-            for running, new in ((self.running_mean, mean + rest), (self.running_whitening, whitening)):
-                w = weight.to(running.dtype) if isinstance(weight, Tensor) else weight
-                running.mul_(1 - w).add_(w * new.reshape(running.shape).to(running.dtype))
+        moves = ((self.running_mean, mean + rest), (self.running_whitening, whitening))
+        move_running(self.num_batches_tracked, self.momentum, *moves)
         return centred, whitening
 
     def _transform(self, centred: Tensor, whitening: Tensor) -> Tensor:

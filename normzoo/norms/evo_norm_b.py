@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from normzoo.norms._quotient import Excess, Moments, Quotient
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import newest_weight
+from normzoo.norms._running import move_running
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.evo_norm_s import OUTCOME, PAPER
 from normzoo.registry import register
@@ -77,19 +77,12 @@ class _EvoNormB(nn.Module):
             mean = (near - near[:1]) + rest
             batch_var = (var + (mean - mean.mean(0)).square()).mean(0)
             if n > 0:
-                self._update(batch_var * (n / (n - 1)))
+                new = (self.running_var, batch_var * (n / (n - 1)))
+                move_running(self.num_batches_tracked, self.momentum, new)
         else:
             batch_var = per_channel(self.running_var, x).to(wide)
         weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
         return Quotient.apply(x, *self._line(x, near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
-
-    @torch.no_grad()
-    def _update(self, var: Tensor) -> None:
-        self.num_batches_tracked.add_(1)
-        weight = newest_weight(self.num_batches_tracked, self.momentum)
-        dtype = self.running_var.dtype
-        w = weight.to(dtype) if isinstance(weight, Tensor) else weight
-        self.running_var.mul_(1 - w).add_(w * var.reshape(-1).to(dtype))
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"

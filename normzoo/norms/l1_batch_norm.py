@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import newest_weight
-from normzoo.norms._standardize import per_channel
+from normzoo.norms._running import move_running
+from normzoo.norms._standardize import centre, per_channel
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
 
@@ -119,26 +119,13 @@ class L1BatchNorm(nn.Module):
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The centred input and std; the running statistics are moved."""
         dims = (0, *range(2, x.dim()))
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = wide.mean(dims, keepdim=True)
-        # A mean is only as exact as its own last digit, which at an offset of 1e6 is 0.06: take out what it left.
-        rest = (wide - mean).mean(dims, keepdim=True)
-        centred = wide - mean - rest
+        centred, mean = centre(x, dims)
         # A quotient of sums, which for an empty batch is 0, as its gradients should be.
         std = GAUSSIAN * centred.abs().sum(dims) / max(1, self.values_per_statistic(x.shape))
-        if self.training and x.numel():
-            self._update((mean + rest).detach().flatten(), std.detach())
+        if self.training and x.numel() and self.running_mean is not None and self.running_std is not None:
+            moves = ((self.running_mean, mean), (self.running_std, std))
+            move_running(self.num_batches_tracked, self.momentum, *moves)
         return centred, std
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, std: Tensor) -> None:
-        if self.running_mean is None or self.running_std is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        w = newest_weight(self.num_batches_tracked, self.momentum)
-        w = w.to(mean.dtype) if isinstance(w, Tensor) else w
-        self.running_mean.copy_((1 - w) * self.running_mean + w * mean)
-        self.running_std.copy_((1 - w) * self.running_std + w * std)
 
     def extra_repr(self) -> str:
         tracked = f"affine={self.affine}, track_running_stats={self.track_running_stats}"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import newest_weight
-from normzoo.norms._standardize import per_channel
+from normzoo.norms._running import move_running
+from normzoo.norms._standardize import centre, per_channel
 from normzoo.registry import register
 
 MEND = "use a larger batch or a larger map, or leave the norm out at this place"
@@ -91,31 +91,14 @@ class MeanOnlyBatchNorm(nn.Module):
         check_input(self, x.shape, self.num_features)
         if self.training or self.running_mean is None:
             check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
-            y = self._centre(x)
+            y, mean = centre(x, (0, *range(2, x.dim())))
+            if self.training and x.numel() and self.running_mean is not None:
+                move_running(self.num_batches_tracked, self.momentum, (self.running_mean, mean))
         else:
             y = x - per_channel(self.running_mean, x)
         if self.affine:
             y = y + per_channel(self.bias, x)
         return y.to(x.dtype)
-
-    def _centre(self, x: Tensor) -> Tensor:
-        dims = (0, *range(2, x.dim()))
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = wide.mean(dims, keepdim=True)
-        # A mean is only as exact as its own last digit, which at an offset of 1e6 is 0.06: take out what it left.
-        rest = (wide - mean).mean(dims, keepdim=True)
-        if self.training and x.numel():
-            self._update((mean + rest).detach().flatten())
-        return wide - mean - rest
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor) -> None:
-        if self.running_mean is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        w = newest_weight(self.num_batches_tracked, self.momentum)
-        w = w.to(mean.dtype) if isinstance(w, Tensor) else w
-        self.running_mean.copy_((1 - w) * self.running_mean + w * mean)
 
     def extra_repr(self) -> str:
         tracked = f"affine={self.affine}, track_running_stats={self.track_running_stats}"
