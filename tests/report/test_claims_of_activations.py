@@ -43,7 +43,7 @@ def test_saturation(tmp_path: Path, plain: tuple[float, float], bn: tuple[float,
     assert "(n = 3)" in finding.measured
     figure = Figure()
     saturation.draw(records, figure)
-    assert [len(axes.lines) for axes in figure.axes] == [2, 2]
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2]
 
 
 def test_a_larger_start_is_a_check_of_its_own(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_larger_start_is_a_check_of_its_own(tmp_path: Path) -> None:
     assert [check.holds for check in saturation.judge(records).checks] == [True, True, False]
     figure = Figure()
     saturation.draw(records, figure)
-    assert [len(axes.lines) for axes in figure.axes] == [4, 2]
+    assert [len(axes.lines) for axes in figure.axes] == [4, 2, 2]
 
 
 def test_saturation_without_cells(tmp_path: Path) -> None:

@@ -56,6 +56,19 @@ def share_by_step(axes: "Axes", records: Sequence[CellResult], name: str, **look
         band(axes, *line, within=(0, 100), **line_looks)
 
 
+def share_by_layer(axes: "Axes", records: Sequence[CellResult], name: str) -> None:
+    """The share of each layer at the last measurement without nan, in percent, a line a norm."""
+
+    def last_row(arrays: Arrays) -> list[float]:
+        rows = [row for row in arrays[f"health_{name}"] if not any(value != value for value in row)]
+        return [100 * float(value) for value in rows[-1]] if rows else []
+
+    for norm, cells in split(records, "norm").items():
+        style = norm_style(norm)
+        looks: dict[str, Any] = {"color": style.color, "ls": style.dash, "marker": style.marker, "ms": 3, "lw": 1.1}
+        band(axes, *series(cells, "", last_row), within=(0, 100), **looks)
+
+
 def gone_by_norm(records: Sequence[CellResult]) -> str:
     """` (no norm: 1 diverged)`, for a title; empty where every cell came to its end."""
     lines = [(norm_style(norm).name, lost(cells)) for norm, cells in split(records, "norm").items()]

@@ -1,15 +1,13 @@
 """Channels whose ReLU no image activates any more, with and without BatchNorm."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from normzoo.report.claims._cells import split, spread, text, where
 from normzoo.report.claims._compare import show
-from normzoo.report.claims._draw import band, legend_above
+from normzoo.report.claims._draw import legend_above
 from normzoo.report.claims._finding import Check, Finding
-from normzoo.report.claims._health import gone_by_norm, kept_low, last_share, share_by_step
-from normzoo.report.claims._recorded import Arrays, series
-from normzoo.report.style import norm_style
+from normzoo.report.claims._health import gone_by_norm, kept_low, last_share, share_by_layer, share_by_step
 from normzoo.results import CellResult
 
 if TYPE_CHECKING:
@@ -43,15 +41,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
         share_by_step(above, cells, "dead")
         above.set(xlabel="Optimizer step", ylabel="Dead, mean of layers (%)", ylim=(-3, 103))
         above.set_title(f"lr {lr:g}{gone_by_norm(cells)}", loc="left", fontsize=7.5)
-        for norm, arm in split(cells, "norm").items():
-            style = norm_style(norm)
-            looks: dict[str, Any] = {"color": style.color, "ls": style.dash, "marker": style.marker}
-            band(below, *series(arm, "", _last_row), within=(0, 100), **looks, ms=3, lw=1.1)
+        share_by_layer(below, cells, "dead")
         below.set(xlabel="Convolution", ylabel="Dead channels (%)")
         below.set_title(f"lr {lr:g}, at the end", loc="left", fontsize=7.5)
     legend_above(figure, panels.flat)
-
-
-def _last_row(arrays: Arrays) -> list[float]:
-    rows = [row for row in arrays["health_dead"] if not any(value != value for value in row)]
-    return [100 * float(value) for value in rows[-1]] if rows else []

@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING
 
 from normzoo.report.claims._cells import entry, lost, split, where
 from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.claims._draw import legend_above
 from normzoo.report.claims._finding import Check, Finding
-from normzoo.report.claims._health import gradients_by_layer, kept_low, last_share, over_cells, share_by_step
+from normzoo.report.claims._health import (
+    gone_by_norm,
+    gradients_by_layer,
+    kept_low,
+    last_share,
+    over_cells,
+    share_by_layer,
+    share_by_step,
+)
 from normzoo.report.claims._recorded import Arrays
 from normzoo.results import CellResult
 
@@ -43,26 +52,30 @@ def judge(records: Sequence[CellResult]) -> Finding:
 
 
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:
-    """Saturation by step, and gradients by layer, for each activation at the highest rate from usual weights."""
+    """Saturation by step and by layer, and gradients by layer, for each activation at the highest rate."""
     activations = list(split(records, "model.activation"))
-    figure.set_size_inches(7.2, 4.6)
-    panels = figure.subplots(2, max(len(activations), 1), squeeze=False)
+    figure.set_size_inches(7.2, 6.2)
+    panels = figure.subplots(3, max(len(activations), 1), squeeze=False)
     highest = max((entry(record, "optimizer.base_lr") for record in records), default=None)
-    for (above, below), activation in zip(panels.T, activations, strict=False):
+    for (steps, layers, gradients), activation in zip(panels.T, activations, strict=False):
         cells = where(records, model__activation=activation, optimizer__base_lr=highest)
         usual = where(cells, model__init_scale=1.0)
-        share_by_step(above, usual, "saturated")
+        share_by_step(steps, usual, "saturated")
         for norm in (WITHOUT, WITH):
             larger = [cell for cell in where(cells, norm=norm) if entry(cell, "model.init_scale") != 1]
-            share_by_step(above, larger, "saturated", lw=0.7, alpha=0.6, label=None)
-        above.set(xlabel="Optimizer step", ylabel="Saturated values (%)", ylim=(-3, 103))
-        thin = " (thin: larger start)" if len(usual) < len(cells) else ""
-        above.set_title(f"{activation}, lr {highest:g}{thin}", loc="left")
-        gradients_by_layer(below, usual, 0)
-        below.set(xlabel="Layer with weights", ylabel="Gradient norm")
-        below.set_xticks(range(1, 1 + max((len(line.get_xdata()) for line in below.lines), default=1)))
-        below.set_title(f"{activation}: gradients before the first step", loc="left")
-    panels[0, 0].legend(loc="center right")
+            share_by_step(steps, larger, "saturated", lw=0.7, alpha=0.6, label=None)
+        steps.set(xlabel="Optimizer step", ylabel="Saturated, mean (%)", ylim=(-3, 103))
+        thin = "; thin: larger start" if len(usual) < len(cells) else ""
+        steps.set_title(f"{activation}, lr {highest:g}{thin}{gone_by_norm(cells)}", loc="left")
+        share_by_layer(layers, usual, "saturated")
+        layers.set(xlabel="Activation", ylabel="Saturated (%)", ylim=(-3, 103))
+        layers.set_title(f"{activation}: by layer, at the end", loc="left")
+        gradients_by_layer(gradients, usual, 0)
+        gradients.set(xlabel="Layer with weights", ylabel="Gradient norm")
+        gradients.set_title(f"{activation}: gradients before the first step", loc="left")
+        for axes in (layers, gradients):
+            axes.set_xticks(range(1, 1 + max((len(line.get_xdata()) for line in axes.lines), default=1)))
+    legend_above(figure, panels.flat)
 
 
 def _decades(arrays: Arrays) -> float:
