@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from normzoo import bench
-from normzoo.bench import commands, sweep_figures, template
+from normzoo.bench import commands, others, sweep_figures, template
 from normzoo.bench.commands import Ended
 from normzoo.bench.figure import Figure
 from normzoo.bench.records import write_records
@@ -197,7 +197,18 @@ def test_figures_are_printed_and_written(
     assert "target ≤ 2 ms" in capsys.readouterr().out
     written = json.loads(file.read_text())
     assert [figure["name"] for figure in written["figures"]] == ["planning"]
+    assert written["figures"][0]["cores_taken_by_others"] >= 0
     assert written["machine"]["cores"] > 0
+
+
+def test_what_others_take_is_what_the_machine_does_beyond_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([(100.0, 10.0, 0.0), (108.0, 12.0, 4.0)])
+    monkeypatch.setattr(others, "_seconds", lambda: next(seconds))
+    assert others.Others().cores() == 1.5  # 8 s of all, 2 of them ours, in 4 s
+    monkeypatch.undo()
+    busy, own, clock = others._seconds()
+    assert 0 < own < busy
+    assert clock <= others._seconds()[2]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from normzoo.bench.figure import Figure
 from normzoo.bench.measure import BUSY, load, machine, write_json
 from normzoo.errors import UserError
 
 DESCRIPTION = """What a sweep costs beside its training, measured here and now: medians with the lowest and highest
-value, each with its target. Nothing else should run meanwhile. Takes about half an hour on two cores, most of it the
-default grid in the baseline of scripts/template_baseline; --quick takes three minutes.
+value, each with its target. Nothing else should run meanwhile; it says how many cores others kept busy. Takes about
+half an hour on two cores, most of it the default grid in the baseline of scripts/template_baseline; --quick takes
+three minutes.
 
   normzoo bench sweep --quick
   normzoo bench sweep --only overhead planning --rounds 5 --json sweep.json"""
@@ -67,13 +69,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Print each figure as it is measured."""
     figures = measure_sweep(chosen.only, quick=chosen.quick, rounds=chosen.rounds)
-    where, found = machine("cpu"), []
+    where, found = machine("cpu"), list[dict[str, Any]]()
     print(f"{where['device']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}")
     busy = load()
     if busy > BUSY:
-        print(f"the machine is at work already (a load of {busy:.1f}): the figures will be worse than they are")
+        print(f"the machine is at work already (a load of {busy:.1f}): the figures will look worse than they are")
+    from normzoo.bench.others import Others  # psutil comes with the extra that measure_sweep has asked for
+
+    others = Others()
     for figure in figures:
-        found.append(figure)
+        taken = others.cores()
+        found.append({**figure.record(), "cores_taken_by_others": round(taken, 2)})
         print(figure.line(), flush=True)
+        if taken > BUSY:
+            print(f"    others kept {taken:.1f} cores busy meanwhile: measure it again when they do not", flush=True)
+        others = Others()
     if chosen.json is not None:
-        write_json(chosen.json, {"machine": where, "load": busy, "figures": [figure.record() for figure in found]})
+        write_json(chosen.json, {"machine": where, "load": busy, "figures": found})
