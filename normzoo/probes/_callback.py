@@ -124,7 +124,7 @@ def probe_batches(trainer: Any, samples: int, batch_size: int) -> list[tuple[Ten
 
 def _in_order(loader: Any, batch_size: int) -> DataLoader[Any]:
     """The loader's data in their own order: to iterate over the loader itself could change what it gives next."""
-    data = getattr(loader, "dataset", None)
+    data: Any = getattr(loader, "dataset", None)
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
         raise UserError(f"a probe on the first training images needs a DataLoader over a data set, not {loader!r}")
     if len(data) < batch_size:

@@ -12,7 +12,7 @@ from normzoo.probes._callback import StepProbe, median, over_rows
 from normzoo.probes._point import Batch, Loss, difference, gradient_at, length, trainable
 
 STEPS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-LR = 0.1
+STEP_SIZES = tuple(0.1 * step for step in STEPS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def loss_landscape(
     model: nn.Module,
     loss: Loss,
     batch: Batch,
-    step_sizes: Sequence[float] = tuple(step * LR for step in STEPS),
+    step_sizes: Sequence[float] = STEP_SIZES,
     *,
     across: bool = False,
 ) -> Landscape:

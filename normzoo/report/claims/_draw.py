@@ -28,7 +28,7 @@ def band(
 
 def legend_above(figure: "Figure", panels: Iterable["Axes"], columns: int | None = None) -> None:
     """One legend for all panels, above them, where it covers nothing; in one row, or in so many columns."""
-    found = {}
+    found: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
