@@ -65,7 +65,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     figure.set_size_inches(7.2, 2.5)
     if not shown:
         return
-    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     levels = [0.01 * 10 ** (i / 4) for i in range(20)]
     drawn: Any = None
     for ax, (name, cell, arrays) in zip(axes, shown, strict=True):
