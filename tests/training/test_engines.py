@@ -19,6 +19,7 @@ OPTIONS = {"ray": ("+hydra.launcher.ray.init.include_dashboard=false", "+hydra.l
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_worker_prestart": "0",
+    "RAY_worker_niceness": "0",  # 15 if not told
     "RAY_raylet_start_wait_time_s": "300",
     "RAY_worker_register_timeout_seconds": "300",
 }
