@@ -109,7 +109,9 @@ def test_the_table_holds_every_claim() -> None:
     assert sorted(listed) == sorted(claim.name for claim in read_claims())
 
 
-@pytest.mark.parametrize("group", ["model", "placement", "data", "optimizer", "recipe", "trainer", "logger", "experiment"])
+@pytest.mark.parametrize(
+    "group", ["model", "placement", "data", "optimizer", "recipe", "trainer", "logger", "experiment"]
+)
 def test_choices_of_the_table_are_there(group: str) -> None:
     (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", README, flags=re.MULTILINE)
     listed = re.findall(r"`(\w+)`", row)
