@@ -1,0 +1,93 @@
+"""Accumulating gradients does not repair BatchNorm's small batch; to GroupNorm it is a larger batch."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from normzoo.report.arms import Stat
+from normzoo.report.claims._cells import entry, lost, spread, text, where
+from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.claims._draw import log_scale
+from normzoo.report.claims._finding import Check, Finding
+from normzoo.report.claims._statistics import RUNNING, mark
+from normzoo.report.style import norm_style
+from normzoo.results import CellResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NORMS = ("batch_norm", "group_norm")
+WHOLE, PART = 32, 2  # samples of a step, and of the batches that it is accumulated over
+FAILS, CLOSE, REPAIRED = 10.0, 2.0, 0.5
+ARMS = ((WHOLE, 1), (8, WHOLE // 8), (PART, WHOLE // PART), (PART, 1))
+
+
+def judge(records: Sequence[CellResult]) -> Finding:
+    """The error of steps of 32 samples, in one batch and in 16, per norm."""
+    found = {(norm, arm): spread(_cells(records, norm, *arm), RUNNING) for norm in NORMS for arm in ARMS}
+    bn, gn = ([found[norm, arm] for arm in ((PART, WHOLE // PART), (WHOLE, 1))] for norm in NORMS)
+    accumulated = f"{WHOLE // PART} batches of {PART}"
+    checks = [
+        exceeds(f"with BN {accumulated} end at a higher error than {WHOLE}", bn[0], bn[1], by=FAILS, unit="points"),
+        _same(f"with GN they give the same error, to {CLOSE:g} points", gn[0], gn[1]),
+        _not_repaired(bn[0], bn[1], found["batch_norm", (PART, 1)]),
+    ]
+    parts = []
+    for norm in NORMS:
+        told = [f"{_name(*arm)} {show(stat)} %" for arm in ARMS if (stat := found[norm, arm])]
+        cells = where(records, norm=norm)
+        n = max((stat.n for arm in ARMS if (stat := found[norm, arm])), default=0)
+        gone = f", {lost(cells)}" if lost(cells) else ""
+        parts.append(f"{norm_style(norm).name}: {', '.join(told) or text(None, cells)} (n = {n}){gone}")
+    return Finding("validation error: " + "; ".join(parts), checks)
+
+
+def draw(records: Sequence[CellResult], figure: "Figure") -> None:
+    """A row for each way to make a step."""
+    figure.set_size_inches(5.6, 2.6)
+    axes = figure.add_subplot()
+    for i, norm in enumerate(NORMS):
+        style = norm_style(norm)
+        for row, arm in enumerate(ARMS):
+            stat = spread(_cells(records, norm, *arm), RUNNING)
+            if stat:
+                mark(axes, stat, row + 0.24 * (i - 0.5), style.color, style.marker)
+        gone = lost(where(records, norm=norm))
+        label = f"{style.name}{f' ({gone})' if gone else ''}"
+        axes.plot([], [], ls="none", marker=style.marker, color=style.color, label=label)
+    axes.set_yticks(range(len(ARMS)), [f"{_name(*arm)},\nsteps of {arm[0] * arm[1]}" for arm in ARMS])
+    axes.set_ylim(len(ARMS) - 0.5, -0.5)
+    if axes.has_data():
+        log_scale(axes, "x")
+    axes.set_xlabel("Validation error (%)")
+    axes.set_title("What a step is made of", loc="left")
+    axes.legend(loc="upper right")
+
+
+def _cells(records: Sequence[CellResult], norm: str, batch: int, count: int) -> list[CellResult]:
+    cells = where(records, norm=norm, batch_size_per_device=batch)
+    return [record for record in cells if entry(record, "trainer.accumulate_grad_batches", 1) == count]
+
+
+def _name(batch: int, count: int) -> str:
+    return f"{count} batches of {batch}" if count > 1 else f"1 batch of {batch}"
+
+
+def _same(what: str, one: Stat | None, other: Stat | None) -> Check:
+    found = f"{show(one)} against {show(other)} %"
+    if one is None or other is None:
+        return Check(what, None, found)
+    return Check(what, abs(one.mean - other.mean) <= CLOSE, found)
+
+
+def _not_repaired(accumulated: Stat | None, whole: Stat | None, small: Stat | None) -> Check:
+    what = (
+        f"accumulation takes away less than {REPAIRED:.0%} of what BN loses from a batch of {WHOLE} to one of {PART}, "
+        f"where that is {FAILS:g} points or more"
+    ).replace("%", " %")
+    if accumulated is None or whole is None or small is None:
+        return Check(what, None, "no such cells")
+    loss = small.mean - whole.mean
+    if loss < FAILS:
+        return Check(what, False, f"BN loses {loss:.1f} points")
+    share = (small.mean - accumulated.mean) / loss
+    return Check(what, share < REPAIRED, f"{100 * share:.0f} % of {loss:.1f} points".replace("-", "−"))
