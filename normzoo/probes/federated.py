@@ -1,0 +1,182 @@
+"""Federated averaging, simulated: clients with different data train alike models, and a server averages them."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normzoo.errors import UserError
+from normzoo.surgery.federated import load_shared_state, shared_state
+
+# What a client's camera does to images of mean 0 and variance 1.
+LOOKS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "as they are": lambda x: x,
+    "contrast 0.25": lambda x: 0.25 * x,
+    "brighter by 2": lambda x: x + 2.0,
+    "negatives": lambda x: -x,
+}
+SKEWS = ("feature", "label", "none")
+_EVALUATED = 500  # images at once
+
+
+@dataclass
+class Client:
+    """One holder of data, with a model of its own; `test` is data of its own kind, `everything` of all kinds."""
+
+    name: str
+    model: nn.Module
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    everything: tuple[Tensor, Tensor]
+
+
+def federated_training(
+    parts: Any,
+    *,
+    skew: str = "feature",
+    rounds: int = 15,
+    local_epochs: int = 1,
+    clients: int = 4,
+    classes_per_client: int = 3,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train by federated averaging and measure each client's model, as averaged, on data of its own kind.
+
+    In each round every client trains what it got for some epochs, from a fresh optimizer, and sends its state to the
+    server, which averages the states, weighted by the clients' images. Layers of `local_batch_norm` take no part in
+    that, which is FedBN; all other norms are averaged, running statistics included, which is FedAvg.
+
+    Clients: training images are split among them at random, equally. With skew `feature` each one's images are changed
+    in contrast, brightness or sign (`LOOKS`), in training as in validation. With `label` each holds a few classes.
+
+    Args:
+        parts: Model, data, optimizer, batch size and seed of the cell.
+        skew: `feature`, `label` or `none`.
+        rounds: Of training and averaging.
+        local_epochs: Epochs of each client in each round.
+        clients: How many; with `feature` at most as many as there are looks.
+        classes_per_client: With `label`.
+
+    Returns:
+        In percent, after the last round: `error_<i>` of client i on data of its own kind, their mean `error_mean` and
+        the largest, `error_worst`; `error_all`, the mean over clients on validation images of all classes, in the
+        client's look. Arrays: `federated_errors` (rounds, clients), `federated_errors_all`, `federated_clients`.
+
+    Raises:
+        UserError: If an option is out of its range.
+
+    Source: McMahan et al. 2017, arXiv:1602.05629, Algorithm 1; Li et al. 2021, arXiv:2102.07623, Algorithm 1.
+    """
+    data = parts.data()
+    _check(skew, clients, classes_per_client, data.num_classes, rounds=rounds, local_epochs=local_epochs)
+    draw = torch.Generator().manual_seed(parts.seed)
+    model = parts.model(data)
+    shares = _shares(data.tensors("train"), skew, clients, classes_per_client, data.num_classes, draw)
+    here = [_client(copy.deepcopy(model), i, share, data.tensors("val"), skew) for i, share in enumerate(shares)]
+    own, everything = [], []
+    for _ in range(rounds):
+        for client in here:
+            _train(client, parts, local_epochs, draw)
+        _average(here)
+        own.append([_error(client.model, client.test) for client in here])
+        everything.append([_error(client.model, client.everything) for client in here])
+    last = own[-1]
+    metrics = {f"error_{i}": error for i, error in enumerate(last)}
+    metrics |= {
+        "error_mean": sum(last) / clients,
+        "error_worst": max(last),
+        "error_all": sum(everything[-1]) / clients,
+    }
+    arrays = {
+        "federated_errors": own,
+        "federated_errors_all": everything,
+        "federated_clients": [client.name for client in here],
+    }
+    return metrics, arrays
+
+
+def _check(skew: str, clients: int, classes_per_client: int, classes: int, **positive: int) -> None:
+    if skew not in SKEWS:
+        raise UserError(f"study.skew={skew} is none; choose one of {', '.join(SKEWS)}")
+    for name, value in {"clients": clients, "classes_per_client": classes_per_client, **positive}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"study.{name}={value!r} must be a whole number, 1 or more")
+    if skew == "feature" and clients > len(LOOKS):
+        raise UserError(f"study.clients={clients}: with study.skew=feature there are {len(LOOKS)} kinds of clients")
+    if skew == "label" and classes_per_client > classes:
+        raise UserError(f"study.classes_per_client={classes_per_client}: the data set has {classes} classes")
+
+
+def _shares(
+    train: tuple[Tensor, Tensor], skew: str, clients: int, per_client: int, classes: int, draw: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """The training images of each client; with `label` the classes go round, and those of one class are shared out."""
+    x, y = train
+    if skew != "label":
+        order = torch.randperm(len(y), generator=draw)
+        return [(x[part], y[part]) for part in order.tensor_split(clients)]
+    turns = torch.randperm(classes, generator=draw).tolist()
+    held = [[turns[(i * per_client + j) % classes] for j in range(per_client)] for i in range(clients)]
+    taken: list[list[Tensor]] = [[] for _ in held]
+    for label in range(classes):
+        holders = [i for i, labels in enumerate(held) if label in labels]
+        found = (y == label).nonzero().squeeze(1)
+        found = found[torch.randperm(len(found), generator=draw)]
+        for i, part in zip(holders, found.tensor_split(max(1, len(holders))), strict=False):
+            taken[i].append(part)
+    return [(x[index], y[index]) for index in map(torch.cat, taken)]
+
+
+def _client(model: nn.Module, i: int, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], skew: str) -> Client:
+    name, look = list(LOOKS.items())[i] if skew == "feature" else (f"client {i}", LOOKS["as they are"])
+    labels = train[1].unique()
+    if skew == "label":
+        name = f"classes {', '.join(str(int(label)) for label in labels)}"
+    everything = (look(val[0]), val[1])
+    held = torch.isin(val[1], labels)
+    return Client(name, model, (look(train[0]), train[1]), (everything[0][held], val[1][held]), everything)
+
+
+def _train(client: Client, parts: Any, epochs: int, draw: torch.Generator) -> None:
+    x, y = client.train
+    size = min(parts.config["batch_size_per_device"], len(y))
+    optimizer = parts.optimizer(client.model.parameters())
+    client.model.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(y), generator=draw)
+        for batch in order[: len(y) // size * size].split(size):  # the last, short batch is left out
+            optimizer.zero_grad()
+            F.cross_entropy(client.model(x[batch]), y[batch]).backward()
+            optimizer.step()
+
+
+@torch.no_grad()
+def _average(clients: Sequence[Client]) -> None:
+    """Send every client the mean of all states, weighted by their images, without what stays at home."""
+    total = sum(len(client.train[1]) for client in clients)
+    shares = [len(client.train[1]) / total for client in clients]
+    states = [shared_state(client.model) for client in clients]
+    mean = {
+        key: torch.stack([share * state[key].double() for share, state in zip(shares, states, strict=True)])
+        .sum(0)
+        .to(value.dtype)
+        for key, value in states[0].items()
+    }
+    for client in clients:
+        load_shared_state(client.model, mean)
+
+
+@torch.no_grad()
+def _error(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
+    """In percent, in evaluation mode."""
+    x, y = test
+    model.eval()
+    wrong = sum(int((model(part).argmax(1) != labels).sum()) for part, labels in _parts(x, y))
+    return 100.0 * wrong / len(y)
+
+
+def _parts(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(x.split(_EVALUATED), y.split(_EVALUATED), strict=True))
