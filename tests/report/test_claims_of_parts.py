@@ -1,0 +1,93 @@
+"""Verdicts on training only norms and on whitening, from made-up records."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import made_up
+from matplotlib.figure import Figure
+
+from normzoo.report.claims import only_batch_norm, whitening
+from normzoo.results import CellResult
+
+SEEDS = range(3)
+
+
+def drawn(claim: Any, records: list[CellResult]) -> Figure:
+    figure = Figure(layout="constrained")
+    claim.draw(records, figure)
+    figure.draw_without_rendering()
+    return figure
+
+
+def partly(root: Path, trains: str, *by_rate: float) -> list[CellResult]:
+    """A cell a seed and learning rate; `by_rate` are the errors at 0.1, 0.2 and so on."""
+    made = []
+    for i, error in enumerate(by_rate):
+        for seed in SEEDS:
+            metrics: dict[str, float | None] = {"val_error_running": error + 0.1 * seed}
+            if trains != "all":
+                metrics |= {"trained_parameters": 240.0, "parameters": 24000.0}
+            optimizer = {"name": "sgd", "base_lr": round(0.1 * (i + 1), 1), "trains": trains}
+            made.append(made_up(root, norm="batch_norm", seed=seed, metrics=metrics, optimizer=optimizer))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("norms", "sampled", "last", "verdict"),
+    [
+        ((50, 20), (60, 40), (30, 50), "holds"),
+        ((50, 20), (60, 22), (30, 50), "holds in part"),
+        ((70, 60), (60, 50), (30, 50), "does not hold here"),
+    ],
+)
+def test_only_batch_norm(tmp_path: Path, norms: Any, sampled: Any, last: Any, verdict: str) -> None:
+    arms = {"all": (5.0, 6.0), "norms": norms, "sampled": sampled, "last": last}
+    records = [record for arm, errors in arms.items() for record in partly(tmp_path, arm, *errors)]
+    finding = only_batch_norm.judge(records)
+    assert finding.verdict == verdict
+    assert finding.unmeasured == 0
+    assert f"norms alone (240, 1.0 %): {norms[1] + 0.1:.1f} ± 0.1 % (n = 3, learning rate 0.2)" in finding.measured
+    assert len(drawn(only_batch_norm, records).axes[0].get_yticklabels()) == 4
+
+
+def whitened(
+    root: Path, norm: str, error: float, first: float, correlation: float, ms: float, *, seeds: int = 3
+) -> list[CellResult]:
+    made = []
+    for seed in range(seeds):
+        record = made_up(
+            root,
+            norm=norm,
+            seed=seed,
+            metrics={"val_error_running": error + 0.1 * seed, "channel_correlation": correlation},
+            curve=[{"epoch": 1, "val_error_running": first + 0.1 * seed}, {"epoch": 2, "val_error_running": error}],
+            arrays={"correlation_mean": [correlation, correlation]},
+        )
+        record.time["ms_per_step"] = ms + 5 * seed  # the first seed is the fastest
+        made.append(record)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [
+        ((4.0, 8.0, 0.05, 6.0), "holds"),
+        ((7.0, 14.0, 0.05, 6.0), "holds in part"),
+        ((7.0, 14.0, 0.3, 3.0), "does not hold here"),
+    ],
+)
+def test_whitening(tmp_path: Path, other: Any, verdict: str) -> None:
+    records = whitened(tmp_path, "batch_norm", 6.0, 12.0, 0.3, 3.0)
+    for norm in ("decorrelated_batch_norm", "iter_norm"):
+        records += whitened(tmp_path, norm, *other)
+    finding = whitening.judge(records)
+    assert finding.verdict == verdict
+    assert finding.unmeasured == 0
+    assert f"{other[3] / 3.0:.2f} × BN's step" in finding.measured
+    assert [bool(axes.lines or axes.patches) for axes in drawn(whitening, records).axes] == [True] * 3
+
+
+@pytest.mark.parametrize("claim", [only_batch_norm, whitening])
+def test_without_cells_nothing_is_measured(claim: Any) -> None:
+    assert claim.judge([]).verdict == "not measured"
