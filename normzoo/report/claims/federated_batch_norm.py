@@ -65,7 +65,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
         left.set_ylabel("Mean error (%)" if skew == "feature" else "Error on all classes (%)")
         _by_client(right, cells, skew)
     if axes[0].lines:
-        axes[0].legend(loc="center right" if skews[0][0] == "feature" else "best")
+        axes[0].legend(loc="upper right", bbox_to_anchor=(1.08, 0.8), handlelength=1.3)
 
 
 def _by_round(axes: "Axes", cells: Sequence[CellResult], name: str) -> None:
