@@ -69,10 +69,11 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     if of_mnist:
         label = "tutorials, 60,000 images of MNIST"
         accuracies.plot([], [], marker="D", ms=4, mfc="none", mec=GREY, ls="none", label=label)
-    losses.set(xlabel="Epoch", ylabel="Cross-entropy")
+    losses.set(xlabel="Epoch", ylabel="Cross-entropy (training: epoch mean)")
     log_scale(losses, "y")
     whole_ticks(losses)
-    losses.set_title("Loss (in training, its mean over the epoch)", loc="left")
+    scaled = _SCALED.get(entry(cells[0], "data.scaling"), "images as they are")
+    losses.set_title(f"Loss, {scaled}", loc="left")
     accuracies.set(xlabel="Epoch", ylabel="Accuracy (%)")
     whole_ticks(accuracies)
     data = entry(records[0], "data.name")
