@@ -90,7 +90,7 @@ def _by_client(axes: "Axes", cells: Sequence[CellResult], skew: str) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    axes.set_xlabel("Own error, last round (%)")
+    axes.set_xlabel("Own error (%)")
 
 
 def _clients(cells: Sequence[CellResult], skew: str) -> list[str]:

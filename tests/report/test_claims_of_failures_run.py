@@ -1,0 +1,70 @@
+"""The experiments on failures, parts and federation, cut down to seconds: what their cells record is what is judged."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from normzoo.results import CellResult
+from normzoo.training.cell import run_cell
+
+SMALL = ("data.train_size=192", "data.val_size=64", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1")
+BY_CLASS = ("data.order=by_class", "data.classes_per_batch=2")
+ROUND = "study.rounds=1"
+ARMS: dict[str, list[tuple[str, ...]]] = {
+    "train_test_mismatch": [
+        ("batch_size_per_device=2",),
+        ("batch_size_per_device=32",),
+        ("batch_size_per_device=32", "data.val_shift.contrast=0.4"),
+    ],
+    "non_iid_batches": [
+        (norm, *order)
+        for norm in ("norm=batch_norm", "norm=batch_renorm", "norm=group_norm")
+        for order in ((), BY_CLASS)
+    ],
+    "recurrent_nets": [("model.per_step=true",), ("model.per_step=false",), ("norm=layer_norm",), ("norm=identity",)],
+    "gradient_accumulation": [
+        (norm, *arm)
+        for norm in ("norm=batch_norm", "norm=group_norm")
+        for arm in (
+            ("batch_size_per_device=32",),
+            ("batch_size_per_device=2",),
+            ("batch_size_per_device=2", "trainer.accumulate_grad_batches=16"),
+        )
+    ],
+    "only_batch_norm": [(f"optimizer.trains={part}",) for part in ("all", "norms", "sampled", "last")],
+    "federated_batch_norm": [
+        ("norm=batch_norm", ROUND),
+        ("norm=local_batch_norm", ROUND),
+        ("norm=batch_norm", "study.skew=label", ROUND),
+        ("norm=group_norm", "study.skew=label", ROUND),
+    ],
+    "whitening": [("norm=batch_norm",), ("norm=decorrelated_batch_norm",), ("norm=iter_norm",)],
+}
+
+
+def ran(experiment: str, folder: Path, *overrides: str) -> CellResult:
+    small = [*SMALL, "probe.channel_correlation.samples=64"] if experiment == "whitening" else SMALL
+    with initialize_config_module("normzoo.conf", version_base="1.3"):
+        cell = compose("train", [f"experiment={experiment}", *small, *overrides])
+        config: Any = OmegaConf.to_container(cell, resolve=True)
+    found = run_cell(config, folder)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("experiment", ARMS)
+def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
+    records = [ran(experiment, tmp_path / str(i), *arm) for i, arm in enumerate(ARMS[experiment])]
+    claim = import_module(f"normzoo.report.claims.{experiment}")
+    finding = claim.judge(records)
+    assert finding.unmeasured == 0, [check.text for check in finding.checks if check.holds is None]
+    assert "nan" not in finding.measured
+    figure = Figure(layout="constrained")
+    claim.draw(records, figure)
+    figure.draw_without_rendering()
+    assert all(axes.lines or axes.patches or axes.collections for axes in figure.axes)
