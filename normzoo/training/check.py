@@ -25,6 +25,7 @@ from normzoo.training.ranks import check_nodes, world_size
 from normzoo.training.trained import choose_trained, chosen
 
 Shapes = Mapping[str, tuple[int, ...]]
+PROCESSES_PER_CORE = 4  # of one cell: slower than one for each core, and the same result; more are a slip of the hand
 
 
 class RefusedError(UserError):
@@ -59,10 +60,12 @@ def check_devices(config: Config) -> None:
             f"trainer.accelerator={accelerator}, but this machine has no CUDA device; use trainer.accelerator=cpu"
         )
     check_nodes(config)
-    there_are, kind = (gpus, "GPUs") if on_gpu(config) else (cores(), "processor cores")
-    if devices > there_are:
+    if on_gpu(config) and devices > gpus:
+        raise UserError(f"trainer.devices={devices}, but this machine has {gpus} GPUs; ask for at most {gpus}")
+    if not on_gpu(config) and devices > PROCESSES_PER_CORE * cores():
         raise UserError(
-            f"trainer.devices={devices}, but this machine has {there_are} {kind}; ask for at most {there_are}"
+            f"trainer.devices={devices}, but this machine has {cores()} processor cores; ask for at most "
+            f"{PROCESSES_PER_CORE * cores()}, which take turns"
         )
 
 

@@ -23,6 +23,7 @@ from normzoo.errors import UserError
 from normzoo.models.plain_cnn import PlainCNN
 from normzoo.results import read_result, read_results
 from normzoo.training.cell import run_cell
+from normzoo.training.check import check_devices
 from normzoo.training.ranks import RankCheck, RankError
 
 Compose = Callable[..., dict[str, Any]]
@@ -154,7 +155,7 @@ def test_processes_may_also_be_spawned_as_on_gpus(
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("order", ["1,2", "2,1", "1,2,1"])
+@pytest.mark.parametrize("order", ["1,2", "2,1", "4,1,2"])
 def test_numbers_of_devices_in_one_sweep_in_any_order(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, order: str
 ) -> None:
@@ -164,12 +165,24 @@ def test_numbers_of_devices_in_one_sweep_in_any_order(
     )  # fmt: skip
     assert code == 0, out + err
     results = {result.config["trainer"]["devices"]: result for result in read_results(tmp_path / "s")[0]}
-    assert {devices: result.world_size for devices, result in results.items()} == {1: 1, 2: 2}
-    assert {devices: result.normalization_batch for devices, result in results.items()} == {1: 8, 2: 16}
+    assert sorted(results) == sorted(map(int, order.split(",")))
+    assert all(result.world_size == devices for devices, result in results.items())
+    assert all(result.normalization_batch == 8 * devices for devices, result in results.items())
     for devices, result in results.items():
         assert list(result.values_per_statistic.values()) == [devices * 8 * pixels for pixels in (64, 16, 4, 1)]
         assert result.metrics["lr"] == pytest.approx(0.05 * 8 * devices / 32)
         assert (tmp_path / "s" / result.cell / "cell.log").read_text().count("epoch 1/1") == 1
+
+
+def test_processes_may_share_cores_but_not_gpus(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normzoo.training.check.cores", lambda: 2)
+    check_devices(config("trainer.devices=8"))
+    with pytest.raises(UserError, match=r"trainer.devices=9, .* 2 processor cores; ask for at most 8"):
+        check_devices(config("trainer.devices=9"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    check_devices(config("trainer=gpu", "trainer.devices=4"))
+    with pytest.raises(UserError, match=r"trainer.devices=5, .* 4 GPUs; ask for at most 4"):
+        check_devices(config("trainer=gpu", "trainer.devices=5"))
 
 
 def test_a_number_of_processes_that_is_not_the_configured_one_is_an_error(config: Compose, tmp_path: Path) -> None:
