@@ -55,12 +55,21 @@ def build_data(config: Config) -> lightning.LightningDataModule:
     return _instantiate("data", config, batch_size=config["batch_size_per_device"], seed=config["seed"])
 
 
-def build_model(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """The model of `config["model"]` for images of `image_shape` (C, H, W), with the norm where the placement says."""
+def build_model(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    norm: Callable[[int], nn.Module] | None = None,
+) -> nn.Module:
+    """The model of `config["model"]` for images of `image_shape` (C, H, W), with the norm where the placement says.
+
+    Args:
+        norm: In place of that of the configuration.
+    """
     return _instantiate(
         "model",
         config,
-        norm=build_norm(config),
+        norm=norm or build_norm(config),
         placement=build_placement(config),
         in_channels=image_shape[0],
         num_classes=num_classes,
@@ -158,9 +167,16 @@ def build_probes(config: Config) -> list[lightning.Callback]:
 
 
 def build_optimizer(config: Config, parameters: Any) -> Any:
-    """The torch optimizer of `config["optimizer"]` at the scaled learning rate."""
+    """The torch optimizer of `config["optimizer"]` at the scaled learning rate.
+
+    Raises:
+        UserError: If torch takes none of its options, or not their values.
+    """
     arguments = {key: value for key, value in config["optimizer"].items() if key not in _OURS}
-    return instantiate(arguments, parameters, lr=learning_rate(config), _convert_="all")
+    try:
+        return instantiate(arguments, parameters, lr=learning_rate(config), _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"optimizer={config['optimizer'].get('name')}: {error.__cause__ or error}") from error
 
 
 def _instantiate(group: str, config: Config, **arguments: Any) -> Any:

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,7 @@ def describe(config: Config) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "threads": config["trainer"]["threads"],
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                package: version(package) for package in ("normzoo", "torch", "lightning", "torchmetrics", "hydra-core")
-            },
-        },
+        "versions": dict(_versions()),
     }
 
 
@@ -189,6 +185,13 @@ def _start_method(config: Config) -> str:
     return "spawn" if on_gpu(config) else "fork"  # CUDA does not outlive a fork
 
 
+@cache
+def _versions() -> dict[str, str]:
+    packages = ("normzoo", "torch", "lightning", "torchmetrics", "hydra-core")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+@cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

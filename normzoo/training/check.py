@@ -70,7 +70,7 @@ def check_devices(config: Config) -> None:
 
 
 def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shapes:
-    """Build the cell's model without memory and pass one batch's shape through it.
+    """Check the options, build the cell's model without memory and pass one batch's shape through it.
 
     Args:
         config: The resolved configuration.
@@ -85,6 +85,13 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shape
             norm cannot be computed on the shapes that reach it.
         UserError: If an option is wrong whatever it is combined with.
     """
+    check_options(config, data, devices_here=devices_here)
+    check_optimizer(config)
+    return check_shapes(config, data, lambda: build_model(config, data.image_shape, data.num_classes))
+
+
+def check_options(config: Config, data: Any, *, devices_here: bool = True) -> None:
+    """What `check_cell` finds out, and raises, before it builds an optimizer and the model."""
     if devices_here:
         check_devices(config)
     check_logger(config)
@@ -112,15 +119,31 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shape
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=<value>")
     build_norm(config)
     build_placement(config)
+
+
+def check_optimizer(config: Config) -> None:
+    """Refuse options of the optimizer, its schedule and what it trains that are wrong in themselves.
+
+    Raises:
+        UserError: Naming the option.
+    """
     build_optimizer(config, [nn.Parameter(torch.zeros(1))])
     schedule(config, 1)
     chosen(config)
+
+
+def check_shapes(config: Config, data: Any, build: Callable[[], nn.Module]) -> Shapes:
+    """Pass the shapes of the cell's batches through the model that `build` makes, all of it without memory.
+
+    Raises:
+        RefusedError: If it cannot be built, or a norm cannot be computed on the shapes that reach it.
+    """
     try:
         with torch.device("meta"):
-            model = build_model(config, data.image_shape, data.num_classes)
+            model = build()
             choose_trained(model, config)
             plan_processes(model, world_size(config))
-            shapes = statistic_shapes(model, torch.empty(per_device, *data.image_shape))
+            shapes = statistic_shapes(model, torch.empty(config["batch_size_per_device"], *data.image_shape))
             _check_last_batch(model, config, data)
             return shapes
     except (UserError, TypeError, ValueError, RuntimeError) as error:

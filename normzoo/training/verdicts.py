@@ -1,14 +1,30 @@
-"""Which cells cannot be, each question asked once."""
+"""Which cells cannot be, each question asked once.
+
+What costs time is to build a model and to pass a batch through it, though without memory. Where the norms of a model
+stand, and which shapes reach them, is the same whatever norm it is and, but for the number of samples, whatever batch:
+that is found out once, with a stand-in for the norm, and each norm is then tried on those shapes alone.
+"""
 
 import json
+import math
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from normzoo.errors import UserError
-from normzoo.training.build import Config, build_data
-from normzoo.training.check import RefusedError, check_cell, missing_options
+from normzoo.training.build import Config, build_data, build_model, build_norm, global_batch
+from normzoo.training.check import RefusedError, check_optimizer, check_options, check_shapes, missing_options
+from normzoo.training.trained import chosen
 
 # What a cell's check does not look at.
-_IRRELEVANT = frozenset({"seed", "evaluation", "logger", "experiment", "sweep", "claim", "report", "probe"})
+_IRRELEVANT = frozenset({"seed", "evaluation", "experiment", "sweep", "claim", "report", "probe"})
+# And all that matters to whether the model takes the batches.
+_SHAPES = ("norm", "placement", "model", "data", "batch_size_per_device")
+_SHAPES_OF_TRAINER = ("devices", "num_nodes", "limit_train_batches", "accumulate_grad_batches")
+_SAMPLES = 3  # of the batch that finds the shapes
+_FEW_VALUES = 2**20
 
 
 class Verdicts:
@@ -22,6 +38,7 @@ class Verdicts:
     def __init__(self, *, devices_here: bool = True, lenient: bool = False) -> None:
         self.devices_here, self.lenient = devices_here, lenient
         self._data: dict[str, Any] = {}
+        self._places: dict[str, Places | None] = {}
         self._known: dict[str, str | None] = {}
 
     def of(self, config: Config) -> tuple[str | None, int]:
@@ -33,25 +50,55 @@ class Verdicts:
         if config.get("study"):
             return None, 0  # it measures something of its own, and says itself what it cannot
         data = self._dataset(config)
-        relevant = {key: value for key, value in config.items() if key not in _IRRELEVANT}
-        key = json.dumps([relevant, list(missing_options(config))], sort_keys=True, default=str)
-        if key not in self._known:
-            self._known[key] = self._check(config, data)
-        return self._known[key], data.num_train
+        return self._refusal(config, data), data.num_train
 
-    def _check(self, config: Config, data: Any) -> str | None:
-        try:
-            check_cell(config, data, devices_here=self.devices_here)
-        except RefusedError as error:
-            return str(error)
-        except UserError as error:
-            if self.lenient:
-                return str(error)
-            raise
-        return None
+    def _refusal(self, config: Config, data: Any) -> str | None:
+        options = {key: value for key, value in config.items() if key not in _IRRELEVANT}
+        refused = self._once(
+            _key("options", options, list(missing_options(config))),
+            lambda: check_options(config, data, devices_here=self.devices_here),
+        )
+        if refused is None:
+            key = _key("optimizer", config["optimizer"], global_batch(config))
+            refused = self._once(key, lambda: check_optimizer(config))
+        if refused is None:
+            shapes = [config[key] for key in _SHAPES], [config["trainer"].get(key) for key in _SHAPES_OF_TRAINER]
+            key = _key("shapes", config["optimizer"].get("trains"), *shapes)
+            refused = self._once(key, lambda: self._check_shapes(config, data))
+        return refused
+
+    def _once(self, key: str, check: Callable[[], object]) -> str | None:
+        if key not in self._known:
+            self._known[key] = None
+            try:
+                check()
+            except UserError as error:
+                if not isinstance(error, RefusedError) and not self.lenient:
+                    raise
+                self._known[key] = str(error)
+        return self._known[key]
+
+    def _check_shapes(self, config: Config, data: Any) -> None:
+        places = self._places_in(config, data) if chosen(config) == "all" else None  # others look into the model
+        if places is not None:
+            samples = config["batch_size_per_device"]
+            try:
+                check_shapes(config, data, lambda: NormsAlone(build_norm(config), places, samples))
+                return
+            except RefusedError as error:
+                if isinstance(error.__cause__, UserError):
+                    raise
+        # Of what is unusual the model itself says best what it is.
+        check_shapes(config, data, lambda: build_model(config, data.image_shape, data.num_classes))
+
+    def _places_in(self, config: Config, data: Any) -> "Places | None":
+        key = _key(config["model"], config["placement"], data.image_shape, data.num_classes)
+        if key not in self._places:
+            self._places[key] = find_places(config, data)
+        return self._places[key]
 
     def _dataset(self, config: Config) -> Any:
-        key = json.dumps(config["data"], sort_keys=True, default=str)
+        key = _key(config["data"])
         if key not in self._data:
             # Whether a batch fits is asked of each cell.
             data: Any = build_data({**config, "batch_size_per_device": 1})
@@ -59,3 +106,63 @@ class Verdicts:
             data.setup("fit")
             self._data[key] = data
         return self._data[key]
+
+
+def _key(*parts: Any) -> str:
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+class Places:
+    """Where the norms of a model stand: the channels they are built for, and the shapes that reach them, in order."""
+
+    def __init__(self) -> None:
+        self.channels: dict[int, None] = {}
+        self.shapes: dict[tuple[int, tuple[int, ...]], None] = {}
+
+    def norm(self, channels: int) -> nn.Module:
+        """In place of a norm: notes what it is given, and changes nothing."""
+        self.channels[channels] = None
+        return _Place(self, channels)
+
+
+class _Place(nn.Module):
+    def __init__(self, places: Places, channels: int) -> None:
+        super().__init__()
+        self.places, self.channels = places, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.places.shapes[self.channels, tuple(x.shape)] = None
+        return x
+
+
+class NormsAlone(nn.Module):
+    """The norms of a model without the model: `(N, *) ->` nothing, once each norm has been given N of its inputs.
+
+    Args:
+        samples: The largest N. Where their inputs are small they are real ones, which is faster than to do without.
+    """
+
+    def __init__(self, norm: Callable[[int], nn.Module], places: Places, samples: int) -> None:
+        super().__init__()
+        self.shapes = list(places.shapes)
+        values = samples * sum(math.prod(shape) for _, (_, *shape) in self.shapes)
+        self.device = torch.device("cpu" if values <= _FEW_VALUES else "meta")
+        with self.device:
+            self.norms = nn.ModuleDict({str(channels): norm(channels) for channels in places.channels})
+
+    def forward(self, x: Tensor) -> None:
+        with self.device:
+            for channels, (_, *shape) in self.shapes:
+                self.norms[str(channels)](torch.zeros(len(x), *shape))
+
+
+def find_places(config: Config, data: Any) -> Places | None:
+    """Where the norms of the cell's model stand; None where that cannot be told for all norms and batches at once."""
+    places = Places()
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = build_model(config, data.image_shape, data.num_classes, places.norm)
+            model.train()(torch.empty(_SAMPLES, *data.image_shape))
+    except Exception:  # whatever the model may raise: it is asked again with its norm, and then says it to the user
+        return None
+    return places if all(shape[0] == _SAMPLES for _, shape in places.shapes) else None

@@ -1,0 +1,113 @@
+"""What a sweep's plan says of a cell, each question asked once, is what a check of that cell alone says."""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+
+import normzoo
+from normzoo.errors import UserError
+from normzoo.training import verdicts as module
+from normzoo.training.build import build_data
+from normzoo.training.check import check_cell
+from normzoo.training.verdicts import Verdicts, find_places
+
+Compose = Callable[..., dict[str, Any]]
+Cells = Iterator[dict[str, Any]]
+
+
+def alone(cell: dict[str, Any], known: dict[str, Any]) -> str | None:
+    """What the check of this cell alone says; None if nothing is wrong with it."""
+    key = repr(cell["data"])
+    if key not in known:
+        known[key] = build_data({**cell, "batch_size_per_device": 1})
+        known[key].prepare_data()
+        known[key].setup("fit")
+    try:
+        check_cell(cell, known[key], devices_here=False)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def compare(cells: Cells) -> list[str | None]:
+    verdicts, known = Verdicts(devices_here=False, lenient=True), {}
+    found = []
+    for cell in cells:
+        expected = alone(cell, known)
+        assert verdicts.of(cell)[0] == expected, cell
+        assert verdicts.of({**cell, "seed": 7})[0] == expected
+        found.append(expected)
+    return found
+
+
+def norms() -> list[str]:
+    return normzoo.list_norms(kind="layer")
+
+
+@pytest.mark.parametrize(("model", "placement"), [("plain_cnn", "pre_act"), ("mlp", "post_act")])
+def test_every_norm_at_small_batches(config: Compose, model: str, placement: str) -> None:
+    base = config(f"model={model}", f"placement={placement}")
+
+    def cells() -> Cells:
+        for norm, batch in product(norms(), (1, 6)):
+            yield {**base, "norm": {"name": norm}, "batch_size_per_device": batch}
+
+    found = compare(cells())
+    assert 0 < sum(refused is not None for refused in found) < len(found)
+
+
+def test_whatever_matters(config: Compose) -> None:
+    changes: list[tuple[str, ...]] = [
+        (), ("norm=group_norm", "+norm.num_groups=3"), ("norm=group_norm", "+norm.num_groups=2"),
+        ("norm=instance_norm",), ("norm=instance_norm", "placement=first_only"),
+        ("norm=instance_norm", "placement=none"),
+        ("norm=instance_norm", "data.image_size=16"), ("batch_size_per_device=1",), ("batch_size_per_device=97",),
+        ("batch_size_per_device=49", "trainer.devices=2"), ("batch_size_per_device=0",), ("batch_size_per_device=x",),
+        ("norm=sync_batch_norm", "batch_size_per_device=1"),
+        ("norm=sync_batch_norm", "batch_size_per_device=1", "trainer.devices=2"),
+        ("norm=ghost_batch_norm", "norm.group_size=3"), ("norm=ghost_batch_norm", "norm.group_size=1"),
+        ("data.train_size=89", "data.drop_last=false"), ("data.train_size=90", "data.drop_last=false"),
+        ("data.train_size=89", "data.drop_last=false", "trainer.limit_train_batches=11"),
+        ("trainer.accumulate_grad_batches=13",), ("trainer.accumulate_grad_batches=0",),
+        ("optimizer.trains=norms",), ("optimizer.trains=norms", "norm=identity"), ("optimizer.trains=sampled",),
+        ("optimizer.trains=x",), ("optimizer.lr_rule=x",), ("optimizer.base_lr=-1",), ("optimizer.base_lr=0.3",),
+        ("optimizer.schedule=x",), ("model.widths=[4,6]",), ("model.widths=[4,x]",), ("+model.x=1",), ("+norm.x=1",),
+        ("model=mlp", "model.image_size=9"), ("model=mlp", "model.image_size=null"), ("model=lstm",),
+        ("model=lstm", "norm=instance_norm"), ("model=lstm", "placement=post_act"), ("model=vgg6",), ("norm.eps=???",),
+    ]  # fmt: skip
+    found = compare(config(*overrides) for overrides in changes)
+    assert found.count(None) > 10
+    assert len(set(found)) > 20
+
+
+def test_a_model_is_built_once_for_all_norms_batches_and_rates(
+    config: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[object] = []
+
+    def counted(*arguments: Any) -> Any:
+        built.append(arguments)
+        return module_build(*arguments)
+
+    module_build = module.build_model
+    monkeypatch.setattr(module, "build_model", counted)
+    base, verdicts = config(), Verdicts(devices_here=False)
+    for norm, batch, seed, rate in product(("batch_norm", "group_norm"), (2, 4), (0, 1), (0.1, 0.2)):
+        optimizer = {**base["optimizer"], "base_lr": rate}
+        cell = {**base, "norm": {"name": norm}, "batch_size_per_device": batch, "seed": seed, "optimizer": optimizer}
+        assert verdicts.of(cell)[0] is None
+    assert len(built) == 1
+
+
+def test_large_inputs_take_no_memory(config: Compose) -> None:
+    cell = config("data.train_size=4000", "batch_size_per_device=4000", "data.image_size=32")
+    data = build_data(cell)
+    data.prepare_data()
+    data.setup("fit")
+    places = find_places(cell, data)
+    assert places is not None
+    alone = module.NormsAlone(normzoo.factory("batch_norm"), places, 4000)
+    assert {parameter.device.type for parameter in alone.parameters()} == {"meta"}
+    assert Verdicts(devices_here=False).of(cell) == (None, 4000)
