@@ -102,7 +102,9 @@ class GhostBatchNorm(BatchNorm):
         """Output, mean and unbiased variance of k equal groups: batch norm of k·C channels."""
         channels = k * self.num_features
         grouped = x.reshape(len(x) // k, channels, *x.shape[2:])
-        weight, bias = (self.weight.repeat(k), self.bias.repeat(k)) if self.affine else (None, None)
+        weight, bias = self.weight, self.bias
+        if self.affine and k > 1:
+            weight, bias = weight.repeat(k), bias.repeat(k)
         # With momentum 1 the kernel writes the groups' own mean and unbiased variance.
         dtype = torch.promote_types(x.dtype, torch.float32) if weight is None else weight.dtype
         mean, var = (x.new_zeros(channels, dtype=dtype) for _ in range(2))

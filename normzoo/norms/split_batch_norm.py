@@ -27,7 +27,6 @@ MEND = "use a larger batch, fewer splits or a larger map"
         for name in ("running_mean", "running_var", "num_batches_tracked")
     ),
     minimum_count=2,
-    fused=True,
 )
 class SplitBatchNorm(BatchNorm):
     """Normalize each of k parts of the batch by a batch norm of its own; evaluate with that of the first part.
@@ -97,8 +96,10 @@ class SplitBatchNorm(BatchNorm):
         check_input(self, input.shape, self.num_features)
         check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
         norms = [super().forward, *self.aux_bn]
-        parts = zip(norms, input.tensor_split(self.num_splits), strict=True)
-        y = torch.cat([norm(part) for norm, part in parts])
+        each, left = divmod(len(input), self.num_splits)
+        # The backward of a split is one copy; that of tensor_split's slices is one of the whole for each.
+        parts = input.split([each + (i < left) for i in range(self.num_splits)])
+        y = torch.cat([norm(part) for norm, part in zip(norms, parts, strict=True)])
         return channels_last(y) if is_channels_last(input) else y
 
     def __repr__(self) -> str:
