@@ -16,6 +16,7 @@ callback looks at the number of the step.
     loss_surface               LossSurface                    points² + 0, once at the end
     covariate_shift            CovariateShiftProbe            L + 1 and L, for L layers with weights
     activation_distribution    ActivationDistributionProbe    1 + 0; the callback 2 + 0
+    channel_correlation        ChannelCorrelationProbe        1 + 0; the callback once, at the end
     activation_health          ActivationHealthProbe          1 + 0 a batch; the callback 1 + 1 beside that
     gradient_norms             (within that)                  1 + 1
     statistic_noise            StatisticNoiseProbe            1 + 0 a batch; the callback before and after the training
