@@ -2,26 +2,62 @@
 
 import json
 import logging
+import random
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from normzoo.data.loader import mix
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, write_atomic, write_result
+from normzoo.training.build import Config
 from normzoo.training.check import Shapes, values_per_statistic
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.module import CHECK_EVERY
-from normzoo.training.ranks import world_size_here
+from normzoo.training.ranks import under_torchrun, world_size, world_size_here
 from normzoo.training.trained import counts
 
 CURVE = "curve.json"
 log = logging.getLogger("normzoo")
 
 MODES = (("running", "val_error_running"), ("recomputed", "val_error_population"), ("batch", "val_error_batch"))
+
+
+class RankCheck(Callback):
+    """In every process, before it trains: there are as many as the configuration says.
+
+    Their random numbers are their own. They have been seeded alike until then, for the same weights in all of them; but
+    dropout would leave out the same units in each.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        actual, asked = world_size_here(), world_size(self.config)
+        if actual != asked:
+            nodes = self.config["trainer"]["num_nodes"]
+            raise RuntimeError(
+                f"{actual} processes train together, but trainer.devices={self.config['trainer']['devices']} and "
+                f"trainer.num_nodes={nodes} ask for {asked}; batch sizes and learning rates would not be those recorded"
+            )
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if under_torchrun() and threading.current_thread() is threading.main_thread():
+            # Lightning's own handler would wait for the other ranks, which may be gone or stuck.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if trainer.global_rank > 0:
+            seed = mix(self.config["seed"], trainer.global_rank)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
 
 
 class EpochLines(Callback):

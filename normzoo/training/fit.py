@@ -16,11 +16,11 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from normzoo.sweep.options import sweep_options
 from normzoo.training.build import Config, build_data, build_model, build_probes, learning_rate
-from normzoo.training.callbacks import Divergence, EpochLines, Recorder
+from normzoo.training.callbacks import Divergence, EpochLines, RankCheck, Recorder
 from normzoo.training.check import Shapes, on_gpu, plan_processes, values_per_statistic
 from normzoo.training.checkpoint import Checkpoints, WholeFiles
 from normzoo.training.module import Classifier
-from normzoo.training.ranks import DDP, RankCheck, rank, under_torchrun, world_size
+from normzoo.training.ranks import DDP, rank, under_torchrun, world_size
 from normzoo.training.trained import choose_trained
 
 log = logging.getLogger("normzoo")

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import logging.config
 import os
-import random
 import shutil
 import signal
 import threading
@@ -25,17 +24,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from normzoo.data.loader import mix
 from normzoo.errors import UserError
 from normzoo.sweep.keeper import die_with_parent
 from normzoo.training.build import Config
@@ -161,36 +157,6 @@ def lost_another(error: BaseException) -> bool:
 def says_out_of_memory(said: str) -> bool:
     """Whether the error says, in the last lines of its traceback, that there was no memory left."""
     return any(words in said for words in _OUT_OF_MEMORY)
-
-
-class RankCheck(Callback):
-    """In every process, before it trains: there are as many as the configuration says.
-
-    Their random numbers are their own. They have been seeded alike until then, for the same weights in all of them; but
-    dropout would leave out the same units in each.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        actual, asked = world_size_here(), world_size(self.config)
-        if actual != asked:
-            nodes = self.config["trainer"]["num_nodes"]
-            raise RuntimeError(
-                f"{actual} processes train together, but trainer.devices={self.config['trainer']['devices']} and "
-                f"trainer.num_nodes={nodes} ask for {asked}; batch sizes and learning rates would not be those recorded"
-            )
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if under_torchrun() and threading.current_thread() is threading.main_thread():
-            # Lightning's own handler would wait for the other ranks, which may be gone or stuck.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if trainer.global_rank > 0:
-            seed = mix(self.config["seed"], trainer.global_rank)
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
 
 
 def _run(logging_config: dict[str, Any] | None, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:

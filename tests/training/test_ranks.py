@@ -22,9 +22,10 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from normzoo.errors import UserError
 from normzoo.models.plain_cnn import PlainCNN
 from normzoo.results import read_result, read_results
+from normzoo.training.callbacks import RankCheck
 from normzoo.training.cell import run_cell
 from normzoo.training.check import check_devices
-from normzoo.training.ranks import RankCheck, RankError
+from normzoo.training.ranks import RankError
 
 Compose = Callable[..., dict[str, Any]]
 Cli = Callable[..., tuple[int, str, str]]
