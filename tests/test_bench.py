@@ -91,7 +91,7 @@ def test_a_step_leaves_no_gradient_behind():
 
 
 def test_ratio_is_that_of_medians_with_quartiles_of_the_rounds():
-    assert Ratio.of([1, 2, 9], [2, 4, 4]) == Ratio(median=0.5, low=0.5, high=2.25)
+    assert Ratio.of([1, 2, 9], [2, 4, 4]) == Ratio(median=0.5, low=0.5, high=1.375)
     assert Ratio.of([3.0], [2.0]) == Ratio(1.5, 1.5, 1.5)
 
 

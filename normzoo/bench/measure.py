@@ -92,7 +92,7 @@ class Ratio:
     @classmethod
     def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> "Ratio":
         each = [a / b for a, b in zip(ours, theirs, strict=True)]
-        low, _, high = statistics.quantiles(each, n=4) if len(each) > 1 else (each * 3)
+        low, _, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else (each * 3)
         return cls(statistics.median(ours) / statistics.median(theirs), low, high)
 
 
