@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import shutil
 import signal
 import threading
 import time
@@ -21,7 +22,7 @@ from normzoo.training.build import Config
 from normzoo.training.check import Shapes, values_per_statistic
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.module import CHECK_EVERY
-from normzoo.training.ranks import under_torchrun, world_size, world_size_here
+from normzoo.training.ranks import AGENT, under_torchrun, world_size, world_size_here
 from normzoo.training.trained import counts
 
 CURVE = "curve.json"
@@ -184,6 +185,13 @@ class Recorder(Callback):
             write_result(self.folder, result)
             for name in (CURVE, CHECKPOINT):
                 (self.folder / name).unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Take away what a finished cell leaves when it is killed just after it has written its record."""
+    for name in (CURVE, CHECKPOINT):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / AGENT, ignore_errors=True)
 
 
 def curve_so_far(folder: Path) -> list[dict[str, Any]]:

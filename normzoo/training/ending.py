@@ -6,7 +6,7 @@ from normzoo.results import CellResult, write_result
 from normzoo.sweep.keeper import Ending
 from normzoo.sweep.options import SweepOptions, sweep_options
 from normzoo.sweep.progress import clock
-from normzoo.training.callbacks import curve_so_far
+from normzoo.training.callbacks import curve_so_far, tidy
 from normzoo.training.cell import describe
 from normzoo.training.plan import Cell
 from normzoo.training.ranks import CRASHES
@@ -31,6 +31,8 @@ def settle(cell: Cell, ending: Ending) -> CellResult:
         # One of its processes was ended, and the cell cannot have known by whom.
         result.status, result.reason = "oom", f"{_kernel()} ({result.reason})"
         write_result(cell.folder, result)
+    if result.status == "ok":
+        tidy(cell.folder)
     return result
 
 

@@ -15,8 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from normzoo.claim_cells import gather, write_claims
 from normzoo.errors import UserError
 from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_result
+from normzoo.sweep.claim import FILE_NAME as CLAIM
+from normzoo.sweep.claim import Claim
 from normzoo.sweep.options import SweepOptions, sweep_options
 from normzoo.training.build import batch_over_devices
+from normzoo.training.callbacks import tidy
 from normzoo.training.cell import describe, write_probe
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.compose import Composer, Composition
@@ -201,6 +204,8 @@ def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
     status = cell.record.status if cell.record is not None and options.resume else None
     if status in FINISHED and not (status == "diverged" and options.retry == "all"):
         cell.state = State.DONE
+        if not options.dry_run and (cell.folder / CLAIM).exists():
+            _tidy(cell.folder)
         return
     if status not in (None, "refused", *FINISHED) and options.retry == "none":
         cell.state = State.FAILED_BEFORE
@@ -214,6 +219,14 @@ def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
     known = cell.record is not None and (cell.record.status in FINISHED or cell.record.reason == cell.refused)
     if not known and not options.dry_run:
         write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
+
+
+def _tidy(folder: Path) -> None:
+    """Clear what a sweep that was killed has left of a finished cell, unless another one is about to."""
+    claim = Claim.take(folder)
+    if claim is not None:
+        tidy(folder)
+        claim.give_back()
 
 
 def _say_refused(cells: list[Cell], *, may_be_all: bool) -> None:

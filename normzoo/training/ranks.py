@@ -36,6 +36,7 @@ from normzoo.errors import UserError
 from normzoo.sweep.keeper import die_with_parent
 from normzoo.training.build import Config
 
+AGENT = ".ranks"  # in the cell's folder
 # A rank that has lost another waits so long to be ended with it: the first end that the agent sees is the other's.
 GRACE_S = 5.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -125,7 +126,7 @@ def launch(count: int, folder: Path, start_method: str, function: Callable[..., 
         RankError: If a rank has raised or died; the others have been ended.
         UserError: If that was what the rank raised.
     """
-    logs = folder / ".ranks"
+    logs = folder / AGENT
     spawned = start_method != "fork"
     settings = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, monitor_interval=0.05,

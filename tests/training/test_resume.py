@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from normzoo.results import CellResult, cell_id, read_result, read_results, write_result
+from normzoo.sweep.claim import Claim
 
 Cli = Callable[..., tuple[int, str, str]]
 Sweep = Callable[..., tuple[int, str, str]]
@@ -135,3 +136,18 @@ def test_a_dry_run_tells_times_from_the_cells_that_have_run(sweep: Sweep, leave:
     assert len(re.findall(r"^seed=[01] norm=identity +to run +0:30$", out, re.M)) == 2, out
     assert len(re.findall(r"^seed=[01] norm=group_norm +to run +0:50$", out, re.M)) == 2, out
     assert "expected time: 2:40" in out
+
+
+def test_what_a_killed_sweep_left_of_a_finished_cell_is_cleared(sweep: Sweep, leave: Callable[..., Path]) -> None:
+    folders = [leave("ok", f"seed={seed}").parent for seed in (0, 1)]
+    for folder in folders:
+        (folder / ".ranks").mkdir()
+        for name in (".claim", "checkpoint.ckpt", "curve.json", ".result.json.1.2.tmp"):
+            (folder / name).touch()
+    ending = Claim.take(folders[1])  # another sweep is about to
+    assert ending is not None
+    code, _, err = sweep()
+    assert code == 0, err
+    assert [path.name for path in folders[0].iterdir()] == ["result.json"]
+    assert len(list(folders[1].iterdir())) == 6
+    ending.give_back()
