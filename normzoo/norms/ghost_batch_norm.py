@@ -102,9 +102,7 @@ class GhostBatchNorm(BatchNorm):
         """Output, mean and unbiased variance of k equal groups: batch norm of k·C channels."""
         channels = k * self.num_features
         grouped = x.reshape(len(x) // k, channels, *x.shape[2:])
-        weight, bias = self.weight, self.bias
-        if self.affine and k > 1:
-            weight, bias = weight.repeat(k), bias.repeat(k)
+        weight, bias = (p.repeat(k) if self.affine and k > 1 else p for p in (self.weight, self.bias))
         # With momentum 1 the kernel writes the groups' own mean and unbiased variance.
         dtype = torch.promote_types(x.dtype, torch.float32) if weight is None else weight.dtype
         mean, var = (x.new_zeros(channels, dtype=dtype) for _ in range(2))
