@@ -24,11 +24,12 @@ _RENORM = Style("Batch Renorm", SKY, "D", "--")
 
 def judge(records: Sequence[CellResult]) -> Finding:
     """What batches of two classes cost, in points of error above shuffled batches, per norm."""
-    bn, renorm, gn = (_cost(records, norm) for norm in NORMS)
+    bn, gn = (_cost(records, norm) for norm in ("batch_norm", "group_norm"))
+    errors = [spread(_cells(records, norm, FEW), RUNNING) for norm in ("batch_norm", "batch_renorm")]
     few = f"batches of {FEW} classes"
     checks = [
         _above(f"with BN {few} cost {FAILS:g} points of error or more", bn, FAILS),
-        exceeds(f"{few} cost more with BN than with Batch Renormalization", bn, renorm, unit="points"),
+        exceeds(f"{few}: the error is higher with BN than with Batch Renormalization", *errors, unit="points"),
         exceeds(f"{few} cost more with BN than with GN", bn, gn, unit="points"),
         _below(f"with GN {few} cost less than {UNHARMED:g} points", gn, UNHARMED),
     ]
@@ -85,8 +86,9 @@ def _cost(records: Sequence[CellResult], norm: str) -> Stat | None:
 
 
 def _told(records: Sequence[CellResult], norm: str) -> str:
-    parts = [f"{_name(count)} {show(spread(_cells(records, norm, count), RUNNING))} %" for count in (None, *CLASSES)]
-    stat = spread(_cells(records, norm, None), RUNNING)
+    stats = {count: spread(_cells(records, norm, count), RUNNING) for count in (None, *CLASSES)}
+    parts = [f"{_name(count)} {show(stat)} %" for count, stat in stats.items() if stat]
+    stat = stats[FEW]
     gone = f", {found}" if (found := lost(where(records, norm=norm))) else ""
     return f"{_style(norm).name}: {', '.join(parts)}{f' (n = {stat.n})' if stat else ''}{gone}"
 
