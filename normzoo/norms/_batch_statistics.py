@@ -31,22 +31,33 @@ def standardize_batch(layer: _NormBase, x: Tensor) -> Tensor:
     return ((x - per_channel(layer.running_mean, x)) * per_channel(rstd, x)).to(x.dtype)
 
 
-def standardize_instances(layer: _NormBase, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def detached_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The mean over `dims`, a constant to the gradient: a number to take out before digits are lost; 0 of nothing."""
+    wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    return wide.sum(dims, keepdim=True) / max(math.prod([x.shape[dim] for dim in dims]), 1)
+
+
+def standardize_instances(
+    layer: _NormBase, x: Tensor, offset: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """x_hat of instance norm, and mean and variance of each instance and of the batch: all that blends of the two need.
 
         mean_B = mean over N of mean_I;  var_B = mean over N of var_I + (mean_I − mean_B)²
 
     which takes no difference of large squares; in evaluation the batch's are the running ones. As x_hat_B is a multiple
-    of x_hat_I, and a shift, x_hat_I is all that a blend saves for the gradient. The means are those of x less a number.
+    of x_hat_I, and a shift, x_hat_I is all that a blend saves for the gradient.
 
     Shape: `(N, C, *)` -> `(N, C, *)`, twice `(N, C, 1, …)` and twice `(1, C, 1, …)`.
+
+    Args:
+        layer: Holds the running statistics and the options.
+        offset: Numbers near the means, constants to the gradient, that broadcast to `(1, C, 1, …)`: differences of
+            means lose the digits that an offset takes. The means returned are those of x less it.
     """
-    # Differences of means lose the digits that an offset takes; a common one is taken out before.
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    offset = wide.detach().sum() / max(x.numel(), 1)
     x_hat, mean_in, var_in, _ = standardize(wide - offset, range(2, x.dim()), layer.eps)
     if not layer.training and layer.running_mean is not None and layer.running_var is not None:
-        mean, var = per_channel(layer.running_mean - offset, x), per_channel(layer.running_var, x)
+        mean, var = per_channel(layer.running_mean, x) - offset, per_channel(layer.running_var, x)
         return x_hat, (mean_in, var_in), (mean, var)
     samples = max(x.shape[0], 1)  # without samples the means are 0, not NaN, which would reach the gradients
     mean = mean_in.sum(0, keepdim=True) / samples

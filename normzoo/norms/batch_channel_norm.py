@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from normzoo.norms._batch_statistics import detached_mean
 from normzoo.norms._gate import group_mean
 from normzoo.norms._quotient import Moments
 from normzoo.norms._refuse import check_count, check_input
@@ -109,17 +110,23 @@ class BatchChannelNorm(_NormBase):
             mean = mean over C/G of (weight mean_u + bias)
             var  = mean over C/G of (weight² var_u + (weight mean_u + bias − mean)²)
         """
-        # Less a number near the mean of each channel, with which a large mean and its last digits are gone from u.
-        near = u.detach().mean(tuple(range(2, u.dim())), keepdim=True) if u.numel() else torch.zeros_like(u[:, :, :1])
+        # Less numbers near the mean of each group and, of what is left, of each channel: with them a large mean and its
+        # last digits are gone from u. That of the group is part of a deviation only where the weights differ.
+        dims = tuple(range(2, u.dim()))
+        common = group_mean(detached_mean(u, dims), self.num_groups)
+        u = u - common
+        near = detached_mean(u, dims)
         u = u - near
         _, mean, var = Moments.apply(u, torch.promote_types(u.dtype, torch.float32))
         weight, bias = (per_channel(v, u) for v in (self.weight, self.bias)) if self.affine else (1.0, 0.0)
-        own = weight * (near + mean) + bias
 
         def of_groups(values: Tensor) -> Tensor:
             return group_mean(values, self.num_groups)
 
+        own = weight * (near + mean) + bias
         deviation = own - of_groups(own)
+        if isinstance(weight, Tensor):
+            deviation = deviation + common * (weight - of_groups(weight[None]))
         rstd = (of_groups(weight * weight * var + deviation.square()) + self.eps).rsqrt()
         scale, shift = weight * rstd, (deviation - weight * mean) * rstd
         if self.affine:

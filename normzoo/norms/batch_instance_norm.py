@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norms._batch_statistics import standardize_batch, standardize_instances
+from normzoo.norms._batch_statistics import detached_mean, standardize_batch, standardize_instances
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.norms.instance_norm import MEND
@@ -106,7 +106,12 @@ class BatchInstanceNorm(_NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x.shape, self.num_features)
         check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
-        x_hat, (mean_in, var_in), (mean, var) = standardize_instances(self, x)
+        # Of each channel its own: what is far off, or not finite, stays there, and with running means in its map.
+        if self.training or self.running_mean is None:
+            offset = detached_mean(x, (0, *range(2, x.dim())))
+        else:
+            offset = per_channel(self.running_mean, x)
+        x_hat, (mean_in, var_in), (mean, var) = standardize_instances(self, x, offset)
         rstd, rho = (var + self.eps).rsqrt(), per_channel(_ClipGate.apply(self.gate), x)
         # x_hat_B = x_hat_I · sqrt(var_I + eps) · rstd_B + (mean_I − mean_B) · rstd_B
         scale = rho * (var_in + self.eps).sqrt() * rstd + (1 - rho)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norms._batch_statistics import standardize_instances
+from normzoo.norms._batch_statistics import detached_mean, standardize_instances
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.instance_norm import MEND
@@ -81,7 +81,8 @@ class SwitchableNorm(_NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x.shape, self.num_features)
         check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
-        x_hat, (mean_in, var_in), (mean_bn, var_bn) = standardize_instances(self, x)
+        offset = detached_mean(x, tuple(range(x.dim())))  # common to all means that are compared
+        x_hat, (mean_in, var_in), (mean_bn, var_bn) = standardize_instances(self, x, offset)
         mean_ln = mean_in.mean(1, keepdim=True)
         var_ln = (var_in + (mean_in - mean_ln).square()).mean(1, keepdim=True)
         w, v = self.mean_weight.softmax(0), self.var_weight.softmax(0)

@@ -52,6 +52,29 @@ def test_gradients_of_gates_between_the_bounds(training):
     assert gradgradcheck(output, inputs)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_not_finite_reaches_no_other_channel(training):
+    """As in batch norm; with running statistics no other sample either."""
+    x = an_input(4)
+    layer = build("batch_instance_norm").train(training)
+    expected = copy.deepcopy(layer)(x)
+    x[0, 0, 0, 0] = torch.inf
+    y, others = layer(x), torch.ones_like(x, dtype=torch.bool)
+    others[slice(None) if training else 0, 0] = False
+    torch.testing.assert_close(y[others], expected[others])
+    assert layer.running_mean[1:].isfinite().all()
+
+
+def test_a_channel_that_is_far_off_costs_the_others_no_digits():
+    x = an_input(4, torch.float32)
+    x[:, 0] += 6.4e4
+    layer, other = (normzoo.create(norm, CHANNELS) for norm in ("batch_instance_norm", "batch_norm"))
+    for training in (True, False):
+        y, exact = layer.train(training)(x), other.double().train(training)(x.double())
+        torch.testing.assert_close(y[:, 1:].double(), exact[:, 1:], atol=2e-6, rtol=0)
+        other.load_state_dict(layer.state_dict(), strict=False)
+
+
 def test_gates_beyond_a_bound_are_led_back_only():
     """Where a gradient would lead farther out it is 0; where it leads back it is that at the bound."""
     x, g = an_input(4), torch.randn(6, CHANNELS, 3, 3, dtype=torch.float64)
@@ -177,6 +200,18 @@ def test_batch_channel_norm_with_exact_estimates_is_batch_norm_then_group_norm()
     layer.running_mean.copy_(x.mean((0, 2, 3)))
     layer.running_var.copy_(x.var((0, 2, 3), correction=0))
     torch.testing.assert_close(layer.eval()(x), y)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_estimates_that_lag_far_behind_cost_no_digits(num_groups, alike):
+    """Where the weights are alike; where they differ the large mean is a part of the deviations."""
+    layer = normzoo.create("batch_channel_norm", 4, num_groups=num_groups).eval()
+    if not alike:
+        layer.weight.data.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
+    x = torch.randn(2, 4, 7, 7, generator=torch.Generator().manual_seed(0)) + 1e6
+    exact = copy.deepcopy(layer).double()(x.double())
+    torch.testing.assert_close(layer(x).double(), exact, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("norm", MIXTURES)
