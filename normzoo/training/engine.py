@@ -25,6 +25,7 @@ from normzoo.training.build import Config
 from normzoo.training.cell import describe
 from normzoo.training.check import on_gpu
 from normzoo.training.dry_run import table
+from normzoo.training.ending import AGAIN
 from normzoo.training.multirun import job_return
 from normzoo.training.own_process import LOG, InOwnProcess
 from normzoo.training.plan import Cell, plan
@@ -169,23 +170,28 @@ def _run(engine: Any, launcher: "EngineLauncher", cells: Sequence[Cell]) -> str:
 
 
 def _settle(cells: Sequence[Cell], said: dict[str, str], started: float) -> None:
-    """See that each cell that was begun has a record.
+    """See that each cell has a record, also one whose worker was lost before or while it ran.
 
     Raises:
         UserError: If the engine has begun none.
     """
     lost = [cell for cell in cells if cell.result(new=True) is None]
-    begun = [cell for cell in lost if _written(cell.folder / LOG) > started - 1]
+    begun = {cell.folder for cell in lost if _written(cell.folder / LOG) > started - 1}
     if lost and len(lost) == len(cells) and not begun:
         raise UserError(f"the engine has not begun a single cell: {said[lost[0].folder.name] or 'it gives no reason'}")
-    for cell in begun:
+    for cell in lost:
         claim = Claim.take(cell.folder)
         if claim is None:
             log.info("%s still runs; its record will be in %s", cell.label, cell.folder)
             continue
-        why = " ".join(said[cell.folder.name].split())[:500] or "no reason given"
-        reason = f"its worker has ended without its result; the engine says: {why}; sweep.retry=failed runs it again"
-        write_result(cell.folder, CellResult(**describe(cell.config), status="killed", reason=reason))
+        # A record that was there already says more than that this run never began the cell.
+        if (cell.result(new=True) if cell.folder in begun else cell.result()) is None:
+            why = " ".join(said[cell.folder.name].split())[:500] or "no reason given"
+            # One that waits in the engine's queue still may run after all, and then replaces this record by its own.
+            how = "its worker has ended without its result" if cell.folder in begun else "its worker never began it"
+            reason = f"{how}; the engine says: {why}; {AGAIN}"
+            write_result(cell.folder, CellResult(**describe(cell.config), status="killed", reason=reason))
+            log.info("killed: %s: %s", cell.label, reason)
         claim.give_back()
 
 

@@ -78,6 +78,52 @@ def test_cells_run_die_and_are_not_run_twice(
     assert "1 done before, 1 failed before" in out
 
 
+class LosesItsNode:
+    """An engine that begins the first cell, and then loses the node with all cells."""
+
+    def __init__(self, **_: object) -> None: ...
+
+    def setup(self, **_: object) -> None: ...
+
+    def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> None:
+        first = dict(override.split("=", 1) for override in job_overrides[0])
+        folder = Path(first["hydra.sweep.dir"], first["hydra.sweep.subdir"])
+        folder.mkdir()
+        (folder / "cell.log").touch()
+        raise RuntimeError("the node was lost")
+
+
+def test_cells_that_a_lost_worker_never_began_are_recorded(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: LosesItsNode)
+    command = ("train", "-m", *tiny, *SHORT, "hydra/launcher=joblib", "seed=0,1,2")
+    code, out, err = cli(*command)
+    assert code == 1, out + err
+    results, _ = read_results(tmp_path / "s")
+    reasons = {result.seed: result.reason or "" for result in results if result.status == "killed"}
+    assert sorted(reasons) == [0, 1, 2]
+    assert reasons[0].startswith("its worker has ended without its result")
+    for seed in (1, 2):
+        assert reasons[seed].startswith("its worker never began it")
+        assert "the node was lost" in reasons[seed]
+        assert "sweep.retry=failed" in reasons[seed]
+    assert "3 failed before" in cli(*command, "sweep.dry_run=true")[1]
+    assert "3 to run" in cli(*command, "sweep.dry_run=true", "sweep.retry=failed")[1]
+
+
+def test_a_record_of_an_earlier_run_outlives_a_run_that_never_began_the_cell(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", "-m", *tiny, *SHORT)
+    assert cli(*command, "seed=1")[0] == 0
+    (log,) = tmp_path.glob("s/*/cell.log")
+    os.utime(log, (0, 0))
+    monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: LosesItsNode)
+    cli(*command, "hydra/launcher=joblib", "sweep.resume=false", "seed=0,1")
+    assert {r.seed: r.status for r in read_results(tmp_path / "s")[0]} == {0: "killed", 1: "ok"}
+
+
 # What Slurm's commands do, as far as submitit asks: jobs run at once, on this machine.
 FAKE_SLURM = {
     "sbatch": """#!/bin/sh
