@@ -21,6 +21,7 @@ from normzoo.errors import UserError
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.limits import processor_cores
+from normzoo.training import ray_cluster
 from normzoo.training.build import Config
 from normzoo.training.cell import describe
 from normzoo.training.check import on_gpu
@@ -28,7 +29,7 @@ from normzoo.training.dry_run import table
 from normzoo.training.ending import AGAIN
 from normzoo.training.multirun import job_return
 from normzoo.training.own_process import LOG, InOwnProcess
-from normzoo.training.plan import Cell, plan
+from normzoo.training.plan import Cell, plan, refuse, say_refused, searches
 from normzoo.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -69,10 +70,16 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
     if planned.options.dry_run:
         print(table(planned, max(1, len(planned.todo)), folder))
         return []
-    log.info("%s", planned.line(len(planned.todo), folder))
     kinds: dict[Resources, list[Cell]] = {}
     for cell in planned.todo:
         kinds.setdefault(resources(cell.config, launcher), []).append(cell)
+    if launcher.extra == "ray":
+        for needed, cells in kinds.items():
+            _hold_to_cluster(needed, cells, launcher)
+        kinds = {needed: cells for needed, cells in kinds.items() if cells[0].runs}
+        if not searches(launcher.config):
+            planned.check_any()
+    log.info("%s", planned.line(len(planned.todo), folder))
     said: dict[str, str] = {}
     started = time.time()
     try:
@@ -137,13 +144,21 @@ def _engine_class(launcher: "EngineLauncher") -> Any:
 
 
 def _ray_has_gpus(launcher: "EngineLauncher") -> bool:
-    import ray
+    return any(node.get("GPU", 0) > 0 for node in ray_cluster.nodes(launcher.options["ray"]["init"]))
 
-    if not ray.is_initialized():
-        # Before the launcher does, which would ask an existing cluster for a size of its memory and be refused.
-        options: Any = OmegaConf.to_container(OmegaConf.create(launcher.options["ray"]["init"] or {}), resolve=True)
-        ray.init(**options)
-    return ray.cluster_resources().get("GPU", 0) > 0
+
+def _hold_to_cluster(needed: Resources, cells: Sequence[Cell], launcher: "EngineLauncher") -> None:
+    """Refuse cells of a kind that no node of the Ray cluster can ever hold."""
+    ray = fitted(launcher.extra, launcher.options, needed, cells)["ray"]
+    reason = ray_cluster.too_much(ray["remote"]["num_cpus"], ray["remote"]["num_gpus"], ray_cluster.nodes(ray["init"]))
+    if reason is None:
+        return
+    if ray_cluster.may_grow(ray["init"]):
+        log.info("waits until the Ray cluster has such a node: %s: %s", cells[0].label, reason)
+        return
+    for cell in cells:
+        refuse(cell, reason)
+    say_refused(cells)
 
 
 def _run(engine: Any, launcher: "EngineLauncher", cells: Sequence[Cell]) -> str:

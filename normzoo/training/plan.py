@@ -131,6 +131,15 @@ class Plan:
             + f"{count[State.REFUSED]} refused; results in {folder}"
         )
 
+    def check_any(self) -> None:
+        """See that there are cells that can be.
+
+        Raises:
+            UserError: If all of them are refused.
+        """
+        if self.cells and all(cell.refused for cell in self.cells):
+            raise UserError(f"none of the {len(self.cells)} cells can be; the first: {self.cells[0].refused}")
+
 
 def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first: int) -> Plan:
     """Compose every cell and refuse those that cannot be, by name, before anything trains.
@@ -165,7 +174,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
     for number, overrides in enumerate(job_overrides, start=first):
         try:
             config, composition = composer.compose(overrides)
-        except HydraException as error:
+        except (HydraException, UserError) as error:
             if not search:
                 raise
             log.info("refused: %s: %s", " ".join(filter_overrides(overrides)), str(error).splitlines()[0])
@@ -183,7 +192,9 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
     planned = Plan(list(cells.values()), asked, options)
     if not options.dry_run:
         write_claims(folder, gather(claimed))
-    _say_refused(planned.cells, may_be_all=search)
+    say_refused(planned.cells)
+    if not search:
+        planned.check_any()
     return planned
 
 
@@ -210,15 +221,23 @@ def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
     if status not in (None, "refused", *FINISHED) and options.retry == "none":
         cell.state = State.FAILED_BEFORE
         return
-    cell.refused, cell.num_train = verdicts.of(cell.config)
-    if cell.refused is None:
-        if options.resume and (cell.folder / CHECKPOINT).exists():
-            cell.state = State.CONTINUES
-        return
-    cell.state = State.REFUSED
-    known = cell.record is not None and (cell.record.status in FINISHED or cell.record.reason == cell.refused)
-    if not known and not options.dry_run:
-        write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
+    refused, cell.num_train = verdicts.of(cell.config)
+    if refused is not None:
+        refuse(cell, refused, write=not options.dry_run)
+    elif options.resume and (cell.folder / CHECKPOINT).exists():
+        cell.state = State.CONTINUES
+
+
+def refuse(cell: Cell, reason: str, *, write: bool = True) -> None:
+    """Take a cell that cannot be out of those to run.
+
+    Args:
+        write: Whether to leave a record that says so, unless one is there that says as much.
+    """
+    cell.refused, cell.state = reason, State.REFUSED
+    known = cell.record is not None and (cell.record.status in FINISHED or cell.record.reason == reason)
+    if write and not known:
+        write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=reason))
 
 
 def _tidy(folder: Path) -> None:
@@ -229,7 +248,8 @@ def _tidy(folder: Path) -> None:
         claim.give_back()
 
 
-def _say_refused(cells: list[Cell], *, may_be_all: bool) -> None:
+def say_refused(cells: Sequence[Cell]) -> None:
+    """Print each reason to refuse cells once."""
     labels: dict[str, list[str]] = {}
     for cell in cells:
         if cell.refused:
@@ -237,5 +257,3 @@ def _say_refused(cells: list[Cell], *, may_be_all: bool) -> None:
     for reason, of in labels.items():
         others = f" and {len(of) - 1} more" if len(of) > 1 else ""
         log.info("refused: %s%s: %s", of[0], others, reason)
-    if cells and not may_be_all and all(cell.refused for cell in cells):
-        raise UserError(f"none of the {len(cells)} cells can be; the first: {cells[0].refused}")

@@ -4,8 +4,10 @@ import importlib.util
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -122,6 +124,83 @@ def test_a_record_of_an_earlier_run_outlives_a_run_that_never_began_the_cell(
     monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: LosesItsNode)
     cli(*command, "hydra/launcher=joblib", "sweep.resume=false", "seed=0,1")
     assert {r.seed: r.status for r in read_results(tmp_path / "s")[0]} == {0: "killed", 1: "ok"}
+
+
+class Asked:
+    """An engine that runs nothing, and notes what it was told to run and with which options."""
+
+    told: list[tuple[object, list[str]]] = []
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+    def setup(self, **_: object) -> None: ...
+
+    def launch(self, job_overrides: list[list[str]], initial_job_idx: int) -> None:
+        for overrides in job_overrides:
+            self.told.append((self.options, overrides))
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, list[str]]]:
+    """Stands for Ray and its launcher: two nodes, of two and of four cores; gives what is handed to it."""
+    started: list[dict[str, object]] = []
+    ray = ModuleType("ray")
+    vars(ray).update(
+        is_initialized=lambda: bool(started),
+        init=lambda **options: started.append(options),
+        nodes=lambda: [
+            {"Alive": True, "Resources": {"CPU": 2.0}},
+            {"Alive": True, "Resources": {"CPU": 4.0, "memory": 1e9}},
+            {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+        ],
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: Asked)
+    monkeypatch.setattr(Asked, "told", [])
+    return Asked.told
+
+
+def test_ray_is_not_asked_for_more_cores_than_a_node_has(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, cluster: list[tuple[object, list[str]]]
+) -> None:
+    _, out, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "trainer.threads=4,5,6", "seed=0,1")
+    assert {word for _, overrides in cluster for word in overrides if "threads" in word} == {"trainer.threads=4"}
+    assert "refused: trainer.threads=5 seed=0 and 1 more: it asks Ray for 5 cores on one node" in out, out + err
+    assert "6 cells: 2 to run" in out
+    refused = [result for result in read_results(tmp_path / "s")[0] if result.status == "refused"]
+    assert {result.config["trainer"]["threads"] for result in refused} == {5, 6}
+    assert all("nodes have 2 cores or 4 cores;" in (result.reason or "") for result in refused)
+
+
+def test_a_sweep_of_cells_that_are_all_too_large_for_ray_ends(
+    cli: Cli, tiny: tuple[str, ...], cluster: list[tuple[object, list[str]]]
+) -> None:
+    code, _, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "trainer.threads=5", "seed=0,1")
+    assert (code, cluster) == (2, [])
+    assert "none of the 2 cells can be" in err
+
+
+def test_a_cell_waits_for_a_node_that_may_join_the_cluster(
+    cli: Cli, tiny: tuple[str, ...], cluster: list[tuple[object, list[str]]]
+) -> None:
+    _, out, _ = cli(
+        "train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "trainer.threads=5", "seed=0,1",
+        "hydra.launcher.ray.init.address=auto",
+    )  # fmt: skip
+    assert len(cluster) == 2
+    assert "waits until the Ray cluster has such a node: seed=0: it asks Ray for 5 cores" in out
+
+
+def test_processes_share_the_cores_that_the_user_asks_ray_for(
+    cli: Cli, tiny: tuple[str, ...], cluster: list[tuple[object, list[str]]]
+) -> None:
+    cli(
+        "train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "trainer.threads=5", "seed=0,1",
+        "+hydra.launcher.ray.remote.num_cpus=2",
+    )  # fmt: skip
+    assert len(cluster) == 2
 
 
 # What Slurm's commands do, as far as submitit asks: jobs run at once, on this machine.
