@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 
-def nodes(init: Mapping[str, Any] | None) -> list[dict[str, float]]:
+def nodes(init: Mapping[Any, Any] | None) -> list[dict[str, float]]:
     """The resources of each node of the cluster, which is started or joined if that has not been done yet.
 
     Args:
@@ -17,12 +17,12 @@ def nodes(init: Mapping[str, Any] | None) -> list[dict[str, float]]:
 
     if not ray.is_initialized():
         # Before the launcher does, which would ask an existing cluster for a size of its memory and be refused.
-        options: Any = OmegaConf.to_container(OmegaConf.create(init or {}), resolve=True)
+        options: Any = OmegaConf.to_container(OmegaConf.create(dict(init or {})), resolve=True)
         ray.init(**options)
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def may_grow(init: Mapping[str, Any] | None) -> bool:
+def may_grow(init: Mapping[Any, Any] | None) -> bool:
     """Whether it is a cluster of others, to which nodes may be added while the sweep runs."""
     address = (init or {}).get("address") or os.environ.get("RAY_ADDRESS")
     return address not in (None, "local")
@@ -38,9 +38,9 @@ def too_much(cpus: float, gpus: float, found: Sequence[Mapping[str, float]]) -> 
         return None
     has = " or ".join(dict.fromkeys(_words(node.get("CPU", 0), node.get("GPU", 0)) for node in found)) or "nothing"
     return (
-        f"it asks Ray for {_words(cpus, gpus)} on one node, where the cluster's nodes have {has}; lower trainer.devices, "
-        "trainer.threads or data.num_workers, or say with hydra.launcher.ray.remote.num_cpus how many cores its "
-        "processes are to share"
+        f"it asks Ray for {_words(cpus, gpus)} on one node, where the cluster's nodes have {has}; lower "
+        "trainer.devices, trainer.threads or data.num_workers, or let its processes share fewer cores: "
+        "+hydra.launcher.ray.remote.num_cpus=N"
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_a_record_of_an_earlier_run_outlives_a_run_that_never_began_the_cell(
 class Asked:
     """An engine that runs nothing, and notes what it was told to run and with which options."""
 
-    told: list[tuple[object, list[str]]] = []
+    told: ClassVar[list[tuple[object, list[str]]]] = []
 
     def __init__(self, **options: object) -> None:
         self.options = options
