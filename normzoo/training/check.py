@@ -119,6 +119,22 @@ def check_options(config: Config, data: Any, *, devices_here: bool = True) -> No
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=<value>")
     build_norm(config)
     build_placement(config)
+    check_recipe(config)
+
+
+def check_recipe(config: Config) -> None:
+    """Refuse a recipe that the schedule does not take.
+
+    Raises:
+        RefusedError: Naming the ingredient.
+    """
+    decay = ((config.get("recipe") or {}).get("applied") or {}).get("decay", 1)
+    schedule = config["optimizer"].get("schedule")
+    if decay != 1 and schedule != "exponential":
+        raise RefusedError(
+            f"recipe.decay={decay} needs a schedule that decays at a rate, and optimizer.schedule is {schedule}: "
+            f"set optimizer.schedule=exponential, or recipe.decay=1"
+        )
 
 
 def check_optimizer(config: Config) -> None:

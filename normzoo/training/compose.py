@@ -19,7 +19,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
+from normzoo.errors import UserError
 from normzoo.training.recipe import apply_recipe
 
 # The application of overrides is private to Hydra; any other version composes each cell itself.
@@ -71,7 +73,7 @@ class _Groups:
     """What Hydra composed from the overrides that choose groups.
 
     Args:
-        resolved: Pickled: the plain form of the task's part.
+        resolved: Pickled: the plain form of the task's part; of None where values refer to what is still to be given.
         references: The keys that values refer to; None where they refer to what is not as easily told.
     """
 
@@ -123,12 +125,16 @@ class Composer:
 
         Raises:
             hydra.errors.HydraException: As Hydra raises it, for overrides that cannot be.
+            UserError: If values refer to what is not there, or the recipe has an ingredient that is wrong.
         """
-        composed = self._quickly(overrides) if _KNOWN_HYDRA else None
-        if composed is None:
-            whole = self.loader.load_sweep_config(self.master, list(overrides))
-            groups = self._split(whole)
-            composed = pickle.loads(groups.resolved), Composition(groups.whole)
+        try:
+            composed = self._quickly(overrides) if _KNOWN_HYDRA else None
+            if composed is None:
+                groups = self._split(self.loader.load_sweep_config(self.master, list(overrides)))
+                config = pickle.loads(groups.resolved) or _resolved(pickle.loads(groups.task), groups.hydra)
+                composed = config, Composition(groups.whole)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{error.full_key or 'the configuration'}: {str(error).splitlines()[0]}") from error
         config, composition = composed
         return apply_recipe(config), composition
 
@@ -199,9 +205,17 @@ class Composer:
         with _hydra_config(None) as holder:
             holder.set_config(whole)
             hydra_node = holder.cfg
-        resolved = pickle.dumps(_resolved(task, hydra_node))
+        try:
+            resolved, references = _resolved(task, hydra_node), _references(raw)
+        except OmegaConfBaseException:
+            resolved, references = None, None  # it takes the values of a cell
         return _Groups(
-            pickled, pickle.dumps(task), hydra_node, bool(_LOOKS_UP_HYDRA.search(raw)), resolved, _references(raw)
+            pickled,
+            pickle.dumps(task),
+            hydra_node,
+            bool(_LOOKS_UP_HYDRA.search(raw)),
+            pickle.dumps(resolved),
+            references,
         )
 
 

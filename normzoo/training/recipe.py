@@ -18,14 +18,15 @@ def apply_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     local_response_norm: false takes them out of the model.
     shuffle: true makes `data.order` shuffled.
 
-    What is to be reduced or taken out and is not there needs nothing done. The record has the values that result; the
+    What is to be reduced or taken out and is not there needs nothing done; a schedule that decays at no rate is left to
+    `check_recipe`, so that a plan can name the cell. The record has the values that result; the
     ingredients stand beside them under `recipe.applied`, so that they are not applied twice.
 
     Args:
         config: Resolved and plain; it is left as it is.
 
     Raises:
-        UserError: If an ingredient is unknown or not a number, or a schedule cannot decay faster.
+        UserError: If an ingredient is unknown or not a number.
     """
     recipe = config.get("recipe")
     if not recipe or "applied" in recipe:
@@ -38,12 +39,8 @@ def apply_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     _multiply(optimizer, "weight_decay", ingredients.get("weight_decay", 1))
     decay = ingredients.get("decay", 1)
     if decay != 1:
-        if optimizer.get("schedule") != "exponential":
-            raise UserError(
-                f"recipe.decay={decay} needs a schedule that decays at a rate, and optimizer.schedule is "
-                f"{optimizer.get('schedule')}: set optimizer.schedule=exponential, or recipe.decay=1"
-            )
         _multiply(optimizer, "decay_every", 1 / decay)
+        optimizer.setdefault("decay_every", None)  # not the cell without the recipe, though there is nothing to divide
     _multiply(model, "dropout", ingredients.get("dropout", 1))
     _multiply(data, "distortion", ingredients.get("distortion", 1))
     if not ingredients.get("local_response_norm", True) and "local_response_norm" in model:

@@ -4,6 +4,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
+from normzoo.errors import UserError
 from normzoo.sweep.grids import cells
 from normzoo.training.compose import Composer
 from normzoo.training.task import plain
@@ -123,6 +125,22 @@ def test_odd_overrides(what: str) -> None:
     again = ["seed=6", *QUICK[what]]
     sweep.compare(again)
     assert len(sweep.asked) == 1  # the second cell costs no composition of Hydra's
+
+
+def test_a_value_that_refers_to_one_that_each_cell_gives(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    mine = "# @package _global_\nepochs: ???\ntrainer:\n  max_epochs: ${epochs}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(mine)
+    sweep = Sweep(f"hydra.searchpath=[file://{tmp_path}]")
+    for epochs in (1, 2):
+        sweep.compare(["experiment=mine", f"epochs={epochs}"])
+        assert sweep.composer.compose(["experiment=mine", f"epochs={epochs}"])[0]["trainer"]["max_epochs"] == epochs
+    assert len(sweep.asked) == 1
+    for overrides in ([], ["seed=1"], ["+name=${hydra:job.name}"]):  # the last is Hydra's to compose
+        with pytest.raises(UserError, match="Missing mandatory value: epochs") as told:
+            sweep.composer.compose(["experiment=mine", *overrides])
+        assert "\n" not in str(told.value)
+    sweep.compare(["experiment=mine", "epochs=3", "+name=${hydra:job.name}"])
 
 
 LEFT_TO_HYDRA = {

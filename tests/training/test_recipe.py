@@ -1,6 +1,7 @@
 """Recipes: ingredients relative to the other groups, each switched by an override, in the record as what results."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 
 from normzoo.errors import UserError
 from normzoo.results import cell_id
+from normzoo.training import multirun
 from normzoo.training.build import build_optimizer, schedule
+from normzoo.training.check import RefusedError, check_recipe
 from normzoo.training.recipe import apply_recipe
 
 Compose = Callable[..., dict[str, Any]]
@@ -100,10 +103,6 @@ def test_shuffling_takes_the_place_of_batches_by_class(config: Compose) -> None:
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (
-            ("recipe=bn_accelerated",),
-            "recipe.decay=6.0 needs .* optimizer.schedule is cosine: set optimizer",
-        ),
         (("recipe.lr=0",), "recipe.lr=0 must be a positive factor"),
         (("recipe.dropout=-1",), "recipe.dropout=-1 must be a factor"),
         (("recipe.lr=fast",), "recipe.lr='fast' must be"),
@@ -114,6 +113,18 @@ def test_shuffling_takes_the_place_of_batches_by_class(config: Compose) -> None:
 def test_bad_ingredients(config: Compose, overrides: tuple[str, ...], text: str) -> None:
     with pytest.raises(UserError, match=text):
         apply_recipe(config(*overrides))
+
+
+@pytest.mark.parametrize("overrides", [(), ("~optimizer.decay_every",)])
+def test_a_schedule_that_cannot_decay_faster_makes_another_cell_that_is_refused(
+    config: Compose, overrides: tuple[str, ...]
+) -> None:
+    plain, faster = (apply_recipe(config(*overrides, recipe)) for recipe in ("recipe=none", "recipe.decay=6"))
+    assert cell_id(plain) != cell_id(faster)
+    check_recipe(plain)
+    check_recipe(apply_recipe(config("optimizer.schedule=exponential", "recipe.decay=6")))
+    with pytest.raises(RefusedError, match=r"recipe.decay=6 needs .* optimizer.schedule is cosine: set optimizer"):
+        check_recipe(faster)
 
 
 def test_an_exponential_schedule(config: Compose) -> None:
@@ -148,3 +159,41 @@ def test_a_sweep_over_recipes_records_what_they_made(
     }
     assert found == {"none": ("ok", 0.5, 0.05, 0.0125), "bn_accelerated": ("ok", 0, 0.25, 0.0625)}
     assert all(path.parent.name == json.loads(path.read_text())["cell"] for path in tmp_path.glob("here/*/result.json"))
+
+
+def test_a_recipe_that_cannot_be_refuses_its_cell_alone(
+    cli: Callable[..., tuple[int, str, str]], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    short = (*tiny, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
+    code, out, err = cli("train", "-m", *short, "recipe=none,bn_accelerated", "hydra.sweep.dir=here")
+    assert code == 0, out + err
+    assert "refused: recipe=bn_accelerated: recipe.decay=6.0 needs" in out
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("here/*/result.json")]
+    assert {record["config"]["recipe"]["name"]: record["status"] for record in records} == {
+        "none": "ok",
+        "bn_accelerated": "refused",
+    }
+    code, _, err = cli("train", *short, "recipe=bn_accelerated", "hydra.run.dir=alone")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "recipe.decay=6.0 needs" in err
+
+
+def test_a_search_goes_on_without_a_recipe_that_is_wrong(
+    cli: Callable[..., tuple[int, str, str]], tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    planned = multirun.plan
+
+    def plan(*arguments: Any) -> Any:
+        found = planned(*arguments)
+        asked.extend(found.asked)
+        return found
+
+    monkeypatch.setattr("normzoo.training.plan.searches", lambda config: True)
+    monkeypatch.setattr(multirun, "plan", plan)
+    short = (*tiny, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
+    code, out, err = cli("train", "-m", *short, "recipe.lr=0,1", "hydra.sweep.dir=here")
+    assert code == 0, out + err
+    assert "recipe.lr=0: recipe.lr=0 must be a positive factor" in out
+    assert [math.isinf(multirun.job_return(cell).return_value) for cell in asked] == [True, False]
