@@ -6,6 +6,7 @@ from typing import Any
 
 from normzoo.results import CellResult, decisive, read_results
 from normzoo.sweep.progress import clock
+from normzoo.sweep.wrapped import wrapped
 from normzoo.training.plan import BATCHES_TO_START, Cell, Plan, State
 
 UNKNOWN = "unknown until the first cell has run"
@@ -31,7 +32,9 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
         rows.append((cell.label, state, clock(time) if time is not None else "?" if cell.runs else ""))
     # A reason may be longer than any line, and takes no part in how wide its column is.
     widths = [max(len(row[0]) for row in rows), max((len(row[1]) for row in rows if ":" not in row[1]), default=0)]
-    lines = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip() for row in rows]
+    lines = [
+        wrapped(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip(), hang=widths[0] + 2) for row in rows
+    ]
     known = [time for time in seconds.values() if time is not None]
     if not plan.todo:
         total = "nothing to run"
@@ -39,7 +42,7 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
         total = f"expected time: {UNKNOWN}"
     else:
         total = f"expected time: {clock(max(sum(known) / n_jobs, max(known)))}"
-    return "\n".join([*lines, "", plan.line(n_jobs, folder), f"{total}; a dry run, nothing was trained"])
+    return "\n".join([*lines, "", wrapped(plan.line(n_jobs, folder)), f"{total}; a dry run, nothing was trained"])
 
 
 def _but_the_seed(config: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from normzoo.errors import UserError
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.limits import processor_cores
+from normzoo.sweep.wrapped import wrapped
 from normzoo.training import ray_cluster
 from normzoo.training.build import Config
 from normzoo.training.cell import describe
@@ -79,7 +80,7 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
         kinds = {needed: cells for needed, cells in kinds.items() if cells[0].runs}
         if not searches(launcher.config):
             planned.check_any()
-    log.info("%s", planned.line(len(planned.todo), folder))
+    log.info("%s", wrapped(planned.line(len(planned.todo), folder)))
     said: dict[str, str] = {}
     started = time.time()
     try:
@@ -154,7 +155,7 @@ def _hold_to_cluster(needed: Resources, cells: Sequence[Cell], launcher: "Engine
     if reason is None:
         return
     if ray_cluster.may_grow(ray["init"]):
-        log.info("waits until the Ray cluster has such a node: %s: %s", cells[0].label, reason)
+        log.info("%s", wrapped(f"waits until the Ray cluster has such a node: {cells[0].label}: {reason}"))
         return
     for cell in cells:
         refuse(cell, reason)
@@ -206,7 +207,7 @@ def _settle(cells: Sequence[Cell], said: dict[str, str], started: float) -> None
             how = "its worker has ended without its result" if cell.folder in begun else "its worker never began it"
             reason = f"{how}; the engine says: {why}; {AGAIN}"
             write_result(cell.folder, CellResult(**describe(cell.config), status="killed", reason=reason))
-            log.info("killed: %s: %s", cell.label, reason)
+            log.info("%s", wrapped(f"killed: {cell.label}: {reason}"))
         claim.give_back()
 
 

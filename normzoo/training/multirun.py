@@ -26,6 +26,7 @@ from normzoo.sweep.options import sweep_options
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.progress import Progress
 from normzoo.sweep.stop import Stop
+from normzoo.sweep.wrapped import wrapped
 from normzoo.training.build import Config
 from normzoo.training.callbacks import CURVE, curve_so_far
 from normzoo.training.check import on_gpu
@@ -69,7 +70,7 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         if planned.options.dry_run:
             print(table(planned, n_jobs, folder))
             return []
-        log.info("%s", planned.line(n_jobs, folder))
+        log.info("%s", wrapped(planned.line(n_jobs, folder)))
         run = _Run(launcher, planned, n_jobs)
         left = run.through(context, leases)
     if run.stop.draining:

@@ -18,6 +18,7 @@ from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_r
 from normzoo.sweep.claim import FILE_NAME as CLAIM
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.options import SweepOptions, sweep_options
+from normzoo.sweep.wrapped import wrapped
 from normzoo.training.build import batch_over_devices
 from normzoo.training.callbacks import tidy
 from normzoo.training.cell import describe, write_probe
@@ -177,7 +178,8 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
         except (HydraException, UserError) as error:
             if not search:
                 raise
-            log.info("refused: %s: %s", " ".join(filter_overrides(overrides)), str(error).splitlines()[0])
+            said = str(error).splitlines()[0]
+            log.info("%s", wrapped(f"refused: {' '.join(filter_overrides(overrides))}: {said}"))
             asked.append(None)
             continue
         identity = cell_id(config)
@@ -210,7 +212,7 @@ def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
         if cell.record is not None and cell.record.cell != cell.folder.name:
             raise UserError(f"{cell.folder / FILE_NAME} is the record of another cell, {cell.record.cell}")
     except UserError as error:
-        log.info("run again: %s: %s", cell.label, error)
+        log.info("%s", wrapped(f"run again: {cell.label}: {error}"))
         cell.record = None
     status = cell.record.status if cell.record is not None and options.resume else None
     if status in FINISHED and not (status == "diverged" and options.retry == "all"):
@@ -256,4 +258,4 @@ def say_refused(cells: Sequence[Cell]) -> None:
             labels.setdefault(cell.refused, []).append(cell.label)
     for reason, of in labels.items():
         others = f" and {len(of) - 1} more" if len(of) > 1 else ""
-        log.info("refused: %s%s: %s", of[0], others, reason)
+        log.info("%s", wrapped(f"refused: {of[0]}{others}: {reason}"))
