@@ -103,6 +103,48 @@ def test_diverged_seeds_are_drawn_with_their_number() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["no norm", "BatchNorm"]
 
 
+@pytest.mark.parametrize("status", ["timeout", "killed", "oom", "error"])
+def test_cells_of_no_norm_that_failed_are_no_evidence_for_batch_norm(status: str) -> None:
+    settings: Errors = {0.1: 5.0, 1: 5.0}
+    for claim, records in ((learning_rates, rates(settings, settings)), (initialization, scales(settings, settings))):
+        check = claim.judge(records).checks[:2][claim is initialization]
+        assert check.holds is False
+        for record in records[3:6]:  # the plain net at 1
+            record.status, record.metrics = status, {}
+        check = claim.judge(records).checks[:2][claim is initialization]
+        assert check.holds is None
+        assert claim.judge([*records[:3], *records[6:]]).verdict != "holds"  # nor that they have not run
+        for record in records[9:12]:  # BatchNorm there: the setting is left out
+            record.status, record.metrics = status, {}
+        assert claim.judge(records).checks[:2][claim is initialization].holds is False
+
+
+def test_seeds_that_one_norm_has_not_are_left_out() -> None:
+    records = rates({0.1: 5.0, 1: 5.0}, {0.1: 4.0, 1: 4.0})
+    records[3].status = "timeout"
+    records[9].metrics["val_error_running"] = 90.0  # of BatchNorm, with the same seed
+    finding = learning_rates.judge(records)
+    assert [check.holds for check in finding.checks] == [False, False, True]
+    assert finding.checks[0].measured == "1 against 1: 1 ×"
+
+
+def test_a_net_that_trains_at_no_rate_has_the_higher_error() -> None:
+    finding = learning_rates.judge(rates({0.1: None, 1: 90.0}, {0.1: 4.0, 1: 3.0}))
+    assert finding.verdict == "holds"
+    assert "trains at none against 3.1 ± 0.1" in finding.checks[2].measured
+    assert learning_rates.judge(rates({0.1: 4.0, 1: 3.0}, {0.1: None, 1: None})).unmeasured == 0
+
+
+def test_scales_of_batch_norm_that_failed_leave_its_checks_open() -> None:
+    records = scales({0.1: 90.0, 1: 5.0, 10: None}, {0.1: 4.0, 1: 3.0, 10: 8.0})
+    records[-1].status, records[-1].metrics = "killed", {}
+    finding = initialization.judge(records)
+    assert [check.holds for check in finding.checks] == [None, True, None]
+    assert finding.verdict == "holds as far as measured"
+    records[-2].status, records[-2].metrics = "diverged", {}
+    assert [check.holds for check in initialization.judge(records).checks] == [False, True, False]
+
+
 def test_without_cells_nothing_is_measured() -> None:
     for claim in (learning_rates, initialization):
         assert claim.judge([]).verdict == "not measured"

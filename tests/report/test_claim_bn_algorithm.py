@@ -38,6 +38,8 @@ def test_what_was_no_number_or_no_example_of_twelve_fails() -> None:
 def test_failed_cells_are_said() -> None:
     finding = judge([record(), record(seed=1, status="error")])
     assert all("1 error" in check.measured for check in finding.checks)
+    assert finding.verdict == "not measured"
+    assert judge([record(forward_dense=1.0), record(seed=1, status="error")]).verdict == "does not hold here"
     assert judge([record(status="error")]).verdict == "not measured"
 
 

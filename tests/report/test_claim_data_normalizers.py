@@ -75,8 +75,19 @@ def test_the_example_is_told_with_what_it_should_read(tmp_path: Path) -> None:
 
 def test_missing_cells(tmp_path: Path) -> None:
     assert judge([]).verdict == "not measured"
-    finding = judge(trained(tmp_path, {RAW: None, "zscore": 0.2}))
-    assert finding.verdict == "not measured"
+    assert judge(trained(tmp_path, {RAW: 0.9})).verdict == "not measured"
+
+
+def test_pixels_that_train_at_no_rate_are_the_worst(tmp_path: Path) -> None:
+    records = trained(tmp_path, {RAW: None, "zscore": 0.2, "l2": None})
+    finding = judge(records)
+    found = dict(zip([name for name in NAMES if name != RAW], finding.checks[-5:], strict=True))
+    assert found["zscore"].holds is True
+    assert found["zscore"].measured == "trains at no learning rate against 0.210 ± 0.010"
+    assert found["l2"].holds is False
+    assert found["pca"].holds is None
+    records[0].status = "timeout"  # its loss at this rate may have been the best
+    assert [check.holds for check in judge(records).checks[-5:]] == [None, None, False, None, None]
     assert "pixels 0 to 255 trains at no learning rate (3 of 3 cells not finite)" in finding.measured
 
 

@@ -101,6 +101,37 @@ def test_a_higher_rate_that_diverges_without_batch_norm_is_what_is_claimed(tmp_p
     assert "Inception, lr × 5: never (n = 3), no accuracy (3 diverged)" in finding.measured
 
 
+@pytest.mark.parametrize("status", ["killed", "timeout"])
+def test_cells_ended_from_outside_are_no_evidence(tmp_path: Path, status: str) -> None:
+    records = inception(tmp_path, PUBLISHED)
+    for arm, checks in (
+        ("BN-x5-Sigmoid", [5]),
+        ("Inception, lr × 5", [6]),
+        ("BN-x5", [1]),
+        ("Inception", [0, 1, 2, 3]),
+    ):
+        at = [known.name for known in ARMS].index(arm) * 3
+        records[at].status = status
+        found = [check.holds for check in judge(records).checks]
+        assert [i for i, holds in enumerate(found) if holds is None] == checks
+        assert False not in found
+        records[at].status = "ok"
+    short = [record(tmp_path, "batch_norm", 0, (80,), status)]
+    assert str(reach(short, [record(tmp_path, PLAIN, 0, (50, 10))])) == "no such cells"
+    assert str(reach([record(tmp_path, "batch_norm", 0, (80,))], [record(tmp_path, PLAIN, 0, (85,), status)])) == (
+        "no such cells"
+    )
+
+
+def test_a_seed_that_diverges_is_not_faster(tmp_path: Path) -> None:
+    records = inception(tmp_path, PUBLISHED)
+    at = [known.name for known in ARMS].index("BN-x5") * 3
+    records[at].status = "diverged"  # after it was as accurate as the plain net
+    check = judge(records).checks[1]
+    assert check.holds is False
+    assert "20 ± 0 (1 diverged) against" in check.measured
+
+
 def test_lenet_per_norm(tmp_path: Path) -> None:
     slow, fast = (50.0, 20.0, 10.0), (20.0, 10.0, 5.0)
     records = lenet(tmp_path, {PLAIN: slow, **dict.fromkeys(LENET_NORMS, fast), "instance_norm": (80.0, 70.0, 60.0)})

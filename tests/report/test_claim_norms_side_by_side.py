@@ -68,3 +68,18 @@ def test_missing_and_lost_cells(tmp_path: Path) -> None:
     finding = judge([*arms(tmp_path, {WITHOUT: (1.0, 9.0)}), gone])
     assert "BatchNorm 1 diverged" in finding.measured
     draw([*arms(tmp_path, {WITHOUT: (1.0, 9.0)}), gone], Figure())
+
+
+def test_seeds_that_diverge_are_not_passed_over(tmp_path: Path) -> None:
+    records = arms(tmp_path, AS_PUBLISHED)
+    for record in records[3:5]:  # two seeds of BatchNorm
+        record.status = "diverged"
+    finding = judge(records)
+    assert [check.holds for check in finding.checks] == [False, True, True, True, False, True, True]
+    assert "(2 diverged)" in finding.checks[4].measured
+    for record in records[:3]:  # all of the net without a norm
+        record.status = "diverged"
+    finding = judge(records)
+    assert [check.holds for check in finding.checks] == [False, True, True, True, False, True, True]
+    records[6].status = "killed"  # one seed of GroupNorm
+    assert [check.holds for check in judge(records).checks] == [False, None, True, True, False, None, True]

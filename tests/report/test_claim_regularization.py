@@ -75,6 +75,15 @@ def test_missing_and_lost_cells(tmp_path: Path) -> None:
     assert judge(arms(tmp_path, {PLAIN: 10})).verdict == "not measured"
 
 
+def test_cells_that_diverged_tell_no_gap(tmp_path: Path) -> None:
+    records = arms(tmp_path, {PLAIN: 10, DROPPED: 8, BN: 5, BOTH: 6})
+    for record in (*records[:3], *records[9:]):  # without a norm, and BatchNorm with dropout
+        record.status = "diverged"
+    assert [check.holds for check in judge(records).checks] == [False, True, True]
+    records[6].status = "diverged"  # BatchNorm without dropout
+    assert [check.holds for check in judge(records).checks] == [False, False, False]
+
+
 def test_it_draws(tmp_path: Path) -> None:
     records = arms(tmp_path, {PLAIN: 10, DROPPED: 8, BN: 5, BOTH: 6}) + batches(tmp_path, (3, 6), (6, 7))
     figure = Figure()

@@ -99,5 +99,15 @@ def test_a_diverged_cell_counts_up_to_where_it_diverged_and_is_named(tmp_path: P
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no norm", "BatchNorm"]
 
 
+def test_a_net_with_batch_norm_that_diverges_prevents_nothing(tmp_path: Path) -> None:
+    records = [dead(tmp_path, "identity", seed, 0.4) for seed in range(2)]
+    records += [dead(tmp_path, "batch_norm", seed, 0.0, diverged=seed > 0) for seed in range(2)]
+    (check,) = dying_relu.judge(records).checks
+    assert check.holds is False
+    assert "(1 diverged)" in check.measured
+    records[3].status = "killed"
+    assert dying_relu.judge(records).verdict == "not measured"
+
+
 def test_dying_relu_without_cells() -> None:
     assert dying_relu.judge([]).verdict == "not measured"

@@ -97,5 +97,21 @@ def test_noisy_batch_norm(tmp_path: Path, none: Any, bn: Any, with_noise: Any, v
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3]
 
 
+def test_noisy_nets_that_diverge(tmp_path: Path) -> None:
+    none, bn, rough = (
+        [noisy(tmp_path, norm, seed, *found, noise) for seed in range(2)]
+        for norm, found, noise in (
+            ("identity", (10, 0.3, 0.2), False),
+            ("batch_norm", (3, 0.02, 0.01), False),
+            ("batch_norm", (4, 0.1, 0.3), True),
+        )
+    )
+    for record in none:
+        record.status = "diverged"
+    assert [check.holds for check in noisy_batch_norm.judge([*none, *bn, *rough]).checks] == [False, True, True]
+    rough[0].status = "diverged"
+    assert [check.holds for check in noisy_batch_norm.judge([*none, *bn, *rough]).checks] == [False, False, False]
+
+
 def test_noisy_batch_norm_without_cells() -> None:
     assert noisy_batch_norm.judge([]).verdict == "not measured"

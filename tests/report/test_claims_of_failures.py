@@ -102,6 +102,26 @@ def test_non_iid_batches(tmp_path: Path, bn: Any, renorm: Any, gn: Any, verdict:
     assert [len(axes.lines) > 3 for axes in drawn(non_iid_batches, records).axes] == [True, True]
 
 
+def test_what_batches_of_few_classes_cost_is_counted_seed_by_seed(tmp_path: Path) -> None:
+    def judged(bn: list[CellResult], gn: list[CellResult]) -> list[bool | None]:
+        renorm = by_class(tmp_path, "batch_renorm", 6, 7)
+        return [check.holds for check in non_iid_batches.judge([*bn, *renorm, *gn]).checks]
+
+    bn, gn = by_class(tmp_path, "batch_norm", 6, 30), by_class(tmp_path, "group_norm", 8, 9)
+    for i, error in enumerate((1.0, 50.0, 20.0)):  # of shuffled batches; each seed loses one point to few classes
+        gn[i].metrics["val_error_running"], gn[i + 3].metrics["val_error_running"] = error, error + 1
+    assert judged(bn, [*gn[:3], *reversed(gn[3:])]) == [True] * 4
+    assert judged(bn, [gn[1], gn[2], gn[3], gn[4]]) == [True, True, None, None]  # other seeds on either side
+    for record in bn[3:]:
+        record.status = "diverged"
+    assert judged(bn, gn) == [True, True, True, True]
+    bn[3].status = "timeout"
+    assert judged(bn, gn) == [None, None, None, True]
+    bn[0].status = bn[3].status = "diverged"  # shuffled batches too: it is not the classes
+    gn[3].status = "diverged"
+    assert judged(bn, gn)[2:] == [False, False]
+
+
 def accumulated(root: Path, norm: str, whole: float, in_parts: float, small: float) -> list[CellResult]:
     made = []
     for batch, count, error in ((32, 1, whole), (2, 16, in_parts), (2, 1, small)):
@@ -126,6 +146,26 @@ def test_gradient_accumulation(tmp_path: Path, bn: Any, gn: Any, verdict: str) -
     assert finding.unmeasured == 0
     assert f"16 batches of 2 {bn[1] + 0.1:.1f} ± 0.1 %" in finding.measured
     assert len(drawn(gradient_accumulation, records).axes[0].lines) > 6
+
+
+def test_accumulated_gradients_of_nets_that_diverge(tmp_path: Path) -> None:
+    gn = accumulated(tmp_path, "group_norm", 8, 8, 7)
+
+    def judged(**statuses: str) -> list[bool | None]:
+        bn = accumulated(tmp_path, "batch_norm", 6, 50, 50)
+        for i, name in enumerate(("whole", "in_parts", "small")):
+            for record in bn[3 * i : 3 * i + 3]:
+                record.status = statuses.get(name, "ok")
+        return [check.holds for check in gradient_accumulation.judge(bn + gn).checks]
+
+    assert judged() == [True, True, True]
+    assert judged(in_parts="diverged") == [True, True, True]
+    assert judged(in_parts="diverged", small="diverged") == [True, True, True]
+    assert judged(small="diverged") == [True, True, False]
+    assert judged(whole="diverged") == [False, True, False]
+    assert judged(in_parts="killed") == [None, True, None]
+    gn[0].status = "diverged"
+    assert judged() == [True, False, True]
 
 
 def mismatched(root: Path, small: Any, large: Any, shifted: Any) -> list[CellResult]:
@@ -156,6 +196,14 @@ def test_train_test_mismatch(tmp_path: Path, small: Any, shifted: Any, verdict: 
     assert finding.unmeasured == 0
     assert "contrast 0.4: " in finding.measured
     assert [len(axes.lines) > 3 for axes in drawn(train_test_mismatch, records).axes] == [True, True]
+
+
+def test_statistics_do_not_repair_what_diverged(tmp_path: Path) -> None:
+    records = mismatched(tmp_path, (50, 10, 10), (6, 6, 7), (40, 40, 9))
+    records[0].status = "diverged"
+    assert [check.holds for check in train_test_mismatch.judge(records).checks] == [False, False, True]
+    records[0].status = "oom"
+    assert [check.holds for check in train_test_mismatch.judge(records).checks] == [None, None, True]
 
 
 @pytest.mark.parametrize("claim", [non_iid_batches, gradient_accumulation, train_test_mismatch, federated_batch_norm])

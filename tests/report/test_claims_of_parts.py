@@ -51,6 +51,23 @@ def test_only_batch_norm(tmp_path: Path, norms: Any, sampled: Any, last: Any, ve
     assert len(drawn(only_batch_norm, records).axes[0].get_yticklabels()) == 4
 
 
+def test_a_rate_is_judged_only_where_every_seed_came_to_its_end(tmp_path: Path) -> None:
+    arms = {"norms": (50.0, 20.0), "sampled": (60.0, 40.0), "last": (70.0, 80.0)}
+    records = [record for arm, errors in arms.items() for record in partly(tmp_path, arm, *errors)]
+    assert [check.holds for check in only_batch_norm.judge(records).checks] == [True, True, True]
+    for record in records[3:5]:  # two seeds at the rate that is best for the norms
+        record.status = "diverged"
+    finding = only_batch_norm.judge(records)
+    assert [check.holds for check in finding.checks] == [False, False, True]
+    assert "norms alone (240, 1.0 %): 50.1 ± 0.1 % (n = 3, learning rate 0.1), 2 diverged" in finding.measured
+    records[6].status = records[9].status = "diverged"  # the random weights at both rates
+    assert only_batch_norm.judge(records).checks[1].holds is True
+    records[12].status = "timeout"
+    assert only_batch_norm.judge(records).checks[2].holds is None
+    records[0].status = "diverged"  # the norms, now at both
+    assert [check.holds for check in only_batch_norm.judge(records).checks] == [False, False, False]
+
+
 def whitened(
     root: Path, norm: str, error: float, first: float, correlation: float, ms: float, *, seeds: int = 3
 ) -> list[CellResult]:

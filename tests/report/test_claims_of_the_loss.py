@@ -53,7 +53,9 @@ def test_smoothing_without_cells_or_with_lost_ones(tmp_path: Path) -> None:
     assert loss_smoothing.judge([]).verdict == "not measured"
     one = [landscape(tmp_path, "batch_norm", 0, 0.1, 20.0), landscape(tmp_path, "identity", 0, 1, 1, "diverged")]
     finding = loss_smoothing.judge(one)
-    assert finding.verdict == "not measured"
+    assert finding.verdict == "holds"
+    assert all(check.measured.startswith("1 diverged against") for check in finding.checks)
+    assert loss_smoothing.judge([landscape(tmp_path, "identity", 0, 1, 1, "timeout"), one[0]]).verdict == "not measured"
     assert "identity 1 diverged" in finding.measured
     figure = Figure()
     loss_smoothing.draw(one, figure)

@@ -46,7 +46,8 @@ def listed(folder: Path, name: str, cells: list[CellResult], grids: str = "full"
         ([False, False], "does not hold here"),
         ([None, None], "not measured"),
         ([], "not measured"),
-        ([None, True], "holds"),
+        ([None, True], "holds as far as measured"),
+        ([None, True, False], "holds in part"),
         ([None, False], "does not hold here"),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from normzoo.report.arms import Stat
-from normzoo.report.claims._cells import split, spread
+from normzoo.report.claims._cells import entry, ran, split, spread
 from normzoo.report.claims._draw import CHANCE, log_scale
 from normzoo.report.style import GREY, matplotlib_arguments, norm_style
 from normzoo.results import CellResult
@@ -18,8 +18,22 @@ TRAINS = 50.0  # percent: a net with a lower error has learned something; guessi
 
 def along(records: Sequence[CellResult], key: str) -> dict[float, list[CellResult]]:
     """The cells that ran, to their end or until they diverged, by the setting, in its order."""
-    ran = [record for record in records if record.status in ("ok", "diverged")]
-    return dict(sorted((value, cells) for value, cells in split(ran, key).items() if value is not None))
+    return dict(sorted((value, cells) for value, cells in split(ran(records), key).items() if value is not None))
+
+
+def common(
+    one: Sequence[CellResult], other: Sequence[CellResult], key: str
+) -> tuple[list[CellResult], list[CellResult]] | None:
+    """The cells that ran, of the settings and seeds that both arms have; None where one lacks a setting of the other.
+
+    A cell that failed would else count as one that does not train.
+    """
+    arms = [{(entry(record, key), record.seed): record for record in ran(arm)} for arm in (one, other)]
+    both = arms[0].keys() & arms[1].keys()
+    if {setting for setting, _ in both} != {setting for arm in arms for setting, _ in arm}:
+        return None
+    first, second = ([record for at, record in arm.items() if at in both] for arm in arms)
+    return first, second
 
 
 def trains(cells: Sequence[CellResult]) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from normzoo.report.arms import Stat, over_seeds
@@ -60,6 +61,32 @@ def spread(records: Iterable[CellResult], metric: Metric) -> Stat | None:
     return over_seeds(seeds)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a check takes of an arm: a metric over seeds, and what became of the cells that have none.
+
+    Args:
+        stat: Over the cells with a number; None where none has one.
+        diverged: How many cells diverged, or in some other way trained to nothing: a result, and a bad one.
+        missing: How many have no result: they failed, or ended without this metric.
+        lost: The same in words.
+    """
+
+    stat: Stat | None = None
+    diverged: int = 0
+    missing: int = 0
+    lost: str = ""
+
+
+def outcome(records: Iterable[CellResult], metric: Metric) -> Outcome:
+    """The metric of these cells for a check; those without it are not passed over in silence, as `spread` does."""
+    records = list(records)
+    diverged = sum(record.status == "diverged" for record in records)
+    numbers = sum(spread([record], metric) is not None for record in records)
+    missing = len(records) - diverged - numbers
+    return Outcome(spread(records, metric), diverged, missing, lost(records))
+
+
 def text(value: Stat | None, records: Iterable[CellResult] = (), digits: int = 1, unit: str = "") -> str:
     """`8.2 ± 0.3 % (n = 3), 1 diverged`: a statistic, and what became of the cells that have no number."""
     gone = lost(records)
@@ -69,6 +96,11 @@ def text(value: Stat | None, records: Iterable[CellResult] = (), digits: int = 1
     return f"{value.mean:.{digits}f}{std}{f' {unit}' if unit else ''} (n = {value.n}){f', {gone}' if gone else ''}"
 
 
+def ran(records: Iterable[CellResult]) -> list[CellResult]:
+    """The cells that ran to their end, or until they diverged; one that was ended from outside tells of nothing."""
+    return [record for record in records if record.status in ("ok", "diverged")]
+
+
 def lost(records: Iterable[CellResult]) -> str:
     """How many cells came to no number, by status: `2 diverged, 1 timeout`; empty where all are ok."""
     counts = Counter(record.status for record in records if record.status != "ok")
@@ -76,9 +108,12 @@ def lost(records: Iterable[CellResult]) -> str:
 
 
 def curves(records: Sequence[CellResult], x: str, y: str) -> tuple[list[float], list[Stat]]:
-    """The points of the records' curves, summed up over seeds at each x that some record has."""
+    """The points of the records' curves, summed up over seeds at each x that some record has.
+
+    Of a cell that failed on its way nothing is taken, of one that diverged what it has up to there.
+    """
     points: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
+    for record in ran(records):
         for point in record.curve:
             at, value = point.get(x), point.get(y)
             if at is not None and value is not None and math.isfinite(value):

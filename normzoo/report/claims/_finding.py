@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 HOLDS, IN_PART, FAILS, UNMEASURED = "holds", "holds in part", "does not hold here", "not measured"
+SO_FAR = "holds as far as measured"
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Check:
 
     Args:
         text: What is asked, threshold included: "batch_norm: error at batch 2 exceeds that at 32 by 10 points or more".
-        holds: Whether it is so; None where cells for it are missing.
+        holds: Whether it is so; None where cells for it are missing or failed. That cells diverged is a result.
         measured: The figures it rests on.
     """
 
@@ -30,11 +31,16 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Of the checks that have cells: all hold, some, none; `not measured` where none has."""
+        """Of the checks that have cells: all hold, some, none; `not measured` where none has.
+
+        Where all of them hold and others have no cells, it holds as far as measured.
+        """
         judged = [check.holds for check in self.checks if check.holds is not None]
         if not judged:
             return UNMEASURED
-        return HOLDS if all(judged) else IN_PART if any(judged) else FAILS
+        if all(judged):
+            return SO_FAR if self.unmeasured else HOLDS
+        return IN_PART if any(judged) else FAILS
 
     @property
     def unmeasured(self) -> int:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.arms import Stat, over_seeds
-from normzoo.report.claims._cells import lost, split
-from normzoo.report.claims._compare import show
+from normzoo.report.arms import over_seeds
+from normzoo.report.claims._cells import Outcome, lost, ran, split
+from normzoo.report.claims._compare import judged, show
 from normzoo.report.claims._draw import band, log_scale
 from normzoo.report.claims._finding import Check
 from normzoo.report.claims._recorded import Arrays, recordings, series
@@ -16,22 +16,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def last_share(records: Sequence[CellResult], name: str) -> Stat | None:
+def last_share(records: Sequence[CellResult], name: str) -> Outcome:
     """Mean over layers of a share, in percent, at the last measurement that has one; a diverged cell has an earlier."""
     return over_cells(records, lambda arrays: 100 * _last_finite(arrays[f"health_{name}"].mean(1)))
 
 
-def over_cells(records: Sequence[CellResult], value: Callable[[Arrays], float]) -> Stat | None:
-    """One number out of each cell's arrays, over seeds; cells that diverged included."""
+def over_cells(records: Sequence[CellResult], value: Callable[[Arrays], float]) -> Outcome:
+    """One number out of each cell's arrays, over seeds; cells that diverged included, and counted as such."""
     seeds: dict[int, list[float]] = {}
-    for record, arrays in recordings(records):
+    without = {record.cell for record in records if record.status != "diverged"}
+    for record, arrays in recordings(ran(records)):
         found = value(arrays)
         if found == found:
             seeds.setdefault(record.seed, []).append(found)
-    return over_seeds(seeds)
+            without.discard(record.cell)
+    diverged = sum(record.status == "diverged" for record in records)
+    return Outcome(over_seeds(seeds), diverged, len(without), lost(records))
 
 
-def kept_low(what: str, plain: Stat | None, bn: Stat | None, least: float, factor: float) -> Check:
+def kept_low(what: str, plain: Outcome, bn: Outcome, least: float, factor: float) -> Check:
     """That a share is large without a norm, and with BatchNorm a fraction of that.
 
     Args:
@@ -42,9 +45,11 @@ def kept_low(what: str, plain: Stat | None, bn: Stat | None, least: float, facto
     """
     what = f"{what}: {least:g} % or more without a norm, and with BatchNorm at most 1/{factor:g} of that"
     found = f"{show(plain)} % against {show(bn)} %"
-    if plain is None or bn is None:
-        return Check(what, None, found)
-    return Check(what, plain.mean >= least and bn.mean * factor <= plain.mean, found)
+    if plain.diverged and plain.stat is None:  # that there was something to prevent is not shown
+        return Check(what, False, found)
+    return Check(
+        what, judged(bn, plain, lambda bn, plain: plain.mean >= least and bn.mean * factor <= plain.mean), found
+    )
 
 
 def share_by_step(axes: "Axes", records: Sequence[CellResult], name: str, **looks: Any) -> None:

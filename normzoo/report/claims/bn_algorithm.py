@@ -52,6 +52,8 @@ def judge(records: Sequence[CellResult]) -> Finding:
             holds = holds and counts == {COUNT}
         error = "no such cells" if worst is None else f"largest error {worst:.1g}"
         gone = lost(records)
+        if gone and holds:  # of the others it is not known
+            holds = None
         checks.append(Check(f"{statement}: error below {LIMIT:g}", holds, f"{error}{f', {gone}' if gone else ''}"))
     worst = _worst(records, [metric for metrics in _STATEMENTS.values() for metric in metrics])
     norms = ", ".join(map(str, split(records, "norm")))

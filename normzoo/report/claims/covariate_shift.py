@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.claims._cells import entry, lost, split, spread, where
+from normzoo.report.claims._cells import entry, lost, outcome, split, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band, legend_above
 from normzoo.report.claims._finding import Check, Finding
@@ -28,20 +28,20 @@ def judge(records: Sequence[CellResult]) -> Finding:
         for lr, cells in sorted(split(of_model, "optimizer.base_lr").items()):
             arms = {norm: where(cells, norm=norm) for norm in (WITHOUT, WITH)}
             shift, cosine, drift = (
-                [spread(arm, metric) for arm in arms.values()]
+                [outcome(arm, metric) for arm in arms.values()]
                 for metric in ("covariate_shift", "covariate_shift_cosine", "activation_drift")
             )
             at = f"{name}, lr {lr:g}"
             checks += [
                 exceeds(f"{at}: ‖G − G'‖ is larger without a norm", *shift, digits=2),
-                exceeds(f"{at}: cos(G, G') is larger with BatchNorm", *reversed(cosine), digits=2),
+                exceeds(f"{at}: cos(G, G') is larger with BatchNorm", *reversed(cosine), digits=2, better="high"),
             ]
             if name != "linear net":
                 checks.append(exceeds(f"{at}: activations drift farther without a norm", *drift, digits=3))
             gone = lost(cells)
             parts.append(
-                f"{at}: ‖G − G'‖ {show(shift[0], 2)} → {show(shift[1], 2)}, "
-                f"cos {show(cosine[0], 2)} → {show(cosine[1], 2)}{f' ({gone})' if gone else ''}"
+                f"{at}: ‖G − G'‖ {show(shift[0].stat, 2)} → {show(shift[1].stat, 2)}, "
+                f"cos {show(cosine[0].stat, 2)} → {show(cosine[1].stat, 2)}{f' ({gone})' if gone else ''}"
             )
     seeds = len({record.seed for record in records})
     return Finding(f"without a norm → with BatchNorm: {'; '.join(parts)} (n = {seeds})", checks)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from normzoo.recording import read_recording
 from normzoo.report.arms import Stat
-from normzoo.report.claims._cells import entry, split, spread, where
+from normzoo.report.claims._cells import Outcome, entry, lost, ran, split, spread, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
@@ -44,7 +44,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
     facts = [record for record in where(records, study="normalizers") if record.status == "ok"]
     arms = split(where(records, study="normalized_training"), KEY)
     best = {name: best_rate(arms.get(name, ())) for name in NAMES}
-    losses = {name: stat for name, (_, stat) in best.items()}
+    losses = {name: _at_best(arms.get(name, ())) for name in NAMES}
     checks = [_in_range(facts), *(_below(what, facts, metrics) for what, metrics in _PROMISES.items()), _example(facts)]
     for name, (label, *_) in NAMES.items():
         if name != RAW:
@@ -113,6 +113,16 @@ def best_rate(cells: Sequence[CellResult]) -> tuple[float | None, Stat | None]:
     found = {rate: stat for rate, stat in along_rates(cells).items() if stat}
     rate = min(found, key=lambda value: found[value].mean, default=None)
     return rate, None if rate is None else found[rate]
+
+
+def _at_best(cells: Sequence[CellResult]) -> Outcome:
+    """The loss at the best learning rate; where it is finite at none, the net trains to nothing, as if it diverged.
+
+    The best one cannot be told while cells are missing.
+    """
+    missing = len(cells) - len(ran(cells))
+    _, stat = best_rate(cells)
+    return Outcome(stat, 0 if stat else len(ran(cells)), missing, lost(cells) if stat else "trains at no learning rate")
 
 
 def _below(what: str, facts: Sequence[CellResult], metrics: Sequence[str]) -> Check:

@@ -26,7 +26,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
         plain, bn = (last_share(arm, "dead") for arm in arms.values())
         checks.append(kept_low(f"lr {lr:g}: dead channels at the end", plain, bn, LEAST, FACTOR))
         errors = (text(spread(arm, "val_error_running"), arm, unit="%") for arm in arms.values())
-        parts.append(f"lr {lr:g}: dead {show(plain)} → {show(bn)} %, error {' → '.join(errors)}")
+        parts.append(f"lr {lr:g}: dead {show(plain.stat)} → {show(bn.stat)} %, error {' → '.join(errors)}")
     return Finding(f"without a norm → with BatchNorm: {'; '.join(parts)}", checks)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from normzoo.report.arms import Stat, over_seeds
-from normzoo.report.claims._cells import curves, entry, lost, spread, where
+from normzoo.report.claims._cells import Outcome, curves, entry, lost, outcome, ran, spread, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band
 from normzoo.report.claims._finding import Check, Finding
@@ -58,16 +58,28 @@ LENET_NORMS = ("batch_norm", "group_norm", "layer_norm", "instance_norm")
 
 @dataclass(frozen=True)
 class Reached:
-    """After how many steps the cells of an arm are as accurate as the plain net of the same seed ever gets."""
+    """After how many steps the cells of an arm are as accurate as the plain net of the same seed ever gets.
+
+    `diverged` of them did so sooner or later, and `missing` failed, or have no plain net to be compared with.
+    """
 
     steps: Stat | None
     never: int
+    diverged: int = 0
+    missing: int = 0
 
     def __str__(self) -> str:
         seeds = (self.steps.n if self.steps else 0) + self.never
         if self.steps is None:
             return f"never (n = {seeds})" if seeds else "no such cells"
         return show(self.steps, 0) + (f" (never in {self.never} of {seeds} seeds)" if self.never else "")
+
+    @property
+    def gone(self) -> str:
+        """What became of the others, for the figures of a check."""
+        counts = {"diverged": self.diverged, "not to be compared": self.missing}
+        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return f" ({found})" if found else ""
 
 
 def judge(records: Sequence[CellResult]) -> Finding:
@@ -76,20 +88,20 @@ def judge(records: Sequence[CellResult]) -> Finding:
     arms = {arm.name: arm.cells(inception) for arm in ARMS}
     plain = arms["Inception"]
     reached = {name: reach(cells, plain) for name, cells in arms.items()}
-    best = {name: spread(cells, best_accuracy) for name, cells in arms.items()}
+    best = {name: outcome(cells, best_accuracy) for name, cells in arms.items()}
     checks = [
         _sooner("Inception", "BN-Baseline", reached, FACTOR),
         _sooner("BN-Baseline", "BN-x5", reached),
         _sooner("BN-Baseline", "BN-x30", reached),
-        exceeds("best accuracy is higher with BN-Baseline than with Inception", best["BN-Baseline"], best["Inception"]),
-        exceeds("best accuracy is higher with BN-x30 than with BN-Baseline", best["BN-x30"], best["BN-Baseline"]),
+        _more_accurate("BN-Baseline", "Inception", best),
+        _more_accurate("BN-x30", "BN-Baseline", best),
         _trains("BN-x5-Sigmoid trains: ", arms["BN-x5-Sigmoid"], True),
         _trains(
             "without BatchNorm five times the learning rate does not train: not ", arms["Inception, lr × 5"], False
         ),
     ]
     rows = [
-        f"{name}: {reached[name]}{' steps' if reached[name].steps else ''}, {_best(best[name], cells)}"
+        f"{name}: {reached[name]}{' steps' if reached[name].steps else ''}, {_best(best[name].stat, cells)}"
         for name, cells in arms.items()
         if cells
     ]
@@ -128,11 +140,18 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
 
 
 def reach(cells: Sequence[CellResult], plain: Sequence[CellResult]) -> Reached:
-    """The step of the first check at which a cell is as accurate as the plain net of its seed at its best."""
-    levels = {record.seed: best for record in plain if (best := best_accuracy(record)) is not None}
+    """The step of the first check at which a cell is as accurate as the plain net of its seed at its best.
+
+    A cell that was ended from outside is no evidence, neither of what its net can reach nor of what it never does.
+    """
+    levels = {
+        record.seed: best for record in plain if record.status == "ok" and (best := best_accuracy(record)) is not None
+    }
+    none = {record.seed for record in plain if record.status == "diverged"}
+    finished = ran(cells)
     steps: dict[int, list[float]] = {}
-    never = 0
-    for record in cells:
+    never, missing = 0, len(cells) - len(finished)
+    for record in finished:
         if record.seed in levels:
             at = [
                 point["step"] for point in _points(record) if 100.0 - point["val_error_running"] >= levels[record.seed]
@@ -140,7 +159,9 @@ def reach(cells: Sequence[CellResult], plain: Sequence[CellResult]) -> Reached:
             never += not at
             if at:
                 steps.setdefault(record.seed, []).append(float(at[0]))
-    return Reached(over_seeds(steps), never)
+        elif record.seed not in none:
+            missing += 1
+    return Reached(over_seeds(steps), never, sum(record.status == "diverged" for record in cells), missing)
 
 
 def best_accuracy(record: CellResult) -> float | None:
@@ -163,23 +184,28 @@ def _sooner(slow: str, fast: str, reached: Mapping[str, Reached], factor: float 
     if factor == 1:
         text += ", by more than 1 × the pooled seed std"
     a, b = reached[slow], reached[fast]
-    found = f"{b} against {a}"
-    if any(one.steps is None and not one.never for one in (a, b)):
-        return Check(text, None, found)
-    if b.steps is None or b.never:
+    found = f"{b}{b.gone} against {a}{a.gone}"
+    if b.diverged or b.never:
         return Check(text, False, found)
+    if b.steps is None or a.missing or b.missing or (a.steps is None and not a.never):
+        return Check(text, None, found)
     if a.steps is None:
         return Check(text, True, found)
     found += f": {a.steps.mean / b.steps.mean:.1f} ×"
     if factor > 1:
         return Check(text, a.steps.mean >= factor * b.steps.mean, found)
-    return Check(text, exceeds("", a.steps, b.steps).holds, found)
+    return Check(text, exceeds("", Outcome(a.steps), Outcome(b.steps)).holds, found)
+
+
+def _more_accurate(higher: str, lower: str, best: Mapping[str, Outcome]) -> Check:
+    what = f"best accuracy is higher with {higher} than with {lower}"
+    return exceeds(what, best[higher], best[lower], better="high")
 
 
 def _trains(what: str, cells: Sequence[CellResult], wanted: bool) -> Check:
     text = f"{what}every seed comes above {TRAINS:g} % accuracy"
-    if not cells:
-        return Check(text, None, "no such cells")
+    if not cells or len(ran(cells)) < len(cells):
+        return Check(text, None, lost(cells) or "no such cells")
     found = [best_accuracy(record) for record in cells if record.status == "ok"]
     trains = len(found) == len(cells) and all(best is not None and best > TRAINS for best in found)
     return Check(text, trains == wanted, _best(spread(cells, best_accuracy), cells))

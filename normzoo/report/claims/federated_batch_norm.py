@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from normzoo.report.claims._cells import spread, text, where
+from normzoo.report.claims._cells import outcome, spread, text, where
 from normzoo.report.claims._compare import exceeds, show, times
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Finding
@@ -29,13 +29,13 @@ def judge(records: Sequence[CellResult]) -> Finding:
     mean, worst, every = "error_mean", "error_worst", "error_all"
     checks = [
         times(
-            "other looks: averaged BN has a higher mean error than FedBN", spread(bn, mean), spread(fedbn, mean), HALF
+            "other looks: averaged BN has a higher mean error than FedBN", outcome(bn, mean), outcome(fedbn, mean), HALF
         ),
-        exceeds("other looks: so it has at the worst client", spread(bn, worst), spread(fedbn, worst)),
+        exceeds("other looks: so it has at the worst client", outcome(bn, worst), outcome(fedbn, worst)),
         exceeds(
             "other labels: averaged BN has a higher error over all classes than GN",
-            spread(labels["batch_norm"], every),
-            spread(labels["group_norm"], every),
+            outcome(labels["batch_norm"], every),
+            outcome(labels["group_norm"], every),
         ),
     ]
     parts = []

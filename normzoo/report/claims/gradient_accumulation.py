@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from normzoo.report.arms import Stat
-from normzoo.report.claims._cells import entry, lost, spread, text, where
+from normzoo.report.claims._cells import Outcome, entry, lost, outcome, spread, text, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import log_scale
 from normzoo.report.claims._finding import Check, Finding
@@ -23,7 +22,7 @@ ARMS = ((WHOLE, 1), (8, WHOLE // 8), (PART, WHOLE // PART), (PART, 1))
 
 def judge(records: Sequence[CellResult]) -> Finding:
     """The error of steps of 32 samples, in one batch and in 16, per norm."""
-    found = {(norm, arm): spread(_cells(records, norm, *arm), RUNNING) for norm in NORMS for arm in ARMS}
+    found = {(norm, arm): outcome(_cells(records, norm, *arm), RUNNING) for norm in NORMS for arm in ARMS}
     bn, gn = ([found[norm, arm] for arm in ((PART, WHOLE // PART), (WHOLE, 1))] for norm in NORMS)
     accumulated = f"{WHOLE // PART} batches of {PART}"
     checks = [
@@ -33,9 +32,9 @@ def judge(records: Sequence[CellResult]) -> Finding:
     ]
     parts = []
     for norm in NORMS:
-        told = [f"{_name(*arm)} {show(stat)} %" for arm in ARMS if (stat := found[norm, arm])]
+        told = [f"{_name(*arm)} {show(stat)} %" for arm in ARMS if (stat := found[norm, arm].stat)]
         cells = where(records, norm=norm)
-        n = max((stat.n for arm in ARMS if (stat := found[norm, arm])), default=0)
+        n = max((stat.n for arm in ARMS if (stat := found[norm, arm].stat)), default=0)
         gone = f", {lost(cells)}" if lost(cells) else ""
         parts.append(f"{norm_style(norm).name}: {', '.join(told) or text(None, cells)} (n = {n}){gone}")
     return Finding("validation error: " + "; ".join(parts), checks)
@@ -72,22 +71,32 @@ def _name(batch: int, count: int) -> str:
     return f"{count} batches of {batch}" if count > 1 else f"1 batch of {batch}"
 
 
-def _same(what: str, one: Stat | None, other: Stat | None) -> Check:
+def _same(what: str, one: Outcome, other: Outcome) -> Check:
     found = f"{show(one)} against {show(other)} %"
-    if one is None or other is None:
+    if one.diverged or other.diverged:
+        return Check(what, False, found)
+    if one.stat is None or other.stat is None or one.missing or other.missing:
         return Check(what, None, found)
-    return Check(what, abs(one.mean - other.mean) <= CLOSE, found)
+    return Check(what, abs(one.stat.mean - other.stat.mean) <= CLOSE, found)
 
 
-def _not_repaired(accumulated: Stat | None, whole: Stat | None, small: Stat | None) -> Check:
+def _not_repaired(accumulated: Outcome, whole: Outcome, small: Outcome) -> Check:
     what = (
         f"accumulation takes away less than {REPAIRED:.0%} of what BN loses from a batch of {WHOLE} to one of {PART}, "
         f"where that is {FAILS:g} points or more"
     ).replace("%", " %")
-    if accumulated is None or whole is None or small is None:
-        return Check(what, None, "no such cells")
-    loss = small.mean - whole.mean
+    found = f"{show(accumulated)} with it, {show(small)} without, {show(whole)} with the whole batch"
+    # Without a number for what is lost there is no share of it; unless accumulation too ends in nothing.
+    if whole.diverged or (small.diverged and (small.stat or accumulated.stat)):
+        return Check(what, False, found)
+    if whole.stat is None or any(arm.missing or not (arm.stat or arm.diverged) for arm in (accumulated, whole, small)):
+        return Check(what, None, found)
+    if small.stat is None:
+        return Check(what, True, found)
+    loss = small.stat.mean - whole.stat.mean
     if loss < FAILS:
         return Check(what, False, f"BN loses {loss:.1f} points")
-    share = (small.mean - accumulated.mean) / loss
+    if accumulated.stat is None:
+        return Check(what, True, found)
+    share = (small.stat.mean - accumulated.stat.mean) / loss
     return Check(what, share < REPAIRED, f"{100 * share:.0f} % of {loss:.1f} points".replace("-", "−"))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from normzoo.report.claims._axis import ERROR, TRAINS, along, draw_along, trained
+from normzoo.report.claims._axis import ERROR, TRAINS, along, common, draw_along, trained
 from normzoo.report.claims._cells import lost, split, spread, text, where
 from normzoo.report.claims._compare import show
 from normzoo.report.claims._finding import Check, Finding
@@ -39,14 +39,17 @@ def _all_train(bn: Sequence[CellResult]) -> Check:
     scales, found = list(along(bn, KEY)), trained(bn, KEY)
     if found is None or len(scales) < 2:
         return Check(asked, None, f"{len(scales)} scales with cells")
-    return Check(asked, len(found) == len(scales), f"{len(found)} of {len(scales)} scales, {_listed(scales)}")
+    measured = f"{len(found)} of {len(scales)} scales, {_listed(scales)}"
+    if len(found) < len(scales):
+        return Check(asked, False, measured)
+    return Check(asked, None if _failed(bn) else True, f"{measured}{_failed(bn)}")
 
 
 def _fewer_train(plain: Sequence[CellResult], bn: Sequence[CellResult]) -> Check:
     asked = "without a norm fewer of the scales train than with BN"
-    with_bn, without = trained(bn, KEY), trained(plain, KEY)
+    without, with_bn = (trained(cells, KEY) for cells in common(plain, bn, KEY) or ([], []))
     if with_bn is None or without is None:
-        return Check(asked, None, "no such cells")
+        return Check(asked, None, "no scales that ran with both")
     return Check(asked, len(without) < len(with_bn), f"{_listed(without)} without, {_listed(with_bn)} with BN")
 
 
@@ -56,10 +59,17 @@ def _even(bn: Sequence[CellResult]) -> Check:
     means = [stat.mean for stat in stats.values() if stat]
     if len(stats) < 2:
         return Check(asked, None, f"{len(stats)} scales with cells")
-    if len(means) < len(stats) or lost(bn):
+    if any(record.status == "diverged" for record in bn) or len(means) < len(stats):
         return Check(asked, False, lost(bn))
     span = max(means) - min(means)
-    return Check(asked, span < SPAN, f"{min(means):.1f} to {max(means):.1f} %: {span:.1f} points")
+    measured = f"{min(means):.1f} to {max(means):.1f} %: {span:.1f} points{_failed(bn)}"
+    return Check(asked, None if span < SPAN and _failed(bn) else span < SPAN, measured)
+
+
+def _failed(cells: Sequence[CellResult]) -> str:
+    """What became of the cells that came to no result; empty where there are none."""
+    gone = lost(record for record in cells if record.status != "diverged")
+    return f"; {gone}" if gone else ""
 
 
 def _arm(norm: str, cells: Sequence[CellResult]) -> str:

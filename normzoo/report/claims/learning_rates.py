@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from normzoo.report.arms import Stat
-from normzoo.report.claims._axis import TRAINS, draw_along, errors, trained
-from normzoo.report.claims._cells import lost, split, where
+from normzoo.report.claims._axis import TRAINS, along, common, draw_along, errors, trained
+from normzoo.report.claims._cells import Outcome, lost, split, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.style import norm_style
@@ -22,13 +22,12 @@ _AT = f"at which every seed has an error below {TRAINS:g} %"
 def judge(records: Sequence[CellResult]) -> Finding:
     """The largest learning rate that trains, and the error at each net's best, with BatchNorm and without."""
     plain, bn = (where(records, norm=norm) for norm in ("identity", "batch_norm"))
-    rates = [trained(cells, KEY) for cells in (plain, bn)]
+    same = common(plain, bn, KEY) or ([], [])
+    rates = [trained(cells, KEY) for cells in same]
     checks = [
         _larger(f"the largest learning rate {_AT} is larger with BN", rates, 1.0),
         _larger(f"it is at least {FACTOR:g} × as large with BN", rates, FACTOR),
-        exceeds(
-            "the error at the best learning rate is higher without BN", _best(plain)[1], _best(bn)[1], unit="points"
-        ),
+        exceeds("the error at the best learning rate is higher without BN", *map(_at_best, same), unit="points"),
     ]
     parts = []
     for norm, cells in split(records, "norm").items():
@@ -53,7 +52,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
 def _larger(text: str, rates: Sequence[list[float] | None], factor: float) -> Check:
     plain, bn = rates
     if plain is None or bn is None:
-        return Check(text, None, "no such cells")
+        return Check(text, None, "no learning rates that ran with both")
     if not bn:
         return Check(text, False, "none trains with BN")
     if not plain:
@@ -61,6 +60,16 @@ def _larger(text: str, rates: Sequence[list[float] | None], factor: float) -> Ch
     ratio = max(bn) / max(plain)
     holds = ratio > 1 if factor == 1 else ratio >= factor * (1 - 1e-9)
     return Check(text, holds, f"{max(bn):g} against {max(plain):g}: {ratio:.3g} ×")
+
+
+def _at_best(cells: Sequence[CellResult]) -> Outcome:
+    """The error at the best of the learning rates that train; a net that trains at none counts as one that diverged."""
+    _, error = _best(cells)
+    return (
+        Outcome(error)
+        if error
+        else Outcome(None, diverged=len(along(cells, KEY)), lost="trains at none" if cells else "")
+    )
 
 
 def _best(cells: Sequence[CellResult]) -> tuple[float | None, Stat | None]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from normzoo.report.arms import Stat
-from normzoo.report.claims._cells import curves, entry, lost, spread, where
+from normzoo.report.claims._cells import Outcome, curves, entry, lost, outcome, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band, legend_above, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
@@ -33,15 +33,16 @@ def judge(records: Sequence[CellResult]) -> Finding:
         loss = {norm: _at(arms[norm], 0, lambda point: point.get("val_loss")) for norm in arms}
         epochs = max((len(record.curve) for record in cells), default=0)
         of = f"{name}: validation"
+        higher: dict[str, Any] = {"unit": "points", "better": "high"}
         checks += [
-            exceeds(f"{of} accuracy after epoch 1 is higher with BN", first[WITH], first[WITHOUT], unit="points"),
+            exceeds(f"{of} accuracy after epoch 1 is higher with BN", first[WITH], first[WITHOUT], **higher),
             exceeds(f"{of} loss after epoch 1 is higher without BN", loss[WITHOUT], loss[WITH], digits=3),
-            exceeds(f"{of} accuracy after epoch {epochs} is higher with BN", last[WITH], last[WITHOUT], unit="points"),
+            exceeds(f"{of} accuracy after epoch {epochs} is higher with BN", last[WITH], last[WITHOUT], **higher),
         ]
         gone = lost(cells)
         parts.append(
-            f"{name}: accuracy after epoch 1 and {epochs} without BN {show(first[WITHOUT])} and "
-            f"{show(last[WITHOUT])} %, with BN {show(first[WITH])} and {show(last[WITH])} % "
+            f"{name}: accuracy after epoch 1 and {epochs} without BN {show(first[WITHOUT].stat)} and "
+            f"{show(last[WITHOUT].stat)} %, with BN {show(first[WITH].stat)} and {show(last[WITH].stat)} % "
             f"(n = {_n(first)}{f', {gone}' if gone else ''})"
         )
     if _of_mnist(records):
@@ -88,10 +89,8 @@ def _of_mnist(records: Sequence[CellResult]) -> bool:
     return all(entry(record, "data.name") in ("mnist5k", "mnist") for record in records)
 
 
-def _at(
-    records: Sequence[CellResult], end: int, value: Callable[[dict[str, float | None]], float | None]
-) -> Stat | None:
-    return spread(records, lambda record: value(record.curve[end]) if record.curve else None)
+def _at(records: Sequence[CellResult], end: int, value: Callable[[dict[str, float | None]], float | None]) -> Outcome:
+    return outcome(records, lambda record: value(record.curve[end]) if record.curve else None)
 
 
 def _accuracy(point: dict[str, float | None]) -> float | None:
@@ -103,5 +102,5 @@ def _complement(error: Stat) -> Stat:
     return Stat(100.0 - error.mean, error.std, tuple(100.0 - value for value in error.values))
 
 
-def _n(stats: dict[str, Stat | None]) -> str:
-    return "/".join(map(str, sorted({stat.n if stat else 0 for stat in stats.values()})))
+def _n(arms: dict[str, Outcome]) -> str:
+    return "/".join(map(str, sorted({arm.stat.n if arm.stat else 0 for arm in arms.values()})))

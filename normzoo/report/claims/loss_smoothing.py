@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from normzoo.report.claims._cells import lost, split, spread, text
+from normzoo.report.claims._cells import Outcome, lost, outcome, split, text
 from normzoo.report.claims._compare import times
 from normzoo.report.claims._draw import band, legend_above, log_scale
 from normzoo.report.claims._finding import Finding
@@ -30,11 +30,11 @@ def judge(records: Sequence[CellResult]) -> Finding:
     arms = split(records, "norm")
     checks, parts = [], []
     for metric, (what, factor, digits) in _MEASURES.items():
-        stats = {norm: spread(cells, metric) for norm, cells in arms.items()}
-        sides = stats.get(WITHOUT), stats.get(WITH)
-        checks.append(times(f"{what}: larger without a norm than with BatchNorm", *sides, factor, digits=digits))
-        found = (f"{norm} {text(stat, arms[norm], digits)}" for norm, stat in stats.items())
-        parts.append(f"{what}: {', '.join(found)}")
+        stats = {norm: outcome(cells, metric) for norm, cells in arms.items()}
+        plain, bn = (stats.get(norm, Outcome()) for norm in (WITHOUT, WITH))
+        checks.append(times(f"{what}: larger without a norm than with BatchNorm", plain, bn, factor, digits=digits))
+        told = (f"{norm} {text(found.stat, arms[norm], digits)}" for norm, found in stats.items())
+        parts.append(f"{what}: {', '.join(told)}")
     return Finding("; ".join(parts), checks)
 
 

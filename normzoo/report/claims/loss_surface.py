@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.claims._cells import entry, spread, text, where
+from normzoo.report.claims._cells import entry, outcome, text, where
 from normzoo.report.claims._compare import times
 from normzoo.report.claims._finding import Finding
 from normzoo.report.claims._recorded import recordings
@@ -25,8 +25,8 @@ def judge(records: Sequence[CellResult]) -> Finding:
         "BatchNorm, running statistics of the centre": _cells(records, "batch_norm", False),
         "LayerNorm": _cells(records, "layer_norm", True),
     }
-    rise = {name: spread(cells, "surface_rise") for name, cells in arms.items()}
-    near = {name: spread(cells, lambda cell: 100 * _near(cell)) for name, cells in arms.items()}
+    rise = {name: outcome(cells, "surface_rise") for name, cells in arms.items()}
+    near = {name: outcome(cells, lambda cell: 100 * _near(cell)) for name, cells in arms.items()}
     none, bn, fixed, _ = rise.values()
     higher = "mean rise of the loss over the plane: higher without a norm than with BatchNorm"
     checks = [
@@ -37,11 +37,12 @@ def judge(records: Sequence[CellResult]) -> Finding:
             near["BatchNorm, statistics of the point"],
             near["without a norm"],
             1.5,
+            better="high",
         ),
     ]
     parts = [
-        f"{name}: mean rise {text(rise[name], cells)}, within {NEAR} of the centre "
-        f"{text(near[name], digits=0, unit='% of the plane')}"
+        f"{name}: mean rise {text(rise[name].stat, cells)}, within {NEAR} of the centre "
+        f"{text(near[name].stat, digits=0, unit='% of the plane')}"
         for name, cells in arms.items()
         if cells
     ]

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.claims._cells import curves, entry, spread, text, where
-from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.arms import Stat
+from normzoo.report.claims._cells import Outcome, curves, entry, outcome, text, where
+from normzoo.report.claims._compare import exceeds, judged, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._recorded import series
@@ -22,17 +23,20 @@ def judge(records: Sequence[CellResult]) -> Finding:
     """Whether the noise destabilizes the distributions, and whether it costs what BatchNorm gains."""
     arms = _arms(records)
     drift, loss, error = (
-        {name: spread(cells, metric) for name, cells in arms.items()}
+        {name: outcome(cells, metric) for name, cells in arms.items()}
         for metric in ("activation_drift", "train_loss", ERROR)
     )
     checks = [
-        exceeds("activations drift farther with noise than without a norm", drift["noisy"], drift["none"], digits=3),
+        exceeds(
+            "activations drift farther with noise than without a norm",
+            drift["noisy"], drift["none"], digits=3, better=None,
+        ),
         exceeds("training loss is higher without a norm than with noise", loss["none"], loss["noisy"], digits=2),
         _nearer(error["none"], error["bn"], error["noisy"]),
-    ]
+    ]  # fmt: skip
     parts = [
-        f"{NAMES[name]}: error {text(error[name], cells, unit='%')}, training loss {show(loss[name], 2)}, "
-        f"drift {show(drift[name], 3)}"
+        f"{NAMES[name]}: error {text(error[name].stat, cells, unit='%')}, training loss {show(loss[name].stat, 2)}, "
+        f"drift {show(drift[name].stat, 3)}"
         for name, cells in arms.items()
     ]
     return Finding(f"errors with recomputed statistics; {'; '.join(parts)}", checks)
@@ -75,9 +79,12 @@ def _arms(records: Sequence[CellResult]) -> dict[str, list[CellResult]]:
     }
 
 
-def _nearer(none: Any, bn: Any, noisy: Any) -> Check:
+def _nearer(none: Outcome, bn: Outcome, noisy: Outcome) -> Check:
     text = "the noisy net's error is nearer to BatchNorm's than to that without a norm, which is the higher one"
     found = f"no norm {show(none)} %, noisy {show(noisy)} %, BatchNorm {show(bn)} %"
-    if none is None or bn is None or noisy is None:
-        return Check(text, None, found)
-    return Check(text, none.mean > bn.mean and noisy.mean < (none.mean + bn.mean) / 2, found)
+    higher = judged(bn, none, lambda bn, none: none.mean > bn.mean)
+
+    def nearer(noisy: Stat, none: Stat) -> bool:
+        return bn.stat is not None and noisy.mean < (none.mean + bn.stat.mean) / 2
+
+    return Check(text, higher and judged(noisy, none, nearer), found)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from normzoo.report.arms import Stat, over_seeds
-from normzoo.report.claims._cells import lost, spread, where
-from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.arms import over_seeds
+from normzoo.report.claims._cells import Outcome, lost, outcome, spread, where
+from normzoo.report.claims._compare import below, exceeds, show
 from normzoo.report.claims._draw import CHANCE, log_scale
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._statistics import RUNNING, draw_arms, name_kinds
@@ -25,13 +25,13 @@ _RENORM = Style("Batch Renorm", SKY, "D", "--")
 def judge(records: Sequence[CellResult]) -> Finding:
     """What batches of two classes cost, in points of error above shuffled batches, per norm."""
     bn, gn = (_cost(records, norm) for norm in ("batch_norm", "group_norm"))
-    errors = [spread(_cells(records, norm, FEW), RUNNING) for norm in ("batch_norm", "batch_renorm")]
+    high, low = (outcome(_cells(records, norm, FEW), RUNNING) for norm in ("batch_norm", "batch_renorm"))
     few = f"batches of {FEW} classes"
     checks = [
         _above(f"with BN {few} cost {FAILS:g} points of error or more", bn, FAILS),
-        exceeds(f"{few}: the error is higher with BN than with Batch Renormalization", *errors, unit="points"),
+        exceeds(f"{few}: the error is higher with BN than with Batch Renormalization", high, low, unit="points"),
         exceeds(f"{few} cost more with BN than with GN", bn, gn, unit="points"),
-        _below(f"with GN {few} cost less than {UNHARMED:g} points", gn, UNHARMED),
+        Check(f"with GN {few} cost less than {UNHARMED:g} points", below(gn, UNHARMED), f"{show(gn)} points"),
     ]
     return Finding("; ".join(_told(records, norm) for norm in NORMS if where(records, norm=norm)), checks)
 
@@ -75,14 +75,22 @@ def _cells(records: Sequence[CellResult], norm: str, classes: int | None) -> lis
     )
 
 
-def _cost(records: Sequence[CellResult], norm: str) -> Stat | None:
-    """Seed by seed, by how many points the error is higher."""
-    few, all_classes = (spread(_cells(records, norm, count), RUNNING) for count in (FEW, None))
-    if few is None or all_classes is None or few.n != all_classes.n:
-        return None
-    return over_seeds(
-        {i: [high - low] for i, (high, low) in enumerate(zip(few.values, all_classes.values, strict=True))}
-    )
+def _cost(records: Sequence[CellResult], norm: str) -> Outcome:
+    """Seed by seed, by how many points the error is higher; a net that diverged is as good as guessing."""
+    cells = [_cells(records, norm, count) for count in (FEW, None)]
+    few, shuffled = ({record.seed: _error(record) for record in own} for own in cells)
+    costs = {
+        seed: [high - low] for seed, high in few.items() if high is not None and (low := shuffled.get(seed)) is not None
+    }
+    both = [*cells[0], *cells[1]]
+    diverged = sum(record.status == "diverged" for record in both)
+    return Outcome(over_seeds(costs), diverged, len(few.keys() | shuffled.keys()) - len(costs), lost(both))
+
+
+def _error(record: CellResult) -> float | None:
+    if record.status == "diverged":
+        return CHANCE
+    return record.metrics.get(RUNNING) if record.status == "ok" else None
 
 
 def _told(records: Sequence[CellResult], norm: str) -> str:
@@ -105,9 +113,6 @@ def _style(norm: str) -> Style:
     return _RENORM if norm == "batch_renorm" else norm_style(norm)
 
 
-def _above(what: str, cost: Stat | None, limit: float) -> Check:
-    return Check(what, None if cost is None else cost.mean >= limit, f"{show(cost)} points")
-
-
-def _below(what: str, cost: Stat | None, limit: float) -> Check:
-    return Check(what, None if cost is None else cost.mean < limit, f"{show(cost)} points")
+def _above(what: str, cost: Outcome, limit: float) -> Check:
+    holds = None if cost.stat is None or cost.missing else cost.stat.mean >= limit
+    return Check(what, holds, f"{show(cost)} points")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from normzoo.report.claims._cells import curves, lost, split, spread, text, where
+from normzoo.report.claims._cells import curves, lost, outcome, split, text, where
 from normzoo.report.claims._compare import exceeds
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
@@ -26,15 +26,15 @@ def judge(records: Sequence[CellResult]) -> Finding:
     parts: list[str] = []
     for data, cells in split(records, "data").items():
         arms = {norm: where(cells, norm=norm) for norm in (WITHOUT, *ORDER)}
-        loss = {norm: spread(own, _first_loss) for norm, own in arms.items()}
-        error = {norm: spread(own, "val_error_running") for norm, own in arms.items()}
+        loss = {norm: outcome(own, _first_loss) for norm, own in arms.items()}
+        error = {norm: outcome(own, "val_error_running") for norm, own in arms.items()}
         for norm in ORDER:
             what = f"{data}: validation loss after epoch 1 is higher without a norm than with {_name(norm)}"
             checks.append(exceeds(what, loss[WITHOUT], loss[norm], digits=3))
         for less, more in pairwise(ORDER):
             what = f"{data}: the error at the end is higher with {_name(more)} than with {_name(less)}"
             checks.append(exceeds(what, error[more], error[less], unit="points"))
-        ends = ", ".join(f"{_name(norm)} {text(error[norm], arms[norm], unit='%')}" for norm in arms)
+        ends = ", ".join(f"{_name(norm)} {text(error[norm].stat, arms[norm], unit='%')}" for norm in arms)
         parts.append(f"error on {data}: {ends}")
     if parts:
         paper = ", ".join(f"{_name(norm)} {error} %" for norm, error in PAPER.items())

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from normzoo.report.arms import Stat
-from normzoo.report.claims._cells import lost, split, spread, where
-from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.claims._cells import Outcome, lost, ran, split, spread, where
+from normzoo.report.claims._compare import below, exceeds, show
 from normzoo.report.claims._draw import CHANCE, log_scale
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._statistics import mark
@@ -30,15 +30,15 @@ ARMS = {
 def judge(records: Sequence[CellResult]) -> Finding:
     """The error of each part of the net, trained by itself, at the learning rate that is best for it."""
     best = {arm: _best(records, arm) for arm in ARMS}
-    norms = best["norms"][1]
+    norms, sampled, last = (_outcome(records, arm) for arm in ("norms", "sampled", "last"))
     checks = [
         Check(
             f"training the norms alone ends at less than half the error of guessing, {HALF:g} %",
-            None if norms is None else norms.mean < HALF,
+            below(norms, HALF),
             f"{show(norms)} %",
         ),
-        exceeds("as many random weights end at a higher error", best["sampled"][1], norms, by=5, unit="points"),
-        exceeds("the last layer alone ends at a higher error", best["last"][1], norms, unit="points"),
+        exceeds("as many random weights end at a higher error", sampled, norms, by=5, unit="points"),
+        exceeds("the last layer alone ends at a higher error", last, norms, unit="points"),
     ]
     parts = []
     for arm, (name, _, _) in ARMS.items():
@@ -77,7 +77,17 @@ def _cells(records: Sequence[CellResult], arm: str) -> list[CellResult]:
 
 
 def _by_rate(cells: Sequence[CellResult]) -> Mapping[float, Stat | None]:
-    return {rate: spread(own, ERROR) for rate, own in split(cells, RATE).items()}
+    """The error at each learning rate at which every seed came to its end, None at the others."""
+    ended = {rate: all(r.status == "ok" for r in own) for rate, own in split(cells, RATE).items()}
+    return {rate: spread(own, ERROR) if ended[rate] else None for rate, own in split(cells, RATE).items()}
+
+
+def _outcome(records: Sequence[CellResult], arm: str) -> Outcome:
+    """At the best learning rate, which cannot be told while cells are missing; diverged where seeds did at each."""
+    cells = _cells(records, arm)
+    missing = len(cells) - len(ran(cells))
+    _, stat = _best(records, arm)
+    return Outcome(stat, 0 if stat else len(ran(cells)), missing, lost(cells))
 
 
 def _best(records: Sequence[CellResult], arm: str) -> tuple[float, Stat | None]:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.arms import Stat
-from normzoo.report.claims._cells import curves, spread, text, where
-from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.claims._cells import Outcome, curves, outcome, spread, text, where
+from normzoo.report.claims._compare import exceeds, judged, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._statistics import BATCH, RUNNING, draw_arms, name_kinds
@@ -28,14 +27,14 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
 def judge(records: Sequence[CellResult]) -> Finding:
     """The error with statistics for every step against shared ones, and LayerNorm's against both."""
     arms = _arms(records)
-    own, shared = (spread(arms[name], RUNNING) for name in (PER_STEP, SHARED))
-    layer, plain = (spread(arms[name], RUNNING) for name in (LAYER, NONE))
+    own, shared = (outcome(arms[name], RUNNING) for name in (PER_STEP, SHARED))
+    layer, plain = (outcome(arms[name], RUNNING) for name in (LAYER, NONE))
     checks = [
         exceeds("with BN the error is higher where all steps share their running statistics", shared, own),
         exceeds(
             "it is the running statistics: shared ones give a higher error than the batch's own do",
             shared,
-            spread(arms[SHARED], BATCH),
+            outcome(arms[SHARED], BATCH),
         ),
         _near(f"LayerNorm, without any such statistics, comes within {CLOSE:g} points of BN per step", layer, own),
         exceeds("without a norm the error is higher than with BN per step", plain, own),
@@ -74,8 +73,6 @@ def _arms(records: Sequence[CellResult]) -> Mapping[str, list[CellResult]]:
     }
 
 
-def _near(what: str, one: Stat | None, other: Stat | None) -> Check:
+def _near(what: str, one: Outcome, other: Outcome) -> Check:
     found = f"{show(one)} against {show(other)} %"
-    if one is None or other is None:
-        return Check(what, None, found)
-    return Check(what, one.mean - other.mean <= CLOSE, found)
+    return Check(what, judged(one, other, lambda one, other: one.mean - other.mean <= CLOSE), found)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from normzoo.report.arms import Stat
-from normzoo.report.claims._cells import Metric, curves, entry, lost, split, spread, text, where
-from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.claims._cells import Metric, Outcome, curves, entry, lost, outcome, split, spread, text, where
+from normzoo.report.claims._compare import exceeds, judged, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.style import matplotlib_arguments, norm_style
@@ -24,11 +24,14 @@ def judge(records: Sequence[CellResult]) -> Finding:
     """The gap and the error per norm and dropout at one batch size; noise and gap of BatchNorm over the batch size."""
     usual = where(records, batch_size_per_device=_usual(records))
     arms = {(norm, drops): _arm(usual, norm, drops) for norm in (PLAIN, BN, QUIET) for drops in (False, True)}
-    gaps = {key: spread(cells, gap) for key, cells in arms.items()}
-    errors = {key: spread(cells, ERROR) for key, cells in arms.items()}
+    gaps = {key: outcome(cells, gap) for key, cells in arms.items()}
+    errors = {key: outcome(cells, ERROR) for key, cells in arms.items()}
     plain, dropped, bn, both = (PLAIN, False), (PLAIN, True), (BN, False), (BN, True)
     checks = [
-        exceeds("validation error less training error is higher without BN", gaps[plain], gaps[bn], unit="points"),
+        exceeds(
+            "validation error less training error is higher without BN",
+            gaps[plain], gaps[bn], unit="points", better=None,
+        ),
         exceeds(
             "validation error with dropout and without BN is higher than with BN and without dropout",
             errors[dropped], errors[bn], unit="points",
@@ -37,9 +40,9 @@ def judge(records: Sequence[CellResult]) -> Finding:
     ]  # fmt: skip
     if any(arms[QUIET, drops] for drops in (False, True)):
         what = "the gap is higher with GroupNorm, which has no noise of the batch, than with BN"
-        checks.append(exceeds(what, gaps[QUIET, False], gaps[bn], unit="points"))
+        checks.append(exceeds(what, gaps[QUIET, False], gaps[bn], unit="points", better=None))
     parts = [
-        f"{_name(*key)}: gap {show(gaps[key])}, error {text(errors[key], cells, unit='%')}"
+        f"{_name(*key)}: gap {show(gaps[key].stat)}, error {text(errors[key].stat, cells, unit='%')}"
         for key, cells in arms.items()
         if cells
     ]
@@ -48,12 +51,18 @@ def judge(records: Sequence[CellResult]) -> Finding:
         small, large = sizes[min(sizes)], sizes[max(sizes)]
         of = f"BN at batch {min(sizes)} against {max(sizes)}"
         checks += [
-            exceeds(f"{of}: batch statistics are noisier", spread(small, NOISE), spread(large, NOISE), digits=3),
-            exceeds(f"{of}: the gap is lower", spread(large, gap), spread(small, gap), unit="points"),
+            exceeds(
+                f"{of}: batch statistics are noisier",
+                outcome(small, NOISE),
+                outcome(large, NOISE),
+                digits=3,
+                better=None,
+            ),
+            exceeds(f"{of}: the gap is lower", outcome(large, gap), outcome(small, gap), unit="points", better=None),
         ]
         if quiet := _by_batch(records, QUIET).get(min(sizes)):
             what = f"at batch {min(sizes)} the gap is higher with GroupNorm than with BN"
-            checks.append(exceeds(what, spread(quiet, gap), spread(small, gap), unit="points"))
+            checks.append(exceeds(what, outcome(quiet, gap), outcome(small, gap), unit="points", better=None))
         noise = "; ".join(
             f"{size}: noise {show(spread(cells, NOISE), 3)} population std, gap {show(spread(cells, gap))}"
             f"{f' ({lost(cells)})' if lost(cells) else ''}"
@@ -88,9 +97,12 @@ def gap(record: CellResult) -> float | None:
     return None if ends[0] is None or ends[1] is None else ends[0] - ends[1]
 
 
-def _no_gain(what: str, without: Stat | None, with_dropout: Stat | None) -> Check:
-    better = exceeds(what, without, with_dropout, unit="points")
-    return Check(better.text, None if better.holds is None else not better.holds, better.measured)
+def _no_gain(what: str, without: Outcome, with_dropout: Outcome) -> Check:
+    def no_lower(without: Stat, with_dropout: Stat) -> bool:
+        return not exceeds("", Outcome(without), Outcome(with_dropout)).holds
+
+    lower = exceeds(what, without, with_dropout, unit="points")
+    return Check(lower.text, judged(without, with_dropout, no_lower), lower.measured)
 
 
 def _arm(records: Sequence[CellResult], norm: str, drops: bool) -> list[CellResult]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from normzoo.report.claims._cells import entry, lost, spread, where
+from normzoo.report.claims._cells import entry, lost, outcome, spread, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import log_scale
 from normzoo.report.claims._finding import Check, Finding
@@ -32,8 +32,8 @@ def judge(records: Sequence[CellResult]) -> Finding:
         checks.append(
             exceeds(
                 f"validation images of {shift}: the error is higher with running statistics than with their own",
-                spread(cells, RUNNING),
-                spread(cells, BATCH),
+                outcome(cells, RUNNING),
+                outcome(cells, BATCH),
             )
         )
         gn = spread(where(_shifted(records, shift), norm="group_norm"), RUNNING)
@@ -105,9 +105,12 @@ def _repairs(what: str, plain: Sequence[CellResult], metric: str) -> Check:
         f"running ones take away half or more: {what}"
     )
     small, large = (where(plain, batch_size_per_device=size) for size in (SMALL, LARGE))
-    running, other, best = spread(small, RUNNING), spread(small, metric), spread(large, RUNNING)
-    if running is None or other is None or best is None:
-        return Check(what, None, "no such cells")
+    ends = outcome(small, RUNNING), outcome(small, metric), outcome(large, RUNNING)
+    if any(end.diverged for end in ends):
+        return Check(what, False, lost([*small, *large]))
+    running, other, best = (end.stat for end in ends)
+    if running is None or other is None or best is None or any(end.missing for end in ends):
+        return Check(what, None, lost([*small, *large]) or "no such cells")
     cost, gained = running.mean - best.mean, running.mean - other.mean
     holds = cost >= LOSS and gained >= MOST * cost
     return Check(what, holds, f"{gained:.1f} of {cost:.1f} points ({_percent(gained, cost)})".replace("-", "−"))

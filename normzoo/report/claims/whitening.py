@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.claims._cells import curves, spread, text, where
+from normzoo.report.claims._cells import curves, outcome, text, where
 from normzoo.report.claims._compare import exceeds, show, times
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
@@ -30,7 +30,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
     """Error after the first epoch and at the end, correlation, and time of a step, of both against BatchNorm."""
     cells = {norm: where(records, norm=norm) for norm in _STYLES}
     first, last, correlation = (
-        {norm: spread(own, metric) for norm, own in cells.items()} for metric in (_first, ERROR, "channel_correlation")
+        {norm: outcome(own, metric) for norm, own in cells.items()} for metric in (_first, ERROR, "channel_correlation")
     )
     fastest = {norm: _fastest(own) for norm, own in cells.items()}
     bn, checks = "batch_norm", []
@@ -38,20 +38,21 @@ def judge(records: Sequence[CellResult]) -> Finding:
         name = _STYLES[norm].name
         checks += [
             times(
-                f"BN's channels are more correlated than {name}'s", correlation[bn], correlation[norm], LESS, digits=2
+                f"BN's channels are more correlated than {name}'s",
+                correlation[bn], correlation[norm], LESS, digits=2, better=None,
             ),
             exceeds(f"after the first epoch the error is higher with BN than with {name}", first[bn], first[norm]),
             exceeds(f"at the end the error is higher with BN than with {name}", last[bn], last[norm]),
             _costs(name, fastest[bn], fastest[norm]),
-        ]
+        ]  # fmt: skip
     parts = []
     for norm, own in cells.items():
         if own:
             ms = fastest[norm]
             ratio = f", {ms / base:.2f} × BN's step" if ms and (base := fastest[bn]) and norm != bn else ""
             parts.append(
-                f"{_STYLES[norm].name}: error {text(spread(own, ERROR), own, unit='%')}, after one epoch "
-                f"{show(first[norm])} %, correlation {show(correlation[norm], 2)}{ratio}"
+                f"{_STYLES[norm].name}: error {text(last[norm].stat, own, unit='%')}, after one epoch "
+                f"{show(first[norm].stat)} %, correlation {show(correlation[norm].stat, 2)}{ratio}"
             )
     return Finding("; ".join(parts), checks)
 
