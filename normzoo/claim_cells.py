@@ -6,7 +6,8 @@ writes the file, the judgment reads it, and neither knows of the other.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from normzoo.errors import UserError
 from normzoo.results import write_atomic
 
 FILE_NAME = "claims.json"
+_LOCK = ".claims.lock"
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,21 @@ def gather(cells: Iterable[tuple[str, Any]]) -> list[ClaimCells]:
 def write_claims(folder: str | os.PathLike[str], claims: Iterable[ClaimCells]) -> Path | None:
     """Write `claims` into the folder's `claims.json`; those of another name that stand there stay.
 
+    So do those that another sweep writes into the folder at the same time.
+
     Raises:
         UserError: the folder cannot be written, or what stands there is corrupt.
     """
     new = {claim.name: claim for claim in claims}
     if not new:
         return None
-    merged = {claim.name: claim for claim in read_claims(folder)} | new
-    content = {
-        name: {key: value for key, value in asdict(claim).items() if key != "name"} for name, claim in merged.items()
-    }
-    return write_atomic(Path(folder) / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with _locked(Path(folder)):
+        merged = {claim.name: claim for claim in read_claims(folder)} | new
+        content = {
+            name: {key: value for key, value in asdict(claim).items() if key != "name"}
+            for name, claim in merged.items()
+        }
+        return write_atomic(Path(folder) / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_claims(folder: str | os.PathLike[str]) -> list[ClaimCells]:
@@ -78,3 +84,23 @@ def read_claims(folder: str | os.PathLike[str]) -> list[ClaimCells]:
         raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is corrupt ({error!r}); remove it and run the claims again.") from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Nobody else is in here for this folder; the lock's file stays, as others may be waiting for it."""
+    import fcntl  # of Unix alone, where sweeps run; the report reads their lists anywhere
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}; choose another folder.") from error
+    try:
+        with suppress(OSError):  # a file system without locks: two sweeps into one folder are the user's to keep apart
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        with suppress(OSError):  # a process forked meanwhile has the file open too, and closing alone would not unlock
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)

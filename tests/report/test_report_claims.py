@@ -2,7 +2,10 @@
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +72,33 @@ def test_cells_of_claims_are_written_and_merged(tmp_path: Path) -> None:
     assert read_claims(tmp_path) == [found[0], ClaimCells("b", "B.", "S", ("9",), "quick")]
     assert read_claims(tmp_path / "elsewhere") == []
     assert write_claims(tmp_path / "elsewhere", []) is None
+
+
+def test_sweeps_that_write_at_the_same_time_keep_each_others_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"claim_{i}" for i in range(8)]
+    together = threading.Barrier(len(names))
+
+    def read_slowly(folder: Any) -> list[ClaimCells]:
+        found = read_claims(folder)
+        time.sleep(0.02)  # whoever reads in the meantime, without a lock, overwrites what is written then
+        return found
+
+    def write(name: str) -> None:
+        together.wait()
+        write_claims(tmp_path / "new", [ClaimCells(name, "A.", "S", (name,))])
+
+    monkeypatch.setattr("normzoo.claim_cells.read_claims", read_slowly)
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(write, names))
+    assert sorted(claim.name for claim in read_claims(tmp_path / "new")) == names
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write into"):
+        write_claims(tmp_path / "file", [ClaimCells("a", "A.", "S", ("1",))])
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": {"statement": ""}}'])
