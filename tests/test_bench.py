@@ -4,6 +4,8 @@ import argparse
 import importlib.util
 import json
 import os
+import sys
+import types
 
 import pytest
 import torch
@@ -270,6 +272,21 @@ def test_command_prints_a_table_and_writes_the_figures(tmp_path, capsys):
     assert closing[4] == f"{sum(figure['reached'] for figure in figures['targets'])} of 4 targets reached"
     missed = [f"NOT reached: {figure['name']}" for figure in figures["targets"] if not figure["reached"]]
     assert closing[5 : 5 + len(missed)] == missed
+
+
+@pytest.mark.parametrize("extra", [True, False], ids=["with psutil", "without"])
+def test_work_of_others_is_told_of_the_rows_it_disturbed(tmp_path, capsys, monkeypatch, extra):
+    """A load that an earlier run has left is no sign of it; without psutil it is all there is to tell by."""
+    taken = iter([0.0, 1.2])
+    others = types.SimpleNamespace(Others=lambda: types.SimpleNamespace(cores=lambda: next(taken)))
+    monkeypatch.setitem(sys.modules, "normzoo.bench.others", others if extra else None)
+    monkeypatch.setattr(layers, "load", lambda: 2.0)
+    file = tmp_path / "figures.json"
+    bench.main(["layers", "--norms", "GN", "LN", "--shape", "4,8,6,6", "--rounds", "1", "--json", str(file)])
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.endswith(": layer_norm" if extra else "at work already (a load of 2.0): do not trust the times")
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["cores_taken_by_others"] for row in rows[:2]] == ([0.0, 1.2] if extra else [None, None])
 
 
 def test_a_long_note_is_cut_in_the_table_alone(capsys):

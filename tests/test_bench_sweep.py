@@ -205,6 +205,8 @@ def test_what_others_take_is_what_the_machine_does_beyond_us(monkeypatch: pytest
     seconds = iter([(100.0, 10.0, 0.0), (108.0, 12.0, 4.0)])
     monkeypatch.setattr(others, "_seconds", lambda: next(seconds))
     assert others.Others().cores() == 1.5  # 8 s of all, 2 of them ours, in 4 s
+    seconds = iter([(100.0, 10.0, 0.0), (100.07, 10.0, 0.01)])
+    assert others.Others().cores() == 0  # some ticks, in a time too short to tell
     monkeypatch.undo()
     busy, own, clock = others._seconds()
     assert 0 < own < busy

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from normzoo.bench.targets import summary, targets
 from normzoo.errors import UserError
 from normzoo.facts import NormInfo
 from normzoo.registry import info, list_norms
+
+if TYPE_CHECKING:
+    from normzoo.bench.others import Others
 
 DESCRIPTION = """Time and saved memory of each norm in training, as ratios to what it would replace: the torch kernel
 that it is made of, timm's layer, or torch's batch norm where there is none; of a convolution with a norm of its weight,
@@ -177,6 +181,15 @@ def _shape(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"a shape is numbers and commas, such as 32,64,28,28; got {text!r}") from None
 
 
+def _others() -> "Others | None":
+    """What others take from now on; None without psutil, which comes with an extra."""
+    try:
+        from normzoo.bench.others import Others
+    except ModuleNotFoundError:
+        return None
+    return Others()
+
+
 def run(chosen: argparse.Namespace) -> None:
     """Print the table line by line as it is measured."""
     if chosen.threads < 1:
@@ -185,16 +198,22 @@ def run(chosen: argparse.Namespace) -> None:
     torch.set_num_threads(chosen.threads)
     try:
         rows = measure_layers(chosen.norms, chosen.shape, chosen.rounds, compile=chosen.compile, device=chosen.device)
-        where, busy, found = machine(chosen.device), load(), []
+        where, busy, found, taken = machine(chosen.device), load(), list[LayerRow](), list[float | None]()
         print(heading(where, chosen.shape, chosen.rounds, chosen.compile))
+        others = _others()
         for row in rows:
             found.append(row)
+            taken.append(others.cores() if others else None)
             print(line(row, chosen.compile), flush=True)
+            others = _others()
     finally:
         torch.set_num_threads(before)
     figures = [figure for row in found for figure in targets(row, chosen.device)]
     print("", *(figure.line() for figure in figures), summary(figures), sep="\n")
-    if busy > BUSY:
+    disturbed = [row.norm for row, cores in zip(found, taken, strict=True) if cores is not None and cores > BUSY]
+    if disturbed:
+        print(f"others were at work while these were measured, do not trust their times: {', '.join(disturbed)}")
+    elif None in taken and busy > BUSY:
         print(f"the machine was at work already (a load of {busy:.1f}): do not trust the times")
     if chosen.json is not None:
         write_json(
@@ -204,7 +223,10 @@ def run(chosen: argparse.Namespace) -> None:
                 "load": busy,
                 "date": datetime.date.today().isoformat(),
                 "rounds": chosen.rounds,
-                "rows": [dataclasses.asdict(row) for row in found],
+                "rows": [
+                    {**dataclasses.asdict(row), "cores_taken_by_others": cores}
+                    for row, cores in zip(found, taken, strict=True)
+                ],
                 "targets": [figure.record() for figure in figures],
             },
         )
