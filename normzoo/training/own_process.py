@@ -17,6 +17,7 @@ from normzoo.sweep.limits import Limits, processor_cores
 from normzoo.sweep.options import sweep_options
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.stop import Stop
+from normzoo.training.callbacks import CURVE
 from normzoo.training.check import on_gpu
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.compose import Composition
@@ -60,6 +61,8 @@ class InOwnProcess:
                 return Elsewhere.DONE
             if not options.resume:
                 (cell.folder / CHECKPOINT).unlink(missing_ok=True)
+            if not (cell.folder / CHECKPOINT).exists():
+                (cell.folder / CURVE).unlink(missing_ok=True)  # of an earlier attempt
             return taken
 
         def end(index: int, ending: Ending) -> None:

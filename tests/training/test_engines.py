@@ -1,18 +1,22 @@
 """Sweeps on other engines than the local one: each really runs here where it can."""
 
 import importlib.util
+import json
+import math
 import os
 import re
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import ClassVar
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+from omegaconf import OmegaConf
 
-from normzoo.results import read_results
+from normzoo.results import read_result, read_results
+from normzoo.training.own_process import InOwnProcess
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -202,6 +206,21 @@ def test_processes_share_the_cores_that_the_user_asks_ray_for(
         "+hydra.launcher.ray.remote.num_cpus=2",
     )  # fmt: skip
     assert len(cluster) == 2
+
+
+@pytest.mark.parametrize("continued", [True, False])
+def test_the_record_of_a_dead_cell_has_the_curve_of_this_attempt_alone(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, continued: bool
+) -> None:
+    hydra = SimpleNamespace(get=lambda: SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path))))
+    monkeypatch.setattr("normzoo.training.own_process.HydraConfig", hydra)
+    curve = [{"epoch": 1, "val_error_running": 50.0}]
+    (tmp_path / "curve.json").write_text(json.dumps(curve))
+    if continued:
+        (tmp_path / "checkpoint.ckpt").touch()
+    assert InOwnProcess(die)(OmegaConf.create(config())) == math.inf  # type: ignore[arg-type]
+    record = read_result(tmp_path)
+    assert (record.status, record.curve) == ("error", curve if continued else [])
 
 
 # What Slurm's commands do, as far as submitit asks: jobs run at once, on this machine.
