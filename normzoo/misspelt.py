@@ -1,6 +1,7 @@
 """What Hydra says of a choice that is not there, in one line: what was meant, or what is missing."""
 
 import difflib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,24 @@ def choice_error(missing: str, options: Sequence[str]) -> UserError:
     return UserError(f"{group}={choice} is not there; {meant}" if options else f"there is no group {group} of configs")
 
 
+def nameless_choice_error(error: ValueError) -> UserError | None:
+    """Of a choice of a group that is no name, such as null; None if `error` is of something else.
+
+    Hydra's own error does not tell which: that is known where it was raised.
+    """
+    if not str(error).startswith("Config group override"):
+        return None
+    *_, (raised_in, _) = traceback.walk_tb(error.__traceback__)
+    override, repo = raised_in.f_locals.get("override"), raised_in.f_locals.get("repo")
+    if override is None or repo is None:
+        return None
+    options = ", ".join(repo.get_group_options(override.key_or_group))
+    return UserError(
+        f"{override.input_line}: {override.key_or_group} is a group of configs, of which one is chosen by its name; "
+        f"leave it out, or choose one of {options}"
+    )
+
+
 @contextmanager
 def hydra_says() -> Iterator[None]:
     """Meanwhile Hydra ends with such a line, where it would list all there is."""
@@ -57,6 +76,11 @@ def hydra_says() -> Iterator[None]:
                 if error.missing_cfg_file is None or "/" not in error.missing_cfg_file:
                     raise
                 exit_with(choice_error(error.missing_cfg_file, error.options or []))
+            except ValueError as error:
+                told_better = nameless_choice_error(error)
+                if told_better is None:
+                    raise
+                exit_with(told_better)
 
         return run_and_report(call)
 

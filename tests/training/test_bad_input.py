@@ -17,6 +17,12 @@ WRONG = {
         ("trainer=quantum",),
         r"\Aerror: trainer=quantum is not there; there are cpu, default, gpu\n\Z",
     ),
+    "no experiment": (
+        ("experiment=null",),
+        r"\Aerror: experiment=null: experiment is a group .* leave it out, or choose one of .*small_batch.*\n\Z",
+    ),
+    "a number for a norm": (("norm=3",), r"\Aerror: norm=3: norm is a group .*batch_norm.*\n\Z"),
+    "a group without a number": (("~norm=3",), r"\Aerror: ~norm=3: norm is a group .*batch_norm.*\n\Z"),
     "misspelt option": (("norm=group_norm", "norm.num_group=4"), r"num_group"),
     "misspelt option, forced": (("norm=group_norm", "+norm.num_group=4"), r"num_group[\s\S]*num_groups"),
     "misspelt model option, forced": (("+model.width=4",), r"plain_cnn[\s\S]*width"),
@@ -50,7 +56,8 @@ def test_a_wrong_cell(cli: Cli, tiny: tuple[str, ...], tmp_path: Path, what: str
 
 
 @pytest.mark.parametrize(
-    "what", ["unknown norm", "misspelt option", "more devices than there are", "misspelt option, forced"]
+    "what",
+    ["unknown norm", "no experiment", "misspelt option", "more devices than there are", "misspelt option, forced"],
 )
 def test_a_wrong_sweep(cli: Cli, tiny: tuple[str, ...], tmp_path: Path, what: str) -> None:
     overrides, words = WRONG[what]
