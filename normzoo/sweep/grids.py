@@ -1,17 +1,33 @@
 """From a list of grids to one list of cells."""
 
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from normzoo.sweep.wrapped import wrapped
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import NormzooSweeper
 
+log = logging.getLogger("normzoo")
+
+# How many images there are to take is each data set's own.
+_OF_ONE_DATA_SET = frozenset({"data.train_size", "data.val_size"})
+
 
 def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
     """The overrides of every cell: the product of each grid's axes, one grid after the other, each cell once.
+
+    Where an argument chooses from a group in a grid's place, the options that the grid has set for its own choice are
+    left out; where the grid has chosen nothing there, those that the argument's choice does not have, and the number of
+    images.
 
     Args:
         sweeper: Set up by Hydra; its `grids` are mappings from an override to its comma-separated values.
@@ -20,15 +36,70 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
     assert sweeper.hydra_context is not None
     parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
     params = [f"{key}={value}" for key, value in sweeper.params.items()]
+    given = _Given(sweeper, parser.parse_overrides(arguments))
     listed: dict[tuple[str, ...], None] = {}
-    chosen = tuple(f"{argument.split('=')[0]}." for argument in arguments)
-    for listed_grid in sweeper.grids or [{}]:
-        # The options of a group are those of what the grid had chosen there.
-        grid = {key: value for key, value in listed_grid.items() if not key.startswith(chosen)}
-        overrides = [*params, *(f"{key}={value}" for key, value in grid.items()), *arguments]
-        for batch in sweeper.split_arguments(parser.parse_overrides(overrides), None):
+    left_out: dict[str, dict[str, list[str]]] = {}
+    for number, grid in enumerate(sweeper.grids or [{}], start=1):
+        overrides = [*params]
+        for key, value in grid.items():
+            replaced_by = given.replaces(key, grid)
+            if replaced_by is not None:
+                left_out.setdefault(replaced_by, {}).setdefault(key, []).append(str(number))
+            elif key.lstrip("+") not in given.choices:
+                overrides.append(f"{key}={value}")
+        for batch in sweeper.split_arguments(parser.parse_overrides([*overrides, *arguments]), None):
             listed.update(dict.fromkeys(tuple(cell) for cell in batch))
+    for argument, keys in left_out.items():
+        of = [f"{key} (grid{'s' * (len(grids) > 1)} {', '.join(grids)})" for key, grids in keys.items()]
+        said = f"left out of hydra.sweeper.grids, as options of what {argument} replaces: {', '.join(of)}"
+        log.info("%s", wrapped(said))
     return [list(cell) for cell in listed]
+
+
+class _Given:
+    """The command line's overrides, and what they choose from groups.
+
+    Args:
+        sweeper: Set up by Hydra.
+        arguments: Parsed.
+    """
+
+    def __init__(self, sweeper: "NormzooSweeper", arguments: list[Override]) -> None:
+        self.sweeper = sweeper
+        self.written = {one.key_or_group: one.input_line or "" for one in arguments}
+        self.choices: dict[str, list[str]] = {}
+        self._composed: dict[str, list[DictConfig]] = {}
+        for one in arguments:
+            key, swept = one.get_key_element(), one.is_discrete_sweep()
+            choices = [f"{key}={value}" for value in one.sweep_string_iterator()] if swept else [one.input_line or ""]
+            self.choices[one.key_or_group] = choices
+
+    def replaces(self, key: str, grid: Mapping[str, Any]) -> str | None:
+        """The argument that takes `key` of `grid` away; None if it stays, or is given itself."""
+        key = key.lstrip("+")
+        group = key.split(".")[0]
+        if group == key or group not in self.choices or key in self.choices:
+            return None
+        if group not in grid and key not in _OF_ONE_DATA_SET and self._has(group, key):
+            return None
+        return self.written[group]
+
+    def _has(self, group: str, key: str) -> bool:
+        """Whether everything that is chosen from the group has this option."""
+        if group not in self._composed:
+            self._composed[group] = list(self._compose(group))
+        *path, last = key.split(".")
+        nodes = [OmegaConf.select(config, ".".join(path)) for config in self._composed[group]]
+        return all(isinstance(node, DictConfig) and last in list(node) for node in nodes)
+
+    def _compose(self, group: str) -> Iterator[DictConfig]:
+        assert self.sweeper.hydra_context is not None
+        assert self.sweeper.config is not None
+        loader = self.sweeper.hydra_context.config_loader
+        others = [choices[0] for of, choices in self.choices.items() if of != group]
+        for choice in self.choices[group]:
+            with contextlib.suppress(HydraException):  # what is wrong with it is said when the cells are planned
+                yield loader.load_sweep_config(self.sweeper.config, [*others, choice])
 
 
 def sweep(sweeper: "NormzooSweeper", arguments: list[str]) -> Any:

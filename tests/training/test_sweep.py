@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,26 @@ def test_a_group_chosen_on_the_command_line_takes_the_grids_options_of_it_away(c
     )  # fmt: skip
     assert code == 0, out + err
     assert {result.config["norm"]["name"] for result in read_results(tmp_path / "s")[0]} == {"batch_norm"}
+    (said,) = (line for line in out.splitlines() if "hydra.sweeper.grids" in line)
+    assert said == (
+        "left out of hydra.sweeper.grids, as options of what norm=batch_norm replaces: norm.group_size (grids 2, 3, 4)"
+    )
+
+
+def test_what_a_grid_varies_is_kept_where_the_choice_of_the_command_line_has_it(cli: Cli, tmp_path: Path) -> None:
+    data = "data.val_shift.contrast:'1,0.4',data.size_of_what:3,data.train_size:10000"
+    grids = f"[{{seed:'0,1',{data},model.widths:'[4],[8]',model.depth:2}}]"
+    code, out, err = cli(
+        "train", "-m", f"hydra.sweeper.grids={grids}", "data=synthetic,digits", "model=mlp", "sweep.dry_run=true",
+        "hydra.sweep.dir=s",
+    )  # fmt: skip
+    assert code == 0, out + err
+    for data, contrast, seed in product(("synthetic", "digits"), (1, 0.4), (0, 1)):
+        assert f"seed={seed} data.val_shift.contrast={contrast} data={data}" in out
+    assert "8 cells: 8 to run" in out
+    left_out = "left out of hydra.sweeper.grids, as options of what"
+    assert f"{left_out} data=synthetic,digits replaces: data.size_of_what (grid 1), data.train_size (grid 1)" in out
+    assert f"{left_out} model=mlp replaces: model.widths (grid 1), model.depth (grid 1)" in out
 
 
 @pytest.mark.parametrize("n_jobs", [0, -1])
