@@ -39,6 +39,10 @@ class Point:
     missing: tuple[tuple[str, int], ...]
     rows: tuple[Row, ...]
 
+    def count(self, *statuses: str) -> int:
+        """How many cells came to no number for one of these reasons."""
+        return sum(count for status, count in self.missing if status in statuses)
+
 
 @dataclass(frozen=True)
 class Line:
@@ -56,8 +60,9 @@ class Line:
     def measured(self) -> list[tuple[int, Stat]]:
         return [(point.x, point.stat) for point in self.points if point.stat is not None]
 
-    def at(self, x: int) -> Stat | None:
-        return next((point.stat for point in self.points if point.x == x), None)
+    def at(self, x: int) -> Point | None:
+        """The cells at `x`, if a number came of one of them, or all diverged."""
+        return next((point for point in self.points if point.x == x and (point.stat or point.count("diverged"))), None)
 
 
 def stat(rows: Iterable[Row], metric: str = ERROR) -> Stat | None:

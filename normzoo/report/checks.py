@@ -1,11 +1,13 @@
 """What the sweep is meant to show, judged by its figures: every verdict is computed from the rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
 from normzoo.report.arms import (
     Line,
+    Point,
     Stat,
     batch_lines,
     flat_references,
@@ -17,6 +19,7 @@ from normzoo.report.arms import (
 from normzoo.report.rows import Table
 
 UNKNOWN: Final = "cannot be told"
+FAILED = ("error", "killed", "oom", "timeout")
 Verdict = Literal["holds", "does not hold", "cannot be told"]
 
 SMALL, LARGE = 2, 32
@@ -45,15 +48,20 @@ def _over_batch(table: Table, norm: str) -> list[Check]:
     return [judge(line, line.at(SMALL), line.at(LARGE), _name(line, table)) for line in complete or lines[:1]]
 
 
-def _batch_norm_falls(line: Line, small: Stat | None, large: Stat | None, name: str) -> Check:
+def _batch_norm_falls(line: Line, small: Point | None, large: Point | None, name: str) -> Check:
     claim = (
         f"{name}: the error at batch {SMALL} exceeds that at {LARGE} by at least {BATCH_NORM_GAP:g} points "
         f"and by {BATCH_NORM_STDS:g} × the standard deviation over seeds"
     )
     if small is None or large is None:
         return Check(claim, UNKNOWN, _absent(line))
-    gap, spread = small.mean - large.mean, pooled_std(small, large)
-    figures = f"{show(small)} − {show(large)} = {_signed(gap, 1)} points"
+    cut_short = _cut_short(claim, [small, large], may_diverge=[small])
+    if cut_short:
+        return cut_short
+    if small.stat is None or large.stat is None:
+        return Check(claim, "holds", f"every cell at batch {SMALL} diverged; at {LARGE} {_shown(large)}")
+    gap, spread = small.stat.mean - large.stat.mean, pooled_std(small.stat, large.stat)
+    figures = f"{_shown(small)} − {_shown(large)} = {_signed(gap, 1)} points"
     if spread is None:
         return Check(claim, UNKNOWN, f"{figures}; a spread needs more than one seed{_missing(line)}")
     holds = gap >= BATCH_NORM_GAP and gap >= BATCH_NORM_STDS * spread
@@ -61,13 +69,35 @@ def _batch_norm_falls(line: Line, small: Stat | None, large: Stat | None, name: 
     return Check(claim, "holds" if holds else "does not hold", figures)
 
 
-def _group_norm_stays(line: Line, small: Stat | None, large: Stat | None, name: str) -> Check:
+def _group_norm_stays(line: Line, small: Point | None, large: Point | None, name: str) -> Check:
     claim = f"{name}: the errors at batch {SMALL} and {LARGE} differ by less than {GROUP_NORM_GAP:g} points"
     if small is None or large is None:
         return Check(claim, UNKNOWN, _absent(line))
-    gap = small.mean - large.mean
-    figures = f"{show(small)} − {show(large)} = {_signed(gap, 1)} points{_missing(line)}"
+    cut_short = _cut_short(claim, [small, large])
+    if cut_short:
+        return cut_short
+    assert small.stat is not None
+    assert large.stat is not None
+    gap = small.stat.mean - large.stat.mean
+    figures = f"{_shown(small)} − {_shown(large)} = {_signed(gap, 1)} points{_missing(line)}"
     return Check(claim, "holds" if abs(gap) < GROUP_NORM_GAP else "does not hold", figures)
+
+
+def _cut_short(claim: str, points: Sequence[Point], may_diverge: Sequence[Point] = ()) -> Check | None:
+    """What is said without comparing errors: that seeds diverged where none may, or that cells failed."""
+    states = [
+        f"{_shown(point)} at {point.x}" + "".join(f", {count} {status}" for status, count in point.missing)
+        for point in points
+    ]
+    if any(point.count("diverged") for point in points if point not in may_diverge):
+        return Check(claim, "does not hold", "; ".join(states))
+    if any(point.count(*FAILED) for point in points):
+        return Check(claim, UNKNOWN, "; ".join(states))
+    return None
+
+
+def _shown(point: Point) -> str:
+    return show(point.stat) if point.stat else "no error"
 
 
 def _larger_maps(table: Table) -> list[Check]:
@@ -88,6 +118,9 @@ def _falls_steadily(line: Line, table: Table) -> Check:
     points = line.measured
     if len(points) < 3:
         return Check(claim, UNKNOWN, f"measured at {len(points)} normalization batches; needs 3")
+    cut_short = _cut_short(claim, line.points)
+    if cut_short:
+        return cut_short
     steps = [
         f"{a}→{b} {_signed(later.mean - earlier.mean, 2)}" + ("" if later.mean < earlier.mean else " (not down)")
         for (a, earlier), (b, later) in pairwise(points)

@@ -108,6 +108,36 @@ def test_diverged_cells_are_left_out_and_counted(cell: Maker) -> None:
     assert "1 diverged left out" in check.figures
 
 
+@pytest.mark.parametrize(
+    ("norm", "batch", "status", "verdict"),
+    [
+        ("batch_norm", 2, "timeout", "cannot be told"),
+        ("batch_norm", 32, "killed", "cannot be told"),
+        ("batch_norm", 32, "diverged", "does not hold"),
+        ("group_norm", 2, "diverged", "does not hold"),
+        ("group_norm", 32, "error", "cannot be told"),
+    ],
+)
+def test_what_is_left_is_no_evidence_alone(cell: Maker, norm: str, batch: int, status: str, verdict: str) -> None:
+    errors = {"batch_norm": ((60.0, 61.0), (8.0, 8.1)), "group_norm": ((8.0, 8.1), (8.2, 8.3))}[norm]
+    complete = pair(cell, norm, *errors)
+    assert judged(complete, norm).verdict == "holds"
+    check = judged([*complete, cell(norm, batch, 7, status=status)], norm)
+    assert check.verdict == verdict
+    assert f"1 {status}" in check.figures
+
+
+def test_batch_norm_that_diverges_with_every_seed_has_failed(cell: Maker) -> None:
+    cells = [cell("batch_norm", 2, 0, status="diverged"), *pair(cell, "batch_norm", (), (8.0, 8.1))]
+    check = judged(cells, "batch_norm")
+    assert (check.verdict, check.figures) == ("holds", "every cell at batch 2 diverged; at 32 8.1 ± 0.1")
+
+
+def test_a_map_whose_seeds_diverged_breaks_the_fall(cell: Maker) -> None:
+    lost = cell("ghost_batch_norm", 64, 7, group_size=2, image_size=16, status="diverged")
+    assert judged([*larger_maps(cell, (8.9, 7.2, 6.6)), lost], "ghost_batch_norm").verdict == "does not hold"
+
+
 def test_a_claim_that_no_cell_is_about_is_left_out(cell: Maker) -> None:
     assert run_checks(build_table([cell("identity", 4)])) == []
     (check,) = run_checks(build_table([cell("group_norm", 4)]))
