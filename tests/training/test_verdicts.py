@@ -46,21 +46,25 @@ def norms() -> list[str]:
     return normzoo.list_norms(kind="layer")
 
 
-@pytest.mark.parametrize(("model", "placement"), [("plain_cnn", "pre_act"), ("mlp", "post_act")])
-def test_every_norm_at_small_batches(config: Compose, model: str, placement: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "placement", "batches"), [("plain_cnn", "pre_act", (1, 6)), ("mlp", "post_act", (1,))]
+)
+def test_every_norm_at_small_batches(config: Compose, model: str, placement: str, batches: tuple[int, ...]) -> None:
     base = config(f"model={model}", f"placement={placement}")
 
     def cells() -> Cells:
-        for norm, batch in product(norms(), (1, 6)):
+        for norm, batch in product(norms(), batches):
             yield {**base, "norm": {"name": norm}, "batch_size_per_device": batch}
 
     found = compare(cells())
     assert 0 < sum(refused is not None for refused in found) < len(found)
 
 
+@pytest.mark.slow
 def test_whatever_matters(config: Compose) -> None:
     changes: list[tuple[str, ...]] = [
-        (), ("norm=group_norm", "+norm.num_groups=3"), ("norm=group_norm", "+norm.num_groups=2"),
+        (), ("norm=group_norm", "+norm.num_groups=3"),
         ("norm=instance_norm",), ("norm=instance_norm", "placement=first_only"),
         ("norm=instance_norm", "placement=none"),
         ("norm=instance_norm", "data.image_size=16"), ("batch_size_per_device=1",), ("batch_size_per_device=97",),
@@ -72,10 +76,10 @@ def test_whatever_matters(config: Compose) -> None:
         ("data.train_size=89", "data.drop_last=false", "trainer.limit_train_batches=11"),
         ("trainer.accumulate_grad_batches=13",), ("trainer.accumulate_grad_batches=0",),
         ("optimizer.trains=norms",), ("optimizer.trains=norms", "norm=identity"), ("optimizer.trains=sampled",),
-        ("optimizer.trains=x",), ("optimizer.lr_rule=x",), ("optimizer.base_lr=-1",), ("optimizer.base_lr=0.3",),
-        ("optimizer.schedule=x",), ("model.widths=[4,6]",), ("model.widths=[4,x]",), ("+model.x=1",), ("+norm.x=1",),
+        ("optimizer.trains=x",), ("optimizer.lr_rule=x",), ("optimizer.base_lr=-1",),
+        ("optimizer.schedule=x",), ("model.widths=[4,x]",), ("+model.x=1",), ("+norm.x=1",),
         ("model=mlp", "model.image_size=9"), ("model=mlp", "model.image_size=null"), ("model=lstm",),
-        ("model=lstm", "norm=instance_norm"), ("model=lstm", "placement=post_act"), ("model=vgg6",), ("norm.eps=???",),
+        ("model=lstm", "placement=post_act"), ("model=vgg6",), ("norm.eps=???",),
     ]  # fmt: skip
     found = compare(config(*overrides) for overrides in changes)
     assert found.count(None) > 10
