@@ -4,6 +4,9 @@
 `norm_layer=`, `normzoo.list_norms()` and `normzoo.info("group_norm")` say what there is.
 """
 
+import importlib
+from types import ModuleType
+
 from normzoo.errors import UserError
 from normzoo.registry import (
     NormInfo,
@@ -35,3 +38,12 @@ __all__ = [
 
 # The layers register themselves on import, which needs the registry above.
 from normzoo import norms as norms
+
+_ON_DEMAND = ("models", "preprocessing", "probes", "surgery", "testing")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The rooms that are imported when they are first named, as `normzoo.probes`."""
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"normzoo.{name}")
+    raise AttributeError(f"module 'normzoo' has no attribute {name!r}")

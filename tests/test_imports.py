@@ -4,6 +4,8 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import normzoo
 
 EXTRAS = (
@@ -15,6 +17,8 @@ IMPORTED = """
 import sys
 import torch
 before = set(sys.modules)
+import pytest
+
 import normzoo
 packages = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
 print(" ".join(sorted(packages)))
@@ -32,6 +36,8 @@ class Block:
 sys.meta_path.insert(0, Block())
 import inspect
 import torch
+import pytest
+
 import normzoo
 from normzoo import registry
 
@@ -85,3 +91,12 @@ main(["show", "group_norm"])
 def test_list_and_show_need_torch_alone():
     said = run(f"EXTRAS = {EXTRAS!r}\n{COMMANDS}")
     assert {"batch_norm", "group_norm", "Measured:"} <= set(said)
+
+
+def test_rooms_are_attributes_without_being_imported_before() -> None:
+    rooms = ("models", "preprocessing", "probes", "surgery", "testing")
+    named = "; ".join(f"assert 'normzoo.{room}' not in sys.modules; normzoo.{room}" for room in rooms)
+    program = f"import sys, normzoo; {named}"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'porbes'"):
+        normzoo.porbes  # noqa: B018

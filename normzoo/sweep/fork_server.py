@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,9 @@ def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator
     """
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    # A Ctrl-C in the terminal is for the sweep to act upon. Processes inherit what is blocked.
+    # A Ctrl-C in the terminal is for the sweep to act upon. Processes inherit what is blocked; to start the
+    # tracker of resources that the server needs would unblock it again.
+    multiprocessing.resource_tracker.ensure_running()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         context = multiprocessing.get_context("forkserver")

@@ -93,6 +93,10 @@ def learning_rate(config: Config) -> float:
     linear: Goyal et al. 2017 (arXiv:1706.02677), section 2.1; sqrt: Krizhevsky 2014 (arXiv:1404.5997), section 5.
     """
     optimizer = config["optimizer"]
+    for option in ("base_lr", "base_batch"):
+        value = optimizer[option]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise UserError(f"optimizer.{option}={value!r} must be a number, 0 or more")
     ratio = global_batch(config) / optimizer["base_batch"]
     rules = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}
     if optimizer["lr_rule"] not in rules:

@@ -329,6 +329,21 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_fork_server_takes_no_interrupt_while_it_imports() -> None:
+    script = """
+import multiprocessing.forkserver, pathlib
+from normzoo.sweep.fork_server import fork_server
+if __name__ == "__main__":
+    with fork_server(["this"], {}):
+        server = multiprocessing.forkserver._forkserver._forkserver_pid
+        print(pathlib.Path(f"/proc/{server}/status").read_text())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (blocked,) = (line.split()[1] for line in done.stdout.splitlines() if line.startswith("SigBlk"))
+    assert int(blocked, 16) & 1 << signal.SIGINT - 1
+
+
 def test_no_process_outlives_a_killed_sweep(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = tmp_path / "sweep.py"
