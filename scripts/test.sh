@@ -3,6 +3,7 @@
 #
 #   bash scripts/test.sh                      all of it
 #   bash scripts/test.sh -m 'not slow'        arguments go to pytest; paths are relative to the checkout
+#   bash scripts/test.sh -m long              what the default run leaves out
 #
 # Makes .venv first if it is absent (Python 3.11 or newer, about 6 GB). All checks run even when one fails; the exit code is
 # that of the first that failed.

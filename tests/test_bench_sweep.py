@@ -159,12 +159,14 @@ def test_planning_and_report_are_measured(tmp_path: Path) -> None:
     assert reported.name == "report over 30 results"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_real_sweep_tells_its_overhead() -> None:
     figure = sweep_figures.cell_overhead(cells=1, rounds=1, overrides=TINY)
     assert len(figure.values) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_template_trains_to_the_same_error() -> None:
     grid = {"norm": "group_norm", "batch_size_per_device": "32", "seed": "0,1"}

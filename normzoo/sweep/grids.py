@@ -4,8 +4,9 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -34,7 +35,7 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
         arguments: The command line's overrides, which hold in every grid and win over it.
     """
     assert sweeper.hydra_context is not None
-    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
+    parser = OverridesParser.create(config_loader=cast(Any, _Searched(sweeper)))
     params = [f"{key}={value}" for key, value in sweeper.params.items()]
     given = _Given(sweeper, parser.parse_overrides(arguments))
     listed: dict[tuple[str, ...], None] = {}
@@ -54,6 +55,21 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
         said = f"left out of hydra.sweeper.grids, as options of what {argument} replaces: {', '.join(of)}"
         log.info("%s", wrapped(said))
     return [list(cell) for cell in listed]
+
+
+class _Searched:
+    """Where a glob looks for its choices: Hydra's own loader would leave out the command line's search path."""
+
+    def __init__(self, sweeper: "NormzooSweeper") -> None:
+        assert sweeper.hydra_context is not None
+        assert sweeper.config is not None
+        self._loader = sweeper.hydra_context.config_loader
+        told: list[str] = list(sweeper.config.hydra.overrides.hydra)
+        self._searchpath = [one for one in told if one.lstrip("+").startswith("hydra.searchpath=")]
+
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        """The choices of a group, as Hydra's loader gives them to a glob."""
+        return self._loader.get_group_options(group_name, results_filter, None, self._searchpath)
 
 
 class _Given:

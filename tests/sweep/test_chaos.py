@@ -4,7 +4,7 @@ A small grid, with cells of one and of two processes that save at every chance, 
 its ranks, its keeper, the fork server or the sweep itself. A sweep that was killed is started again on its folder; a
 grid that is done is begun anew in another one until there have been enough kills.
 
-    NORMZOO_CHAOS_KILLS=50 pytest tests/sweep/test_chaos.py      so many kills; 6 otherwise
+    NORMZOO_CHAOS_KILLS=50 pytest tests/sweep/test_chaos.py      so many kills; 4 otherwise
     NORMZOO_CHAOS_SEED=7 pytest tests/sweep/test_chaos.py        other instants and targets; 0 otherwise
 """
 
@@ -30,7 +30,7 @@ from real import Sweep, alive, until
 from normzoo.recording import read_recording
 from normzoo.results import read_result, read_results
 
-KILLS = int(os.environ.get("NORMZOO_CHAOS_KILLS", "6"))
+KILLS = int(os.environ.get("NORMZOO_CHAOS_KILLS", "4"))
 SEED = int(os.environ.get("NORMZOO_CHAOS_SEED", "0"))
 KINDS = ("sweep", "server", "keeper", "cell", "rank")
 GRID = (

@@ -46,7 +46,7 @@ def test_control_c_once_lets_the_running_cell_end(tmp_path: Path) -> None:
     assert (first.folder / "result.json").read_bytes() == record
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C twice", "SIGTERM"])
+@pytest.mark.parametrize("how", ["Ctrl-C twice", pytest.param("SIGTERM", marks=[pytest.mark.long, pytest.mark.slow])])
 def test_cells_are_stopped_at_once(tmp_path: Path, how: str) -> None:
     sweep = Sweep(tmp_path, "seed=0,1", "hydra.launcher.n_jobs=1")
     until(lambda: started(tmp_path), 120.0)

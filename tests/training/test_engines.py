@@ -55,7 +55,7 @@ def Dying(**arguments: object) -> object:  # named as the model class it stands 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["joblib", "submitit_local", "ray"])
+@pytest.mark.parametrize("engine", [pytest.param("joblib", marks=pytest.mark.long), "submitit_local", "ray"])
 def test_cells_run_die_and_are_not_run_twice(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What a sweep on this machine leaves behind, also when a cell dies or the sweep is run again."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,8 @@ def Dying(**arguments: object) -> object:  # named as the model class it stands 
     return model
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_every_registered_norm_by_glob(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     import normzoo
 
@@ -203,3 +206,14 @@ def test_a_cell_under_torchrun(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     )  # fmt: skip
     result = read_result(tmp_path / "out")
     assert (result.status, result.world_size) == ("ok", 2)
+
+
+@pytest.mark.parametrize("how", ["hydra.searchpath=[file://{}]", "--config-dir={}"])
+def test_a_glob_finds_what_stands_on_a_search_path(how: str, cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    own = tmp_path / "own" / "norm" / "group_norm_of_ours.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("name: group_norm\nchannels_per_group: 2\n")
+    told = how.format(tmp_path / "own")
+    code, out, err = cli("train", "-m", told, *tiny, "norm=glob(group_norm*)", "sweep.dry_run=true")
+    assert code == 0, err
+    assert set(re.findall(r"norm=(\w+)", out)) == {"group_norm", "group_norm_of_ours", "group_norm_scratch"}
