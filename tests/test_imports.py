@@ -17,8 +17,6 @@ IMPORTED = """
 import sys
 import torch
 before = set(sys.modules)
-import pytest
-
 import normzoo
 packages = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
 print(" ".join(sorted(packages)))
@@ -36,8 +34,6 @@ class Block:
 sys.meta_path.insert(0, Block())
 import inspect
 import torch
-import pytest
-
 import normzoo
 from normzoo import registry
 
