@@ -2,17 +2,11 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from small_cells import ran
 
-from normzoo.results import CellResult
-from normzoo.training.cell import run_cell
-
-SMALL = ("data.train_size=192", "data.val_size=64", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1")
 BY_CLASS = ("data.order=by_class", "data.classes_per_batch=2")
 ROUND = "study.rounds=1"
 ARMS: dict[str, list[tuple[str, ...]]] = {
@@ -47,19 +41,10 @@ ARMS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
-def ran(experiment: str, folder: Path, *overrides: str) -> CellResult:
-    small = [*SMALL, "probe.channel_correlation.samples=64"] if experiment == "whitening" else SMALL
-    with initialize_config_module("normzoo.conf", version_base="1.3"):
-        cell = compose("train", [f"experiment={experiment}", *small, *overrides])
-        config: Any = OmegaConf.to_container(cell, resolve=True)
-    found = run_cell(config, folder)
-    assert found is not None
-    return found
-
-
 @pytest.mark.parametrize("experiment", ARMS)
 def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
-    records = [ran(experiment, tmp_path / str(i), *arm) for i, arm in enumerate(ARMS[experiment])]
+    small = ["data.val_size=64", *(["probe.channel_correlation.samples=64"] if experiment == "whitening" else [])]
+    records = [ran(experiment, tmp_path / str(i), *small, *arm) for i, arm in enumerate(ARMS[experiment])]
     claim = import_module(f"normzoo.report.claims.{experiment}")
     finding = claim.judge(records)
     assert finding.unmeasured == 0, [check.text for check in finding.checks if check.holds is None]

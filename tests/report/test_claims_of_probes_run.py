@@ -3,17 +3,11 @@
 import math
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from small_cells import ran
 
-from normzoo.results import CellResult
-from normzoo.training.cell import run_cell
-
-SMALL = ("data.train_size=192", "data.val_size=40", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1")
 NOISE = "probe=[covariate_shift,activation_distribution,output_noise]"
 ARMS = {
     "loss_smoothing": [("probe.loss_landscape.every=2",)],
@@ -26,15 +20,6 @@ ARMS = {
     "covariate_shift": [("probe.covariate_shift.every=2",)],
     "noisy_batch_norm": [("probe.covariate_shift.every=2",), (NOISE, "probe.covariate_shift.every=2")],
 }
-
-
-def ran(experiment: str, folder: Path, *overrides: str) -> CellResult:
-    with initialize_config_module("normzoo.conf", version_base="1.3"):
-        cell = compose("train", [f"experiment={experiment}", *SMALL, *overrides])
-        config: Any = OmegaConf.to_container(cell, resolve=True)
-    found = run_cell(config, folder)
-    assert found is not None
-    return found
 
 
 @pytest.mark.parametrize("experiment", ARMS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from test_claims_of_probes_run import ran
+from small_cells import ran
 
 INCEPTION = ("model.width=0.05", "model.modules=[3a]")
 RECIPE = (*INCEPTION, "recipe=bn_accelerated")
