@@ -31,7 +31,7 @@ class Claim:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `normzoo claims` takes."""
     parser.add_argument(
-        "--quick", action="store_true", help="the small grids of each claim: 5 minutes on 2 cores, not 30"
+        "--quick", action="store_true", help="the small grids of each claim, with fewer cells and seeds"
     )
     parser.add_argument("--only", metavar="CLAIM[,CLAIM]", help="these claims alone")
     parser.add_argument(
