@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from normzoo.arguments import check_num_features, check_values
+
 
 class NormAct(nn.Sequential):
     """A norm, then an activation, under the names `norm` and `act`; weights saved for the norm alone load too.
@@ -55,6 +57,9 @@ def build_norm(
     unset = {name for name in ("device", "dtype") if kwargs.get(name, 0) is None}
     for name in unset - set(inspect.signature(build).parameters):
         del kwargs[name]
+    title = getattr(build, "__name__", "the norm")
+    check_num_features(title, build, num_features)
+    check_values(title, build, kwargs)
     norm = build(num_features, **kwargs)
     after: list[tuple[str, nn.Module]] = []
     if drop_layer is not None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 from torch import nn
 
 from normzoo import plugins
+from normzoo.arguments import check_num_features, check_values
 from normzoo.facts import FACTS, Kind, NormInfo, UnknownArgumentError, UnknownNormError, check_facts, check_signature
 from normzoo.norm_act import NormFactory, build_norm
 
@@ -154,9 +155,13 @@ def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module
     Raises:
         UnknownNormError: If no norm is called so; the message lists the nearest names.
         UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
+        TypeError: If a value is of another type than the norm takes.
+        ValueError: If a value is out of range, such as an `eps` below 0.
     """
     found = _find(name)
     found.check_keywords(kwargs)
+    check_num_features(found.name, found.build, num_features)
+    check_values(found.name, found.build, kwargs)
     return found.build(num_features, **kwargs)
 
 
@@ -169,9 +174,12 @@ def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
     Raises:
         UnknownNormError: If no norm is called so; the message lists the nearest names.
         UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
+        TypeError: If a value is of another type than the norm takes.
+        ValueError: If a value is out of range, such as an `eps` below 0.
     """
     found = _find(name)
     found.check_keywords(kwargs)
+    check_values(found.name, found.build, kwargs)
     return NormFactory(build_norm, build=found.build, **kwargs)
 
 

@@ -16,6 +16,11 @@ def describe(layer: nn.Module) -> str:
     return f"{type(layer).__name__}({layer.extra_repr()})"
 
 
+def invalid(layer: nn.Module, said: str) -> NormValueError:
+    """The error for an argument that a layer cannot be built with: its class, then what is expected and what came."""
+    return NormValueError(f"{type(layer).__name__}: {said}")
+
+
 def check_input(layer: nn.Module, shape: Sequence[int], num_features: int, *, channel_dim: int = 1) -> None:
     """Refuse an input without the layer's number of channels at `channel_dim`.
 

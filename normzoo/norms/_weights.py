@@ -24,6 +24,20 @@ def weight_of(norm: str, module: Any, tensor_name: str) -> Tensor:
     return weight
 
 
+def check_dim(norm: str, weight: Tensor, dim: int | None) -> None:
+    """Refuse a dimension that the weight has not.
+
+    Raises:
+        NormValueError: A ValueError with the weight's shape.
+    """
+    rank = weight.dim()
+    if dim is not None and not -rank <= dim < rank:
+        raise NormValueError(
+            f"{norm}: dim is one of the {rank} of the weight, 0 to {rank - 1}, whose shape is {tuple(weight.shape)}; "
+            f"got {dim}"
+        )
+
+
 def dims_of_an_output(norm: str, module: nn.Module, weight: Tensor) -> tuple[int, ...]:
     """The dimensions of the weight over which all that one output of the layer is computed with lies.
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norms._condition import check_condition, per_sample
-from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import standardize
 from normzoo.norms.instance_norm import MEND
 from normzoo.registry import register
@@ -131,7 +131,7 @@ class AdaptiveLayerNorm(nn.Module):
     ) -> None:
         super().__init__()
         if condition_features < 1:
-            raise NormValueError(f"condition_features is the length of a vector, 1 or more; got {condition_features}")
+            raise invalid(self, f"condition_features is the length of a vector, 1 or more; got {condition_features}")
         self.num_features = num_features
         self.condition_features = condition_features
         self.eps = eps

@@ -72,7 +72,7 @@ class BatchChannelNorm(_NormBase):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        groups = number_of_groups(num_features, num_groups, channels_per_group)
+        groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.num_groups = groups
         if affine:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.registry import register
@@ -147,9 +147,10 @@ class BatchNormScratch(BatchNorm):
     ) -> None:
         if moving_average_fraction is not None:
             if not 0 < moving_average_fraction < 1:
-                raise NormValueError(
+                raise invalid(
+                    self,
                     f"moving_average_fraction is what a running statistic keeps of its past, between 0 and 1, "
-                    f"such as 0.999; got {moving_average_fraction}"
+                    f"such as 0.999; got {moving_average_fraction}",
                 )
             momentum = 1 - moving_average_fraction
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)

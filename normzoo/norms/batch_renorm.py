@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from normzoo.norms._refuse import NormValueError
+from normzoo.norms._refuse import invalid
 from normzoo.norms._running import newest_weight, snapshot
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.norms.batch_norm import BatchNorm
@@ -74,11 +74,12 @@ class BatchRenorm(BatchNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         if r_max < 1 or d_max < 0:
-            raise NormValueError(f"r_max is 1 or more and d_max 0 or more; got r_max={r_max}, d_max={d_max}")
+            raise invalid(self, f"r_max is 1 or more and d_max 0 or more; got r_max={r_max}, d_max={d_max}")
         if not 0 <= warmup_steps <= min(r_max_steps, d_max_steps):
-            raise NormValueError(
+            raise invalid(
+                self,
                 f"the limits grow from warmup_steps on, so that r_max_steps and d_max_steps are not less; got "
-                f"warmup_steps={warmup_steps}, r_max_steps={r_max_steps}, d_max_steps={d_max_steps}"
+                f"warmup_steps={warmup_steps}, r_max_steps={r_max_steps}, d_max_steps={d_max_steps}",
             )
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.r_max = r_max

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._condition import check_labels, per_sample
-from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
 
@@ -66,7 +66,7 @@ class ConditionalBatchNorm(_NormBase):
         dtype: torch.dtype | None = None,
     ) -> None:
         if num_classes < 1:
-            raise NormValueError(f"num_classes is a number of classes, 1 or more; got {num_classes}")
+            raise invalid(self, f"num_classes is a number of classes, 1 or more; got {num_classes}")
         super().__init__(num_features, eps, momentum, False, track_running_stats, device=device, dtype=dtype)
         self.num_classes = num_classes
         self.affine = True

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normzoo.norms._refuse import NormValueError
+from normzoo.norms._refuse import invalid
 from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
@@ -139,7 +139,7 @@ class CrossIterationBatchNorm(BatchNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         if window < 1 or burn_in < 0:
-            raise NormValueError(f"window is 1 or more and burn_in 0 or more; got window={window}, burn_in={burn_in}")
+            raise invalid(self, f"window is 1 or more and burn_in 0 or more; got window={window}, burn_in={burn_in}")
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.window = window
         self.burn_in = burn_in

@@ -87,7 +87,7 @@ class DecorrelatedBatchNorm(nn.Module):
             most = min(DEFAULT_CHANNELS, max(num_features // 2, 1))
             channels_per_group = max(d for d in divisors(num_features) if d <= most)
         self.num_features = num_features
-        self.num_groups = number_of_groups(num_features, num_groups, channels_per_group)
+        self.num_groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         self.channels_per_group = num_features // self.num_groups
         self.eps = eps
         self.momentum = momentum

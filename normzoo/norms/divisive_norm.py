@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
@@ -121,7 +121,7 @@ class DivisiveNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         if window_size < 1 or window_size % 2 == 0:
-            raise NormValueError(f"window_size has a position in its middle, 1, 3, 5, ...; got {window_size}")
+            raise invalid(self, f"window_size has a position in its middle, 1, 3, 5, ...; got {window_size}")
         super().__init__()
         self.num_features = num_features
         self.window_size = window_size

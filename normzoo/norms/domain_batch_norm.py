@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norms._condition import check_labels, per_sample
-from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import newest_weight
 from normzoo.norms.batch_norm import MEND, BatchNorm
 from normzoo.registry import register
@@ -110,7 +110,7 @@ class DomainSpecificBatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         if num_domains < 1:
-            raise NormValueError(f"num_domains is a number of domains, 1 or more; got {num_domains}")
+            raise invalid(self, f"num_domains is a number of domains, 1 or more; got {num_domains}")
         self.num_features = num_features
         self.num_domains = num_domains
         self.eps = eps

@@ -35,7 +35,7 @@ class _EvoNormS(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features = num_features
-        self.num_groups = number_of_groups(num_features, num_groups, channels_per_group)
+        self.num_groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normzoo.norms._memory_format import channels_last, is_channels_last
-from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import update_running
 from normzoo.norms.batch_norm import BatchNorm
 from normzoo.registry import register
@@ -68,7 +68,7 @@ class GhostBatchNorm(BatchNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         if group_size < 1:
-            raise NormValueError(f"group_size is a number of samples, 1 or more; got {group_size}")
+            raise invalid(self, f"group_size is a number of samples, 1 or more; got {group_size}")
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.group_size = group_size
 

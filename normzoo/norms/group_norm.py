@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norms._memory_format import channels_last, is_channels_last
-from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.registry import register
 
@@ -21,33 +21,38 @@ def divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def number_of_groups(num_features: int, num_groups: int | None, channels_per_group: int | None) -> int:
-    """The number of groups that the two arguments ask for, or the default: see `GroupNorm`.
+def number_of_groups(
+    layer: nn.Module, num_features: int, num_groups: int | None, channels_per_group: int | None
+) -> int:
+    """The number of groups that a layer's two arguments ask for, or the default: see `GroupNorm`.
 
     Raises:
         NormValueError: A ValueError, if both are given, or the channels do not divide into such groups.
     """
     if num_groups is not None and channels_per_group is not None:
-        raise NormValueError(
+        raise invalid(
+            layer,
             f"num_groups={num_groups} and channels_per_group={channels_per_group} are two ways to say one thing: "
-            f"give one of them"
+            f"give one of them",
         )
     if channels_per_group is not None:
         if channels_per_group > num_features:
             return 1
         if channels_per_group < 1 or num_features % channels_per_group:
-            raise NormValueError(
+            raise invalid(
+                layer,
                 f"{num_features} channels do not divide into groups of {channels_per_group}: "
-                f"channels_per_group must be one of {divisors(num_features)}, or larger for a single group"
+                f"channels_per_group must be one of {divisors(num_features)}, or larger for a single group",
             )
         return num_features // channels_per_group
     if num_groups is None:
         fitting = [d for d in divisors(num_features) if d <= DEFAULT_GROUPS and num_features // d >= LEAST_CHANNELS]
         return max(fitting, default=1)
     if num_groups < 1 or num_features % num_groups:
-        raise NormValueError(
+        raise invalid(
+            layer,
             f"{num_features} channels do not divide into {num_groups} groups: "
-            f"num_groups must be one of {divisors(num_features)}"
+            f"num_groups must be one of {divisors(num_features)}",
         )
     return num_groups
 
@@ -96,7 +101,7 @@ class GroupNorm(nn.GroupNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        groups = number_of_groups(num_features, num_groups, channels_per_group)
+        groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         super().__init__(groups, num_features, eps, affine, device=device, dtype=dtype)
         self.num_features = num_features
 

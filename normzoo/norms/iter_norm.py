@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from normzoo.norms._refuse import NormValueError
+from normzoo.norms._refuse import invalid
 from normzoo.norms.decorrelated_batch_norm import STATE, DecorrelatedBatchNorm
 from normzoo.registry import register
 
@@ -63,8 +63,8 @@ class IterNorm(DecorrelatedBatchNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         if iterations < 1:
-            raise NormValueError(
-                f"iterations is the number of Newton's steps, 1 or more (5 in the paper); got {iterations}"
+            raise invalid(
+                self, f"iterations is the number of Newton's steps, 1 or more (5 in the paper); got {iterations}"
             )
         super().__init__(
             num_features,

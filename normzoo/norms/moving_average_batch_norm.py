@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._refuse import NormValueError, check_input
+from normzoo.norms._refuse import check_input, invalid
 from normzoo.norms._running import snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
@@ -121,9 +121,10 @@ class MovingAverageBatchNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         if window < 1 or not 0 < momentum <= 1 or r_max < 1 or warmup_steps < 0:
-            raise NormValueError(
-                f"window is 1 or more, momentum above 0 and at most 1, r_max 1 or more, warmup_steps 0 or more; got "
-                f"window={window}, momentum={momentum}, r_max={r_max}, warmup_steps={warmup_steps}"
+            raise invalid(
+                self,
+                "window is 1 or more, momentum above 0 and at most 1, r_max 1 or more, warmup_steps 0 or more; got "
+                f"window={window}, momentum={momentum}, r_max={r_max}, warmup_steps={warmup_steps}",
             )
         super().__init__()
         self.num_features = num_features

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._refuse import NormValueError, check_input
+from normzoo.norms._refuse import check_input, invalid
 from normzoo.norms._running import snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
@@ -180,9 +180,10 @@ class OnlineNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         if not (0 < momentum < 1 and 0 < backward_momentum < 1):
-            raise NormValueError(
+            raise invalid(
+                self,
                 f"the weights of the newest sample are between 0 and 1, such as 0.001; got momentum={momentum}, "
-                f"backward_momentum={backward_momentum}"
+                f"backward_momentum={backward_momentum}",
             )
         super().__init__()
         self.num_features = num_features

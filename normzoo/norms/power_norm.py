@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._refuse import NormValueError, check_input
+from normzoo.norms._refuse import check_input, invalid
 from normzoo.norms._running import snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
@@ -107,9 +107,10 @@ class PowerNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         if not 0 < momentum <= 1 or warmup_steps < 0:
-            raise NormValueError(
+            raise invalid(
+                self,
                 f"momentum is above 0 and at most 1, and warmup_steps 0 or more; got momentum={momentum}, "
-                f"warmup_steps={warmup_steps}"
+                f"warmup_steps={warmup_steps}",
             )
         super().__init__()
         self.num_features = num_features

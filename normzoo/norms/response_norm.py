@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._refuse import NormValueError, check_input, describe
+from normzoo.norms._refuse import NormValueError, check_input, describe, invalid
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
@@ -94,7 +94,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         self, num_features: int, size: int = 5, alpha: float = 5e-4, beta: float = 0.75, k: float = 2.0
     ) -> None:
         if size < 1:
-            raise NormValueError(f"size is a number of channels, 1 or more; got {size}")
+            raise invalid(self, f"size is a number of channels, 1 or more; got {size}")
         super().__init__(size, alpha, beta, k)
         self.num_features = num_features
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._condition import check_condition
-from normzoo.norms._refuse import NormValueError, check_count, check_input, describe
+from normzoo.norms._refuse import NormValueError, check_count, check_input, describe, invalid
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
 
@@ -109,7 +109,7 @@ class SPADE(_NormBase):
 
     Raises:
         ValueError: If the number of channels of the input or of the map differs, a statistic of the batch would be
-            over one value, or the kernel size is even.
+            over one value, the kernel size is even, or there are no labels or hidden channels.
 
     Source: Park et al. 2019, arXiv:1903.07291, equations 1 to 3 and appendix A.
     """
@@ -127,8 +127,11 @@ class SPADE(_NormBase):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if label_channels < 1 or hidden_features < 1:
+            got = f"label_channels={label_channels}, hidden_features={hidden_features}"
+            raise invalid(self, f"label_channels and hidden_features are numbers of channels, 1 or more; got {got}")
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise NormValueError(f"kernel_size is an odd number, so that a map keeps its size; got {kernel_size}")
+            raise invalid(self, f"kernel_size is an odd number, so that a map keeps its size; got {kernel_size}")
         super().__init__(num_features, eps, momentum, False, track_running_stats, device=device, dtype=dtype)
         self.label_channels = label_channels
         pad = kernel_size // 2

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norms._memory_format import channels_last, is_channels_last
-from normzoo.norms._refuse import NormValueError, check_count, check_input
+from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms.batch_norm import BatchNorm
 from normzoo.registry import register
 
@@ -72,7 +72,7 @@ class SplitBatchNorm(BatchNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         if num_splits < 2:
-            raise NormValueError(f"num_splits is the number of parts of a batch, 2 or more; got {num_splits}")
+            raise invalid(self, f"num_splits is the number of parts of a batch, 2 or more; got {num_splits}")
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.num_splits = num_splits
         self.aux_bn = nn.ModuleList(

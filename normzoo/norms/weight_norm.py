@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrizations, parametrize
 
-from normzoo.norms._weights import weight_of
+from normzoo.norms._refuse import NormValueError
+from normzoo.norms._weights import check_dim, weight_of
 from normzoo.registry import register
 
 
@@ -43,11 +44,11 @@ def weight_norm(module: nn.Module, *, tensor_name: str = "weight", dim: int | No
         dim: The dimension of the outputs, 1 in a transposed convolution; None for one length of the whole tensor.
 
     Raises:
-        ValueError: If the module has no such weight.
+        ValueError: If the module has no such weight, or that no such dimension.
 
     Source: Salimans & Kingma 2016, arXiv:1602.07868, equation 2.
     """
-    weight_of("weight_norm", module, tensor_name)
+    check_dim("weight_norm", weight_of("weight_norm", module, tensor_name), dim)
     parametrizations.weight_norm(module, tensor_name, dim)  # type: ignore[arg-type]  # None is documented
     module.get_submodule(f"parametrizations.{tensor_name}")[0] = _WeightNorm(dim)  # type: ignore[operator]
     return module
@@ -98,11 +99,14 @@ def spectral_norm(
         dim: The dimension of the outputs; None for 0, or 1 in a transposed convolution.
 
     Raises:
-        ValueError: If the module has no such weight, or there are no steps.
+        ValueError: If the module has no such weight, that no such dimension, or there are no steps.
 
     Source: Miyato et al. 2018, arXiv:1802.05957, algorithm 1. torch takes 15 steps to begin with.
     """
     weight = weight_of("spectral_norm", module, tensor_name)
+    check_dim("spectral_norm", weight, dim)
+    if n_power_iterations < 1:
+        raise NormValueError(f"spectral_norm: n_power_iterations is 1 or more; got {n_power_iterations}")
     rows = (1 if isinstance(module, _ConvTransposeNd) else 0) if dim is None else dim
     rule = _SpectralNorm(weight, n_power_iterations, rows, eps)
     parametrize.register_parametrization(module, tensor_name, rule)
