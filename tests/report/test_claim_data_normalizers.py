@@ -70,7 +70,9 @@ def test_each_is_taken_at_its_best_learning_rate(tmp_path: Path) -> None:
 def test_the_example_is_told_with_what_it_should_read(tmp_path: Path) -> None:
     (check,) = [c for c in judge(facts(tmp_path, 0, length=0.0206)).checks if "tutorial" in c.text]
     assert check.holds is False
-    assert check.measured.startswith("length 0.0206; normalized it reads 0.316, 0.316")
+    assert check.measured.startswith(
+        "length 0.0206, every number 48.5 times too small; normalized it reads 0.316, 0.316"
+    )
 
 
 def test_missing_cells(tmp_path: Path) -> None:

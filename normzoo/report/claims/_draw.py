@@ -13,14 +13,28 @@ CHANCE = 90.0  # error of guessing among ten classes, in percent
 
 
 def band(
-    axes: "Axes", xs: Sequence[float], stats: Sequence[Stat], *, within: tuple[float, float] | None = None, **looks: Any
+    axes: "Axes",
+    xs: Sequence[float],
+    stats: Sequence[Stat],
+    *,
+    within: tuple[float, float] | None = None,
+    least: float | None = None,
+    **looks: Any,
 ) -> None:
-    """A line through the means, and a band of ± one standard deviation around it, cut off where no value can be."""
+    """A line through the means, and a band of ± one standard deviation around it.
+
+    Args:
+        within: Where no value can be the band is cut off.
+        least: The share of the mean that the band reaches down to at most; on a logarithmic axis one that comes to zero
+            would have no end.
+    """
     if not xs:
         return
     (line,) = axes.plot(xs, [stat.mean for stat in stats], **looks)
     if any(stat.std for stat in stats):
         low, high = ([stat.mean + sign * (stat.std or 0.0) for stat in stats] for sign in (-1, 1))
+        if least is not None:
+            low = [max(edge, least * stat.mean) for edge, stat in zip(low, stats, strict=True)]
         if within is not None:
             low, high = ([min(max(value, within[0]), within[1]) for value in edge] for edge in (low, high))
         axes.fill_between(xs, low, high, color=line.get_color(), alpha=0.15, lw=0)

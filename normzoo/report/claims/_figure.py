@@ -49,7 +49,7 @@ def drawn(
 
 
 def ran(records: Sequence[CellResult]) -> str:
-    """What was run, from the records: data, models, seeds, hardware, versions."""
+    """What was run, from the records: data, models, seeds, hardware, versions; and what bands are."""
     table = build_table(records)
     trained = [row for row in table.rows if not row.result.config.get("study")]
     parts = [f"{describe.models(trained)} on {describe.data(trained)}"] if trained else []
@@ -59,4 +59,11 @@ def ran(records: Sequence[CellResult]) -> str:
         describe.hardware(table.rows),
         describe.versions(table.rows, ("normzoo", "torch")),
     ]
-    return "; ".join(parts) + "."
+    spread = (
+        " Bands and error bars: ± sample std over seeds, unless an axis says otherwise." if _seeds(records) > 1 else ""
+    )
+    return "; ".join(parts) + "." + spread
+
+
+def _seeds(records: Sequence[CellResult]) -> int:
+    return len({record.seed for record in records})

@@ -1,7 +1,9 @@
 """claims.md, and the same in a few lines for a terminal."""
 
+import shlex
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +17,15 @@ if TYPE_CHECKING:
     from normzoo.report.claims import Judged
 
 _MARK = {True: "yes", False: "no", None: "not measured"}
+_LEAD = """Every verdict is computed from the records of the cells in this folder: a claim **holds** where all its
+checks hold, **in part** where some do, **does not hold here** where none does; **as far as measured** where all do that
+have cells. The checks stand below with their thresholds, claim by claim. Figures are mean ± sample standard deviation
+over n seeds: from few seeds of small nets they say how it came out here, and prove nothing elsewhere.
+"""
 
 
 def page(judged: Sequence["Judged"], root: Path) -> str:
-    """A row a claim, then a section each with its checks and its figure, then what everything ran on."""
+    """What was run, a row a claim, then a section each with its checks and its figure."""
     head = ["Claim", "Source", "Measured", "Verdict", "Figure"]
     rows = [
         [
@@ -30,18 +37,15 @@ def page(judged: Sequence["Judged"], root: Path) -> str:
         ]
         for one in judged
     ]
-    lead = "Every verdict is computed from the records of the cells in this folder. Mean ± sample std over n seeds.\n"
-    parts = ["# Claims about normalization\n", lead, markdown_table(head, rows).replace("---:", "---")]
-    parts += [_section(one, root) for one in judged]
-    return "\n".join([*parts, _footer(judged)])
+    parts = ["# Claims about normalization\n", _LEAD, _run(judged), markdown_table(head, rows).replace("---:", "---")]
+    return "\n".join([*parts, *(_section(one, root) for one in judged)])
 
 
 def _section(one: "Judged", root: Path) -> str:
-    command = f"normzoo claims --only {one.claim.name}{' --quick' if one.claim.grids == 'quick' else ''}"
     parts = [
         f"## {one.claim.name}\n",
         f"{one.claim.statement} ({one.claim.source})\n",
-        f"**{one.verdict[0].upper()}{one.verdict[1:]}**{_incomplete(one)}. `{command}`\n",
+        f"**{one.verdict[0].upper()}{one.verdict[1:]}**{_incomplete(one)}. Again by `{_command(one)}`\n",
     ]
     if one.error:
         parts.append(f"Failed: {one.error}\n")
@@ -59,13 +63,28 @@ def _section(one: "Judged", root: Path) -> str:
     return "\n".join(parts)
 
 
-def _footer(judged: Sequence["Judged"]) -> str:
+def _command(one: "Judged") -> str:
+    """What runs this claim alone."""
+    quick = ["--quick"] if one.claim.grids == "quick" else []
+    words = shlex.split(one.claim.command) or ["normzoo", "claims", *quick]
+    if words[1] == "claims":
+        if "--only" in words:
+            at = words.index("--only")
+            del words[at : at + 2]
+        words[2:2] = ["--only", one.claim.name]
+    return shlex.join(words)
+
+
+def _run(judged: Sequence["Judged"]) -> str:
     records: dict[str, CellResult] = {record.cell: record for one in judged for record in one.records}
     if not records:
         return "No cell has a record yet.\n"
     table = build_table(records.values())
     grids = " and ".join(sorted({one.claim.grids for one in judged}))
+    verdicts = Counter(one.verdict for one in judged)
     entries = [
+        ("Claims", ", ".join(f"{verdict} {count}" for verdict, count in sorted(verdicts.items()))),
+        ("Command", ", ".join(dict.fromkeys(f"`{one.claim.command}`" for one in judged if one.claim.command))),
         ("Grids", f"{grids} (`--quick` runs fewer cells than the full grids)"),
         ("Cells", describe.counts(table)),
         ("Seeds", describe.seeds(table.rows)),
@@ -73,7 +92,7 @@ def _footer(judged: Sequence["Judged"]) -> str:
         ("Versions", describe.versions(table.rows)),
         ("Time", describe.time(table.rows)),
     ]
-    return "---\n\n" + "\n".join(f"- {name}: {text}" for name, text in entries) + "\n"
+    return "\n".join(f"- {name}: {text}" for name, text in entries if text) + "\n"
 
 
 def terminal(judged: Sequence["Judged"], page: Path, width: int | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from normzoo.report.arms import Stat
-from normzoo.report.claims._cells import spread
+from normzoo.report.claims._cells import lost, spread
 from normzoo.report.claims._draw import log_scale
 from normzoo.report.style import BLUE, GREEN, GREY, VERMILLION
 from normzoo.results import CellResult
@@ -26,7 +26,8 @@ def differ(records: Sequence[CellResult]) -> bool:
 
 
 def draw_arms(axes: "Axes", arms: Sequence[tuple[str, Sequence[CellResult]]]) -> None:
-    """A row an arm: mean ± std over seeds for each kind of statistics, one mark where they are all the same."""
+    """A row an arm with cells: mean ± std over seeds for each kind of statistics, one mark where they are the same."""
+    arms = [(label, cells) for label, cells in arms if cells]
     for row, (_, cells) in enumerate(arms):
         kinds = list(KINDS) if differ(cells) else [RUNNING]
         for i, metric in enumerate(kinds):
@@ -35,7 +36,9 @@ def draw_arms(axes: "Axes", arms: Sequence[tuple[str, Sequence[CellResult]]]) ->
             stat = spread(cells, metric)
             if stat:
                 mark(axes, stat, y, color if len(kinds) > 1 else GREY, marker if len(kinds) > 1 else "D")
-    axes.set_yticks(range(len(arms)), [label for label, _ in arms])
+    axes.set_yticks(
+        range(len(arms)), [f"{label}\n({gone})" if (gone := lost(cells)) else label for label, cells in arms]
+    )
     axes.set_ylim(len(arms) - 0.5, -0.5)
     if axes.has_data():
         log_scale(axes, "x")

@@ -1,11 +1,12 @@
 """BatchNorm is what its paper defines, to the rounding of float64."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normzoo.recording import read_recording
 from normzoo.report.claims._cells import lost, split
 from normzoo.report.claims._finding import Check, Finding
+from normzoo.report.claims._recorded import series
 from normzoo.report.style import BLACK, BLUE, GREEN, GREY, MARKERS, VERMILLION, norm_style
 from normzoo.results import CellResult
 
@@ -119,8 +120,18 @@ def _averages(axes: "Axes", arrays: dict[str, list[float]]) -> None:
 
 
 def _departures(axes: "Axes", records: Sequence[CellResult]) -> None:
-    for arrays in (read_recording(record.folder or ".") for record in records):
-        if arrays:
-            axes.plot(arrays["scales"], arrays["departure_with_eps"], marker="o", ms=3, color=VERMILLION, lw=0.8)
+    """A line a norm through the means over seeds, and a dot for each seed."""
+    for i, (name, cells) in enumerate(split(records, "norm").items()):
+        style = norm_style(name)
+        scales, stats = series(cells, "scales", lambda arrays: arrays["departure_with_eps"])
+        if not scales:
+            continue
+        looks: dict[str, Any] = {"color": style.color, "marker": MARKERS[i], "ms": 4}
+        face = style.color if style.filled else "white"
+        axes.plot(scales, [stat.mean for stat in stats], lw=0.8, ls=style.dash, mfc=face, label=name, **looks)
+        for scale, stat in zip(scales, stats, strict=True):
+            axes.plot([scale] * stat.n, stat.values, ls="none", marker=".", ms=2.5, color=GREY)
     axes.set(xscale="log", yscale="log", xlabel="Scale a of the weights", ylabel="|BN((aW)u) − BN(Wu)|, largest")
     axes.set_title("What eps = 1e-5 leaves", loc="left")
+    axes.plot([], [], ls="none", marker=".", ms=2.5, color=GREY, label="single seeds")
+    axes.legend(loc="upper right", fontsize=6)

@@ -86,7 +86,7 @@ def _distributions(row: Sequence["Axes"], records: Sequence[CellResult], title: 
 
 
 def quantiles(axes: "Axes", records: Sequence[CellResult], at: int) -> None:
-    """Quantiles 0.15, 0.5 and 0.85 of an activation's input over the training, the first seed of each norm."""
+    """Median of an activation's input over the training, and the band of 70 % about it, the first seed of each norm."""
     for norm, cells in split(records, "norm").items():
         if norm not in (WITHOUT, WITH):
             continue
@@ -96,7 +96,7 @@ def quantiles(axes: "Axes", records: Sequence[CellResult], at: int) -> None:
             axes.plot(middle[0], [stat.mean for stat in middle[1]], color=style.color, ls=style.dash, lw=1.2)
             edges = [stat.mean for stat in low[1]], [stat.mean for stat in high[1]]
             axes.fill_between(low[0], *edges, color=style.color, alpha=0.2, lw=0)
-    axes.set(xlabel="Optimizer step", ylabel="Input, quantiles .15 .5 .85")
+    axes.set(xlabel="Optimizer step", ylabel="Input: median, 15 to 85 %")
 
 
 def _quantile(at: int, i: int, arrays: Arrays) -> list[float]:

@@ -70,12 +70,12 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     above = grid[0].subgridspec(1, len(NAMES)).subplots(squeeze=False)[0]
     for axes, (name, (label, color, _)) in zip(above, NAMES.items(), strict=True):
         _histogram(axes, arrays, name, color)
-        axes.set_title("before" if name == RAW else label, loc="left")
-    above[0].set_ylabel("Values")
+        axes.set_title("before, 0 to 1" if name == RAW else label, loc="left")
+    above[0].set_ylabel("Count, log scale")
     left, right = grid[1].subgridspec(1, 2).subplots(squeeze=False)[0]
     for name, cells in split(where(records, study="normalized_training"), KEY).items():
         label, color, marker = NAMES[name]
-        looks: dict[str, Any] = {"color": color, "marker": marker, "ms": 4, "lw": 1.1}
+        looks: dict[str, Any] = {"color": color, "marker": marker, "ms": 4, "lw": 1.1, "least": 0.3}
         rates = {rate: stat for rate, stat in along_rates(cells).items() if stat}
         band(left, list(rates), list(rates.values()), label=label, **looks)
         rate, _ = best_rate(cells)
@@ -86,8 +86,8 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
             label=f"{label}, {rate:g}" if rate else label,
             **looks,
         )
-    left.set(xlabel="Learning rate", ylabel="Training loss, last epoch", xscale="log")
-    right.set(xlabel="Epoch", ylabel="Training loss")
+    left.set(xlabel="Learning rate", ylabel="Cross-entropy, last epoch", xscale="log")
+    right.set(xlabel="Epoch", ylabel="Cross-entropy in training")
     for axes in (left, right):
         log_scale(axes, "y")
         if axes.lines:
@@ -153,7 +153,8 @@ def _example(facts: Sequence[CellResult]) -> Check:
         (a for record in facts if record.folder and (a := read_recording(record.folder))), {}
     )
     if "example_l2" in arrays:
-        found += f"; normalized it reads {', '.join(f'{value:.3f}' for value in arrays['example_l2'])}"
+        true = ", ".join(f"{value:.3f}" for value in arrays["example_l2"])
+        found += f", every number {1 / length:.1f} times too small; normalized it reads {true}"
     return Check(text, abs(length - 1) < OFF, found)
 
 
@@ -161,4 +162,5 @@ def _histogram(axes: "Axes", arrays: Mapping[str, Any], name: str, color: str) -
     if f"{name}_histogram" in arrays:
         axes.stairs(arrays[f"{name}_histogram"], arrays[f"{name}_edges"], fill=True, color=color)
         axes.set_yscale("log")
+    axes.set_xlabel("value")
     axes.tick_params(labelleft=False, left=False, which="both")

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.arms import Stat, over_seeds
+from normzoo.report.arms import Stat
 from normzoo.report.claims._cells import Outcome, curves, entry, lost, outcome, ran, spread, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band
 from normzoo.report.claims._finding import Check, Finding
-from normzoo.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, matplotlib_arguments, norm_style
+from normzoo.report.claims._reach import Reached, best_accuracy, reach
+from normzoo.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, norm_style
 from normzoo.results import CellResult
 
 if TYPE_CHECKING:
@@ -56,32 +57,6 @@ ARMS = (
 LENET_NORMS = ("batch_norm", "group_norm", "layer_norm", "instance_norm")
 
 
-@dataclass(frozen=True)
-class Reached:
-    """After how many steps the cells of an arm are as accurate as the plain net of the same seed ever gets.
-
-    `diverged` of them did so sooner or later, and `missing` failed, or have no plain net to be compared with.
-    """
-
-    steps: Stat | None
-    never: int
-    diverged: int = 0
-    missing: int = 0
-
-    def __str__(self) -> str:
-        seeds = (self.steps.n if self.steps else 0) + self.never
-        if self.steps is None:
-            return f"never (n = {seeds})" if seeds else "no such cells"
-        return show(self.steps, 0) + (f" (never in {self.never} of {seeds} seeds)" if self.never else "")
-
-    @property
-    def gone(self) -> str:
-        """What became of the others, for the figures of a check."""
-        counts = {"diverged": self.diverged, "not to be compared": self.missing}
-        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        return f" ({found})" if found else ""
-
-
 def judge(records: Sequence[CellResult]) -> Finding:
     """The order of the paper's table on the Inception; on LeNet-5, each norm against none."""
     inception, lenet = _inception(records), where(records, model="lenet5")
@@ -118,60 +93,30 @@ def judge(records: Sequence[CellResult]) -> Finding:
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     """Accuracy by step of the Inceptions and of the LeNets, and the paper's table with both sets of figures."""
     inception, lenet = _inception(records), where(records, model="lenet5")
-    figure.set_size_inches(7.2, 4.9)
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.7, 1))
-    left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
-    for arm in ARMS:
-        dash = "--" if arm.norm == PLAIN and arm.lr > 1 else ":" if arm.sigmoid else "-"
-        _curve(left, arm.cells(inception), label=arm.name, color=arm.color, ls=dash)
-    for norm in (PLAIN, *LENET_NORMS):
-        style = matplotlib_arguments(norm_style(norm))
-        _curve(right, where(lenet, norm=norm), label=norm_style(norm).name, color=style["color"], ls=style["linestyle"])
-    for axes, cells, name in ((left, inception, "Inception modules"), (right, lenet, "LeNet-5")):
+    panels = [(cells, name) for cells, name in ((inception, "Inception modules"), (lenet, "LeNet-5")) if cells]
+    if not panels:
+        return
+    figure.set_size_inches(7.2, 4.6)
+    grid = figure.add_gridspec(2, 1, height_ratios=(2.1, 1))
+    above = grid[0].subgridspec(1, len(panels)).subplots(squeeze=False)[0]
+    for axes, (cells, name) in zip(above, panels, strict=True):
+        if cells is inception:
+            for arm in ARMS:
+                dash = "--" if arm.norm == PLAIN and arm.lr > 1 else ":" if arm.sigmoid else "-"
+                _curve(axes, arm.cells(cells), label=arm.name, color=arm.color, ls=dash)
+        else:
+            for norm in (PLAIN, *LENET_NORMS):
+                style = norm_style(norm)
+                _curve(axes, where(cells, norm=norm), label=style.name, color=style.color, ls=style.dash)
         level = spread(where(_unscaled(cells), norm=PLAIN), best_accuracy)
         if level:
-            plain = "Inception" if axes is left else "no norm"
+            plain = "Inception" if cells is inception else "no norm"
             axes.axhline(level.mean, color=BLACK, lw=0.6, ls=(0, (1, 3)), zorder=0, label=f"{plain} at its best")
-        axes.set(xlabel="Step", ylabel="Validation accuracy (%)", xlim=(0, None))
+        axes.set(xlabel="Optimizer step", ylabel="Validation accuracy (%)", xlim=(0, None))
         axes.set_title(name, loc="left")
         if axes.lines:
             axes.legend(loc="lower right", fontsize=6)
-    _table(figure.add_subplot(grid[1, :]), inception)
-
-
-def reach(cells: Sequence[CellResult], plain: Sequence[CellResult]) -> Reached:
-    """The step of the first check at which a cell is as accurate as the plain net of its seed at its best.
-
-    A cell that was ended from outside is no evidence, neither of what its net can reach nor of what it never does.
-    """
-    levels = {
-        record.seed: best for record in plain if record.status == "ok" and (best := best_accuracy(record)) is not None
-    }
-    none = {record.seed for record in plain if record.status == "diverged"}
-    finished = ran(cells)
-    steps: dict[int, list[float]] = {}
-    never, missing = 0, len(cells) - len(finished)
-    for record in finished:
-        if record.seed in levels:
-            at = [
-                point["step"] for point in _points(record) if 100.0 - point["val_error_running"] >= levels[record.seed]
-            ]
-            never += not at
-            if at:
-                steps.setdefault(record.seed, []).append(float(at[0]))
-        elif record.seed not in none:
-            missing += 1
-    return Reached(over_seeds(steps), never, sum(record.status == "diverged" for record in cells), missing)
-
-
-def best_accuracy(record: CellResult) -> float | None:
-    """Of all checks, in percent."""
-    errors = [point["val_error_running"] for point in _points(record)]
-    return 100.0 - min(errors) if errors else None
-
-
-def _points(record: CellResult) -> list[Mapping[str, Any]]:
-    return [point for point in record.curve if point.get("val_error_running") is not None]
+    _table(figure.add_subplot(grid[1]), inception)
 
 
 def _sooner(slow: str, fast: str, reached: Mapping[str, Reached], factor: float = 1.0, *, within: str = "") -> Check:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from normzoo.report.claims._cells import outcome, spread, text, where
 from normzoo.report.claims._compare import exceeds, show, times
-from normzoo.report.claims._draw import band, log_scale, whole_ticks
+from normzoo.report.claims._draw import band, legend_above, log_scale, whole_ticks
 from normzoo.report.claims._finding import Finding
 from normzoo.report.claims._recorded import recordings, series
 from normzoo.report.claims._statistics import mark
@@ -55,7 +55,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
 
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     """The mean error round by round, and at the end client by client."""
-    figure.set_size_inches(7.2, 3.1)
+    figure.set_size_inches(7.2, 3.3)
     skews = [(skew, where(records, study__skew=skew)) for skew in ("feature", "label")]
     skews = [(skew, cells) for skew, cells in skews if cells]
     axes = figure.subplots(1, max(1, 2 * len(skews)), width_ratios=(1, 1.05) * len(skews), squeeze=False)[0]
@@ -64,8 +64,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
         left.set_title("Clients' images look different" if skew == "feature" else "Clients hold 3 classes", loc="left")
         left.set_ylabel("Mean error (%)" if skew == "feature" else "Error on all classes (%)")
         _by_client(right, cells, skew)
-    if axes[0].lines:
-        axes[0].legend(loc="upper right", bbox_to_anchor=(1.08, 0.8), handlelength=1.3)
+    legend_above(figure, axes[::2])
 
 
 def _by_round(axes: "Axes", cells: Sequence[CellResult], name: str) -> None:

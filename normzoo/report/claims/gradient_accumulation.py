@@ -44,17 +44,18 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     """A row for each way to make a step."""
     figure.set_size_inches(5.6, 2.6)
     axes = figure.add_subplot()
+    arms = [arm for arm in ARMS if any(_cells(records, norm, *arm) for norm in NORMS)]
     for i, norm in enumerate(NORMS):
         style = norm_style(norm)
-        for row, arm in enumerate(ARMS):
+        for row, arm in enumerate(arms):
             stat = spread(_cells(records, norm, *arm), RUNNING)
             if stat:
                 mark(axes, stat, row + 0.24 * (i - 0.5), style.color, style.marker)
         gone = lost(where(records, norm=norm))
         label = f"{style.name}{f' ({gone})' if gone else ''}"
         axes.plot([], [], ls="none", marker=style.marker, color=style.color, label=label)
-    axes.set_yticks(range(len(ARMS)), [f"{_name(*arm)},\nsteps of {arm[0] * arm[1]}" for arm in ARMS])
-    axes.set_ylim(len(ARMS) - 0.5, -0.5)
+    axes.set_yticks(range(len(arms)), [f"{_name(*arm)},\nsteps of {arm[0] * arm[1]}" for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
     if axes.has_data():
         log_scale(axes, "x")
     axes.set_xlabel("Validation error (%)")

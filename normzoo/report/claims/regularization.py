@@ -156,6 +156,8 @@ def _over_batch(axes: "Axes", records: Sequence[CellResult]) -> None:
     ]
     for on, norm, metric, dash, label in drawn:
         found = [(size, stat) for size, own in _by_batch(records, norm).items() if (stat := spread(own, metric))]
+        if not found:
+            continue
         looks = {**matplotlib_arguments(norm_style(norm)), "linestyle": dash, "ms": 4}
         if metric is gap:
             looks["markerfacecolor"] = "white"
