@@ -4,11 +4,14 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 # What the command must not repeat: where it writes is said anew, and what has been done stays done.
 _DROPPED = ("hydra.sweep.dir", "sweep.resume", "sweep.dry_run")
+
+# The key under which a command that is no `normzoo train` tells the sweep it makes what the user has typed.
+COMMAND = "hydra.callbacks.report.command"
 
 
 def go_on(folder: str | os.PathLike[str], arguments: Sequence[str] | None = None, **options: str) -> str:
@@ -19,14 +22,27 @@ def go_on(folder: str | os.PathLike[str], arguments: Sequence[str] | None = None
         arguments: Of `normzoo train`, as they were given; None for those of this process.
         options: Of the `sweep` block, to be set in this command: `retry="failed"`.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    dropped = {*_DROPPED, *(f"sweep.{name}" for name in options)}
-    kept = [argument for argument in given if argument.lstrip("+").split("=")[0] not in dropped]
+    words = _typed(arguments, {*_DROPPED, *(f"sweep.{name}" for name in options)})
     folder = Path(folder)
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
-    chosen = [f"sweep.{name}={value}" for name, value in options.items()]
-    return shlex.join(["normzoo", "train", *kept, *chosen, f"hydra.sweep.dir={hydra_quoted(str(folder))}"])
+    target = [f"hydra.sweep.dir={hydra_quoted(str(folder))}"] if words[1] == "train" else ["--dir", str(folder)]
+    return shlex.join([*words, *(f"sweep.{name}={value}" for name, value in options.items()), *target])
+
+
+def typed(arguments: Sequence[str] | None = None) -> str:
+    """The command line of a sweep as its user has typed it, but for where it writes and what it skips."""
+    return shlex.join(_typed(arguments, {*_DROPPED, "sweep.retry"}))
+
+
+def _typed(arguments: Sequence[str] | None, dropped: Container[str]) -> list[str]:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    other = next((argument for argument in given if argument.startswith(f"+{COMMAND}=")), None)
+    if other is None:
+        words = ["normzoo", "train", *given]
+    else:
+        words = shlex.split(_unquoted(other.partition("=")[2]).replace("\\${", "${"))
+    return [word for word in words if word.lstrip("+").split("=")[0] not in dropped]
 
 
 def hydra_quoted(value: str) -> str:
@@ -36,3 +52,10 @@ def hydra_quoted(value: str) -> str:
     # Backslashes count only before a quote, the closing one among them.
     doubled = re.sub(r"(\\*)('|$)", r"\1\1\2", value)
     return "'" + doubled.replace("'", "\\'") + "'"
+
+
+def _unquoted(value: str) -> str:
+    """The text that `hydra_quoted` made this of."""
+    if not value.startswith("'"):
+        return value
+    return re.sub(r"(\\+)(?='|$)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])

@@ -23,7 +23,7 @@ _LOCK = ".claims.lock"
 class ClaimCells:
     """A claim, in a sentence, and the cells that were run for it.
 
-    `grids` is `full` or `quick`: which of the claim's grids the cells come from.
+    `grids` is `full` or `quick`: which of the claim's grids the cells come from. `command` is what ran them.
     """
 
     name: str
@@ -31,16 +31,17 @@ class ClaimCells:
     source: str
     cells: tuple[str, ...]
     grids: str = "full"
+    command: str = ""
 
 
-def gather(cells: Iterable[tuple[str, Any]]) -> list[ClaimCells]:
+def gather(cells: Iterable[tuple[str, Any]], command: str = "") -> list[ClaimCells]:
     """The claims among planned cells, each given by its id and the `claim` block of its config (None for no claim)."""
     found: dict[str, tuple[Any, dict[str, None]]] = {}
     for cell, claim in cells:
         if claim:
             found.setdefault(claim["name"], (claim, {}))[1][cell] = None
     return [
-        ClaimCells(name, claim["statement"], claim["source"], tuple(ids), claim.get("grids", "full"))
+        ClaimCells(name, claim["statement"], claim["source"], tuple(ids), claim.get("grids", "full"), command)
         for name, (claim, ids) in found.items()
     ]
 
@@ -75,7 +76,14 @@ def read_claims(folder: str | os.PathLike[str]) -> list[ClaimCells]:
     try:
         content = json.loads(file.read_bytes())
         return [
-            ClaimCells(name, entry["statement"], entry["source"], tuple(entry["cells"]), entry["grids"])
+            ClaimCells(
+                name,
+                entry["statement"],
+                entry["source"],
+                tuple(entry["cells"]),
+                entry["grids"],
+                entry.get("command", ""),
+            )
             for name, entry in content.items()
         ]
     except FileNotFoundError:
@@ -84,6 +92,18 @@ def read_claims(folder: str | os.PathLike[str]) -> list[ClaimCells]:
         raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is corrupt ({error!r}); remove it and run the claims again.") from error
+
+
+def of_claims_alone(folder: str | os.PathLike[str]) -> bool:
+    """Whether the sweep ran the cells of claims and nothing else, so that to compare all of them says little.
+
+    Raises:
+        UserError: the list of claims is corrupt.
+    """
+    if not Path(folder).is_dir():
+        return False
+    claims = read_claims(folder)
+    return len(claims) > 1 or any(claim.command.startswith("normzoo claims") for claim in claims)
 
 
 @contextmanager

@@ -3,16 +3,19 @@
 import argparse
 import difflib
 import importlib.util
+import shlex
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from normzoo.again import hydra_quoted
+from normzoo.again import COMMAND, hydra_quoted
 from normzoo.errors import UserError
 from normzoo.training.command import call_hydra
 
@@ -61,11 +64,22 @@ def run(chosen: argparse.Namespace) -> None:
     if odd:
         raise UserError(f"{odd[0]} is no override, which reads key=value; a claim is chosen by --only {odd[0]}")
     folder = chosen.dir or Path("runs") / f"claims_{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    call_hydra(arguments(claims, folder, quick=chosen.quick, overrides=chosen.overrides))
+    _check_writable(folder)
+    call_hydra(arguments(claims, folder, quick=chosen.quick, overrides=chosen.overrides, typed=_typed(chosen)))
 
 
-def arguments(claims: Sequence[Claim], folder: Path, *, quick: bool, overrides: Sequence[str] = ()) -> list[str]:
-    """The command line of `normzoo train` that runs the grids of all claims as one sweep."""
+def arguments(
+    claims: Sequence[Claim], folder: Path, *, quick: bool, overrides: Sequence[str] = (), typed: str = "normzoo claims"
+) -> list[str]:
+    """The command line of `normzoo train` that runs the grids of all claims as one sweep.
+
+    Args:
+        claims: That are to be run.
+        folder: Of the sweep.
+        quick: Whether it is the quick grids.
+        overrides: For every cell.
+        typed: The command that says the same, for what is written of the sweep.
+    """
     grids = [
         {"experiment": claim.name, **grid, "++claim.grids": "quick" if quick else "full"}
         for claim in claims
@@ -75,9 +89,30 @@ def arguments(claims: Sequence[Claim], folder: Path, *, quick: bool, overrides: 
         "-m",
         f"hydra.sweep.dir={hydra_quoted(str(folder))}",
         f"hydra.sweeper.grids=[{','.join(map(_mapping, grids))}]",
-        "+hydra.callbacks.report.claims_only=true",
+        f"+{COMMAND}={hydra_quoted(typed)}",
         *overrides,
     ]
+
+
+def _typed(chosen: argparse.Namespace) -> str:
+    options = [*(["--quick"] if chosen.quick else []), *(["--only", chosen.only] if chosen.only else [])]
+    return shlex.join(["normzoo", "claims", *options, *chosen.overrides]).replace(
+        "${", "\\${"
+    )  # as it is: nothing for Hydra to resolve
+
+
+def _check_writable(folder: Path) -> None:
+    """Fail now, and by the name of our own option; nothing is left behind."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another folder with --dir") from error
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def read_claims() -> list[Claim]:
@@ -94,7 +129,7 @@ def read_claims() -> list[Claim]:
     for file in sorted(files("normzoo.conf").joinpath("experiment").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
             content: Any = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
-            if "claim" in content:
+            if set(content.get("claim") or ()) - {"grids"}:  # or it is another claim's, with grids of its own
                 found.append(_claim(file.name, content))
     return found
 

@@ -81,10 +81,12 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 def _report(chosen: argparse.Namespace) -> None:
+    from normzoo.claim_cells import of_claims_alone
     from normzoo.report import report
     from normzoo.report.claims import judge_claims
 
-    print(report(chosen.folder).text)
+    if not of_claims_alone(chosen.folder):
+        print(report(chosen.folder).text)
     judged = judge_claims(chosen.folder)
     if judged:
         print(judged.text)

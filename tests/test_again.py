@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from normzoo.again import go_on
+from normzoo.again import COMMAND, go_on, hydra_quoted, typed
 
 
 def test_the_folder_is_named_and_what_was_asked_for_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +27,14 @@ def test_shell_and_hydra_read_the_folder_back(name: str) -> None:
     (*_, override) = shlex.split(go_on(f"/s/{name}", []))
     parsed = OverridesParser.create().parse_override(override)
     assert (parsed.key_or_group, parsed.value()) == ("hydra.sweep.dir", f"/s/{name}")
+
+
+def test_a_sweep_of_claims_goes_on_as_it_was_typed() -> None:
+    words = ["normzoo", "claims", "--quick", "data.root=it's ${here}\\", "sweep.resume=false"]
+    text = shlex.join(words).replace("${", "\\${")
+    given = ["-m", "hydra.sweep.dir=c", "hydra.sweeper.grids=[{}]", f"+{COMMAND}={hydra_quoted(text)}", *words[3:]]
+    assert shlex.split(go_on("/two words", given, retry="failed")) == [
+        *words[:4], "sweep.retry=failed", "--dir", "/two words",
+    ]  # fmt: skip
+    assert shlex.split(typed(given)) == words[:4]
+    assert typed(["-m", "seed=0,1", "hydra.sweep.dir=x"]) == "normzoo train -m seed=0,1"

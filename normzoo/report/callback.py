@@ -19,11 +19,12 @@ class ReportCallback(Callback):
     A sweep that runs a claim's cells ends with the claim's verdict and figure as well.
 
     Args:
-        claims_only: Leave out the report on the sweep as a whole, which says little on cells of many claims.
+        command: What runs the sweep, where it is no `normzoo train`: it runs claims alone, and the report on the sweep
+            as a whole, which says little on cells of many claims, is left out.
     """
 
-    def __init__(self, claims_only: bool = False) -> None:
-        self.claims_only = claims_only
+    def __init__(self, command: str | None = None) -> None:
+        self.claims_only = command is not None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if OmegaConf.select(config, "sweep.dry_run"):
@@ -39,7 +40,8 @@ class ReportCallback(Callback):
             sys.exit(1)
         parts = [part for part in (made, judged) if part is not None]
         print("\n\n".join(part.text for part in parts))
-        if made is not None and made.failed:
+        cells = (made.failed if made else 0) + (sum(one.failed for one in judged.judged) if judged else 0)
+        if cells:
             print(f"\nthis command runs again what failed:\n  {go_on(folder, retry='failed')}")
         if any(part.failed for part in parts):
             sys.exit(1)

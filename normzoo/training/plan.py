@@ -12,19 +12,21 @@ from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from normzoo.again import typed
 from normzoo.claim_cells import gather, write_claims
 from normzoo.errors import UserError
-from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_result
+from normzoo.results import FILE_NAME, FINISHED, CellResult, cell_id, read_result
 from normzoo.sweep.claim import FILE_NAME as CLAIM
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.options import SweepOptions, sweep_options
 from normzoo.sweep.wrapped import wrapped
 from normzoo.training.build import batch_over_devices
 from normzoo.training.callbacks import tidy
-from normzoo.training.cell import describe, write_probe
+from normzoo.training.cell import write_probe
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.compose import Composer, Composition
 from normzoo.training.ranks import under_torchrun
+from normzoo.training.refused import check_any, record_refused, say_refused
 from normzoo.training.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("normzoo")
 
 BATCHES_TO_START = 300  # what starting a cell costs, in batches; only the time left is told from it
-FINISHED = ("ok", "diverged")
 
 
 class State(StrEnum):
@@ -132,15 +133,6 @@ class Plan:
             + f"{count[State.REFUSED]} refused; results in {folder}"
         )
 
-    def check_any(self) -> None:
-        """See that there are cells that can be.
-
-        Raises:
-            UserError: If all of them are refused.
-        """
-        if self.cells and all(cell.refused for cell in self.cells):
-            raise UserError(f"none of the {len(self.cells)} cells can be; the first: {self.cells[0].refused}")
-
 
 def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first: int) -> Plan:
     """Compose every cell and refuse those that cannot be, by name, before anything trains.
@@ -150,9 +142,12 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
         job_overrides: Of each cell.
         first: The number of the first of them.
 
+    Nothing is written before all are planned, so that a slip of the hand leaves no folder.
+
     Raises:
-        UserError: If an option is wrong in itself, data is missing, the folder cannot be written, or no cell is left.
-            A search, which tries what it does not know, is told by infinite errors instead.
+        UserError: If an option of the sweep is wrong, the folder cannot be written, or no cell is left. A search, which
+            tries what it does not know, is told by infinite errors instead.
+        hydra.errors.HydraException: If something is misspelt, unless it is a search.
     """
     if under_torchrun():
         raise UserError(
@@ -164,10 +159,8 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
     search = searches(launcher.config)
     if search and options.dry_run:
         raise UserError("sweep.dry_run=true plans a grid; a search only finds its cells as it goes")
-    if not options.dry_run:
-        write_probe(folder)
     composer = Composer(launcher.hydra_context.config_loader, launcher.config, str(folder))
-    verdicts = Verdicts(devices_here=launcher.devices_here, lenient=search)
+    verdicts = Verdicts(devices_here=launcher.devices_here)
     constant = set.intersection(*(set(overrides) for overrides in job_overrides)) if len(job_overrides) > 1 else set()
     cells: dict[str, Cell] = {}
     asked: list[Cell | None] = []
@@ -176,7 +169,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
         try:
             config, composition = composer.compose(overrides)
         except (HydraException, UserError) as error:
-            if not search:
+            if isinstance(error, HydraException) and not search:
                 raise
             said = str(error).splitlines()[0]
             log.info("%s", wrapped(f"refused: {' '.join(filter_overrides(overrides))}: {said}"))
@@ -192,11 +185,13 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             _decide(cell, verdicts, options)
         asked.append(cells[identity])
     planned = Plan(list(cells.values()), asked, options)
-    if not options.dry_run:
-        write_claims(folder, gather(claimed))
-    say_refused(planned.cells)
     if not search:
-        planned.check_any()
+        check_any(asked)
+    say_refused(planned.cells)
+    if not options.dry_run:
+        write_probe(folder)
+        write_claims(folder, gather(claimed, typed()))
+        record_refused(planned.cells)
     return planned
 
 
@@ -225,21 +220,14 @@ def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
         return
     refused, cell.num_train = verdicts.of(cell.config)
     if refused is not None:
-        refuse(cell, refused, write=not options.dry_run)
+        refuse(cell, refused)
     elif options.resume and (cell.folder / CHECKPOINT).exists():
         cell.state = State.CONTINUES
 
 
-def refuse(cell: Cell, reason: str, *, write: bool = True) -> None:
-    """Take a cell that cannot be out of those to run.
-
-    Args:
-        write: Whether to leave a record that says so, unless one is there that says as much.
-    """
+def refuse(cell: Cell, reason: str) -> None:
+    """Take a cell that cannot be out of those to run."""
     cell.refused, cell.state = reason, State.REFUSED
-    known = cell.record is not None and (cell.record.status in FINISHED or cell.record.reason == reason)
-    if write and not known:
-        write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=reason))
 
 
 def _tidy(folder: Path) -> None:
@@ -248,14 +236,3 @@ def _tidy(folder: Path) -> None:
     if claim is not None:
         tidy(folder)
         claim.give_back()
-
-
-def say_refused(cells: Sequence[Cell]) -> None:
-    """Print each reason to refuse cells once."""
-    labels: dict[str, list[str]] = {}
-    for cell in cells:
-        if cell.refused:
-            labels.setdefault(cell.refused, []).append(cell.label)
-    for reason, of in labels.items():
-        others = f" and {len(of) - 1} more" if len(of) > 1 else ""
-        log.info("%s", wrapped(f"refused: {of[0]}{others}: {reason}"))

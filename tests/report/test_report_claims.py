@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import normzoo.report.claims as claims
-from normzoo.claim_cells import ClaimCells, gather, read_claims, write_claims
+from normzoo.claim_cells import ClaimCells, gather, of_claims_alone, read_claims, write_claims
 from normzoo.errors import UserError
 from normzoo.report.claims import Check, Finding, judge_claims
 from normzoo.report.claims._cells import curves, entry, lost, split, spread, text, where
@@ -184,6 +184,37 @@ def test_missing_corrupt_and_failed_cells_are_said(
     assert "is corrupt" in page
     assert "normzoo claims --only good --quick" in page
     assert "**not measured**" in page
+
+
+@pytest.mark.parametrize(
+    ("command", "again", "alone"),
+    [
+        ("", "normzoo claims --only good", False),
+        ("normzoo claims --quick data=digits", "normzoo claims --only good --quick data=digits", True),
+        ("normzoo claims --quick --only bad,good", "normzoo claims --only good --quick", True),
+        ("normzoo train -m experiment=good 'a=b c'", "normzoo train -m experiment=good 'a=b c'", False),
+    ],
+)
+def test_each_claim_is_told_with_what_runs_it_again(
+    claim: Callable[..., str], cell: Callable[..., CellResult], sweep: Callable[..., Path],
+    command: str, again: str, alone: bool,
+) -> None:  # fmt: skip
+    folder = sweep([cell()])
+    name = claim("good", lambda records: Finding("1", [Check("so", True, "1")]), lambda *_: None)
+    write_claims(folder, [ClaimCells(name, "It is.", "Nobody 2000", (cell().cell,), command=command)])
+    made = judge_claims(folder)
+    assert made is not None
+    page = made.page.read_text(encoding="utf-8")
+    assert f"**Holds**. Again by `{again}`" in page
+    assert "- Claims: holds 1" in page
+    assert of_claims_alone(folder) == alone
+
+
+def test_where_claims_stand_alone(tmp_path: Path) -> None:
+    assert not of_claims_alone(tmp_path / "none")
+    assert not of_claims_alone(tmp_path)
+    write_claims(tmp_path, [ClaimCells(name, "A.", "S", ("1",)) for name in "ab"])
+    assert of_claims_alone(tmp_path)
 
 
 def test_an_unknown_claim_is_said(cell: Callable[..., CellResult], sweep: Callable[..., Path]) -> None:

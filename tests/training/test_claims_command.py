@@ -26,6 +26,10 @@ def test_the_claims_are_listed(cli: Cli) -> None:
         (["--only", "small_bach"], "nearest: small_batch"),
         (["--only", ","], "--only names no claim"),
         (["small_batch"], "--only small_batch"),
+        (
+            ["--dir", "/proc/none/claims"],
+            "choose another folder with --dir",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(cli: Cli, words: list[str], said: str) -> None:
@@ -46,8 +50,9 @@ def test_grids_are_read_back_by_hydra(tmp_path: Path) -> None:
     claim = Claim("a", "A.", "S", [grid, {}], [{"seed": "0,1"}])
     parser = OverridesParser.create()
     words = arguments([claim], tmp_path / "two words, and=more", quick=False)
-    folder, grids, _ = (parser.parse_override(word) for word in words[1:])
+    folder, grids, command = (parser.parse_override(word) for word in words[1:])
     assert folder.value() == str(tmp_path / "two words, and=more")
+    assert command.value() == "normzoo claims"
     read = [{key: str(value) for key, value in found.items()} for found in grids.value()]  # type: ignore[union-attr]
     assert read == [
         {"experiment": "a", "norm": "batch_norm,group_norm", "seed": "0", "norm.affine": "True", "model.name": "it's",
@@ -66,7 +71,8 @@ def test_a_claim_is_run_judged_and_gone_on_with(cli: Cli, tmp_path: Path) -> Non
     code, out, err = cli("claims", "--quick", "--only", "small_batch", "--dir", "two words", *small)
     assert code == 0, err
     folder = tmp_path / "two words"
-    assert "small_batch" in (folder / "claims.md").read_text(encoding="utf-8")
+    page = (folder / "claims.md").read_text(encoding="utf-8")
+    assert f"Again by `normzoo claims --only small_batch --quick {' '.join(small)}`" in page
     assert (folder / "claims" / "small_batch.png").exists()
     assert not (folder / "summary.md").exists()  # of a sweep as a whole, which claims are not
     listed = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["small_batch"]
@@ -81,6 +87,7 @@ def test_a_claim_is_run_judged_and_gone_on_with(cli: Cli, tmp_path: Path) -> Non
     assert (folder / results[0].cell / "result.json").stat().st_mtime_ns == written
     code, out, err = cli("report", "two words")
     assert (code, "small_batch" in out) == (0, True)
+    assert not (folder / "summary.md").exists()
 
 
 @pytest.mark.slow
