@@ -28,9 +28,12 @@ def measure(
         `_mean_off` and `_std_off`, the largest distance of a feature's mean from 0 and of its deviation from 1 among
         those that vary, `_correlation`, the mean absolute correlation of two features, and `_length_off`, the largest
         distance of a sample's length from 1; `_stream`, the largest difference after a fit to batches of 100, and
-        `_inverse`, the largest error of the way back, where there is one. `example_*` are the length of a tutorial's
-        L2 example and of its normalized form. Arrays: `<name>_histogram` and `_edges`; `<name>_pair`, the two features
-        that vary most against each other (n, 2); `<name>_image`, the first image; and the example.
+        `_inverse`, the largest error of the way back, where there is one; `_nan`, the largest difference between a fit
+        to data of which every tenth sample is missing (NaN) and one to data without these samples; `_not_finite`, how
+        many values come out as NaN or infinite. `raw_constant` counts features that never change. `example_*` are the
+        length of a tutorial's L2 example and of its normalized form. Arrays: `<name>_histogram` and `_edges`;
+        `<name>_pair`, the two features that vary most against each other (n, 2); `<name>_image`, the first image; and
+        the example.
     """
     x = parts.data().tensors("train")[0][:samples].double()
     widest = _rows(x, per).var(0).argsort(descending=True, stable=True)[:2]
@@ -42,8 +45,14 @@ def measure(
         # Principal components have an order of their own, and the first two vary most.
         pair = torch.arange(len(widest)) if name == "pca" else widest
         found, drawn = _describe(name, y, x, per, bins, pair)
-        metrics |= found | _fits(name, normalizer, kind(per=per, **options).fit(x.split(100)), x, y)
+        streamed, missing, without = (
+            kind(per=per, **options).fit(data) for data in (x.split(100), _every_tenth_missing(x), x[_kept(x)])
+        )
+        metrics |= found | _fits(name, normalizer, streamed, x, y)
+        metrics |= {f"{name}_nan": float((missing(x) - without(x)).abs().max())}
+        metrics |= {f"{name}_not_finite": float((~y.isfinite()).sum())}
         arrays |= drawn
+    metrics["raw_constant"] = float((_rows(x, per).amin(0) == _rows(x, per).amax(0)).sum())
     example = torch.tensor(EXAMPLE, dtype=torch.float64)
     arrays["example"], arrays["example_l2"] = example.numpy(), L2()(example).numpy()
     metrics |= {"example_length": float(example.norm()), "example_l2_length": float(L2()(example).norm())}
@@ -84,6 +93,16 @@ def _fits(name: str, whole: Normalizer, streamed: Normalizer, x: Tensor, y: Tens
     if name != "l2":
         found[f"{name}_inverse"] = float((whole.inverse(y) - x).abs().max())
     return found
+
+
+def _kept(x: Tensor) -> Tensor:
+    return torch.arange(len(x)) % 10 != 0
+
+
+def _every_tenth_missing(x: Tensor) -> Tensor:
+    missing = x.clone()
+    missing[~_kept(x)] = torch.nan
+    return missing
 
 
 def _correlation(rows: Tensor) -> Tensor:

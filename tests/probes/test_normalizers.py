@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from normzoo.preprocessing import NORMALIZERS
+from normzoo.preprocessing import NORMALIZERS, ZScore
 from normzoo.probes.normalizers import EXAMPLE, measure
 
 
@@ -39,6 +39,20 @@ def test_each_normalizer_does_what_it_is_for(images, per):
     for name in NORMALIZERS:
         assert metrics[f"{name}_stream"] < 1e-7
         assert name == "l2" or metrics[f"{name}_inverse"] < 1e-9
+        assert metrics[f"{name}_nan"] < 1e-9
+        assert metrics[f"{name}_not_finite"] == 0
+    assert metrics["raw_constant"] == (per == "feature")
+
+
+def test_a_normalizer_that_mistakes_missing_samples_is_found(images, monkeypatch):
+    class Careless(ZScore):
+        def fit(self, data):
+            return super().fit(data.nan_to_num() if isinstance(data, torch.Tensor) else data)
+
+    monkeypatch.setitem(NORMALIZERS, "zscore", Careless)
+    metrics, _ = measure(parts(images))
+    assert metrics["zscore_nan"] > 0.01
+    assert metrics["minmax_nan"] < 1e-9
 
 
 def test_histograms_count_every_value_that_varies(images):

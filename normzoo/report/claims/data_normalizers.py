@@ -36,6 +36,12 @@ _PROMISES = {
     "ZCA whitening: means 0, variances 1, no correlation": ("zca_mean_off", "zca_std_off", "zca_correlation"),
     "the inverse gives back the data": ("minmax_inverse", "zscore_inverse", "pca_inverse", "zca_inverse"),
     "fitted to a stream of batches as to all data": tuple(f"{name}_stream" for name in NAMES if name != RAW),
+    "fitted to data with missing samples (NaN) as to data without these": tuple(
+        f"{name}_nan" for name in NAMES if name != RAW
+    ),
+    "with features that never change among them, no value becomes NaN or infinite": tuple(
+        f"{name}_not_finite" for name in NAMES if name != RAW
+    ),
 }
 
 
