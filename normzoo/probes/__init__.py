@@ -21,4 +21,7 @@ callback looks at the number of the step.
     gradient_norms             (within that)                  1 + 1
     statistic_noise            StatisticNoiseProbe            1 + 0 a batch; the callback before and after the training
     add_output_noise           OutputNoise                    none, two random tensors a norm; it changes the training
+
+`train_eval_gap` has the copies of a model that normalize by the batch's or by recomputed statistics, from which every
+cell takes its three errors: 1 + 0 a batch for each of them, and as much for the images that statistics are recomputed on.
 """
