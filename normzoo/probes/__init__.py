@@ -23,5 +23,5 @@ callback looks at the number of the step.
     add_output_noise           OutputNoise                    none, two random tensors a norm; it changes the training
 
 `train_eval_gap` has the copies of a model that normalize by the batch's or by recomputed statistics, from which every
-cell takes its three errors: 1 + 0 a batch for each of them, and as much for the images that statistics are recomputed on.
+cell takes its three errors: 1 + 0 a batch for each, and as much for the images that statistics are recomputed on.
 """
