@@ -1,8 +1,9 @@
-"""What Hydra says of a choice that is not there, in one line: what was meant, or what is missing."""
+"""What Hydra says of a choice or a key that is not there, in one line: what was meant, or what is missing."""
 
 import difflib
+import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,11 +61,82 @@ def nameless_choice_error(error: ValueError) -> UserError | None:
     )
 
 
+def key_error(error: Exception) -> UserError:
+    """Of an override that Hydra cannot apply or read: where the key is not there, with the nearest that are.
+
+    Which override it is, and what there is, is known where the error was raised.
+    """
+    frames = {frame.f_code.co_name: frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)}
+    applied, loaded = frames.get("_apply_overrides_to_config", {}), frames.get("_load_configuration_impl", {})
+    override, config = applied.get("override"), applied.get("cfg")
+    said = " ".join(str(error.__cause__ or error).split("\n    full_key", 1)[0].split())
+    twice = re.match(r"Multiple values for (\S+)\. .* '?override \S+ (.+?)'$", said)
+    if twice:
+        return UserError(f"+{twice[1]}={twice[2]}: {twice[1]} is chosen already; write {twice[1]}={twice[2]}")
+    if override is None or config is None:
+        parsed = getattr(error, "override", None)  # what cannot even be read
+        return UserError(f"{parsed}: {said}" if parsed else said)
+    line, key = override.input_line, override.key_or_group
+    changes = not (override.is_add() or override.is_force_add())
+    if said.startswith("Could not append"):
+        return UserError(f"{line}: {key} is there already; write {line.lstrip('+')}")
+    if not changes or _select(config, key) is not None or not said.startswith(("Key ", "Could not delete")):
+        return UserError(f"{line}: {said}")
+    groups = loaded["defaults_list"].overrides.known_choices if "defaults_list" in loaded else {}
+    near = _nearest(key, [*_keys(config), *groups])
+    parent = key.rpartition(".")[0]
+    options = _select(config, parent) if parent else None
+    if near:
+        meant = f"did you mean {' or '.join(near)}?"
+    elif isinstance(options, Mapping):
+        chosen = f"{parent}={options['name']}" if "name" in options else parent
+        meant = f"{chosen} has {', '.join(str(option) for option in options if option != 'name')}"
+    else:
+        meant = "`normzoo train --help` lists what there is"
+    adds = parent in groups and not override.is_delete() and not parent.startswith("hydra")
+    return UserError(f"{line}: there is no {key}; {meant}{f' (+{line} would add it)' if adds else ''}")
+
+
+def _select(config: Any, key: str) -> Any:
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.select(config, key)
+    except Exception:  # what a value refers to may be missing, and then it is there
+        return key
+
+
+def _keys(config: Any, within: str = "") -> Iterator[str]:
+    """Every key of a configuration by its whole name, whatever its values refer to."""
+    for key in config:
+        yield f"{within}{key}"
+        node = config._get_node(key)
+        if isinstance(node, Mapping) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+            yield from _keys(node, f"{within}{key}.")
+
+
+def _nearest(key: str, names: Sequence[str]) -> list[str]:
+    """At most three names like `key`: of the same group; or else, of a bare key, of any group; or else of all."""
+    parent, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
+    near = [siblings[one] for one in difflib.get_close_matches(last, set(siblings) - {"name"}, n=1)]
+    if not near and not parent:
+        alike = re.compile(rf".+\.(.*_)?{re.escape(last)}")
+        near = [name for name in names if alike.fullmatch(name) and not name.startswith("hydra.")][:3]
+    others = [name for name in names if not name.endswith(".name")]
+    return near or difflib.get_close_matches(key, others, n=1, cutoff=0.8)
+
+
 @contextmanager
 def hydra_says() -> Iterator[None]:
     """Meanwhile Hydra ends with such a line, where it would list all there is."""
     from hydra._internal import utils
-    from hydra.errors import MissingConfigException
+    from hydra.errors import (
+        ConfigCompositionException,
+        MissingConfigException,
+        OverrideParseException,
+        SearchPathException,
+    )
 
     run_and_report = utils.run_and_report
 
@@ -76,6 +148,10 @@ def hydra_says() -> Iterator[None]:
                 if error.missing_cfg_file is None or "/" not in error.missing_cfg_file:
                     raise
                 exit_with(choice_error(error.missing_cfg_file, error.options or []))
+            except (ConfigCompositionException, OverrideParseException, SearchPathException) as error:
+                if utils._is_env_set("HYDRA_FULL_ERROR"):
+                    raise
+                exit_with(key_error(error))
             except ValueError as error:
                 told_better = nameless_choice_error(error)
                 if told_better is None:

@@ -7,6 +7,7 @@ from typing import Any
 SCHEMA = 1
 FILE_NAME = "result.json"
 STATUSES = ("ok", "diverged", "error", "killed", "oom", "timeout", "refused")
+FINISHED = ("ok", "diverged")  # trained to an end that training again would only repeat
 
 
 @dataclass(kw_only=True)

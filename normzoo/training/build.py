@@ -1,5 +1,6 @@
 """From a composed configuration to objects: norm, model, data, learning rate."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,12 +8,12 @@ from typing import Any
 
 import lightning
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from torch import nn
 
 from normzoo.errors import UserError
 from normzoo.models.blocks import Placement
-from normzoo.registry import factory
+from normzoo.registry import NormInfo, UnknownNormError, factory, info
 
 Config = Mapping[str, Any]
 
@@ -31,6 +32,23 @@ _OURS = frozenset(
         "trains",
     }
 )
+
+
+def norm_info(config: Config) -> NormInfo:
+    """The facts of the norm of `config["norm"]`.
+
+    Raises:
+        UserError: If nothing registers one of its name; what could, since it has a config.
+    """
+    name = config["norm"]["name"]
+    try:
+        return info(name)
+    except UnknownNormError as error:
+        raise UserError(
+            f"norm={name}: there is a config of that name, but nothing installed registers such a norm: install "
+            f"the package that does, and names it under the entry points `normzoo.norms`; or, if the config errs: "
+            f"{error}"
+        ) from error
 
 
 def build_norm(config: Config) -> Callable[[int], nn.Module]:
@@ -93,10 +111,9 @@ def learning_rate(config: Config) -> float:
     linear: Goyal et al. 2017 (arXiv:1706.02677), section 2.1; sqrt: Krizhevsky 2014 (arXiv:1404.5997), section 5.
     """
     optimizer = config["optimizer"]
-    for option in ("base_lr", "base_batch"):
-        value = optimizer[option]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise UserError(f"optimizer.{option}={value!r} must be a number, 0 or more")
+    base_lr = optimizer["base_lr"]
+    if isinstance(base_lr, bool) or not isinstance(base_lr, (int, float)) or not 0 <= base_lr < math.inf:
+        raise UserError(f"optimizer.base_lr={base_lr!r} must be a number, 0 or more")
     ratio = global_batch(config) / optimizer["base_batch"]
     rules = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}
     if optimizer["lr_rule"] not in rules:
@@ -177,10 +194,28 @@ def build_optimizer(config: Config, parameters: Any) -> Any:
         UserError: If torch takes none of its options, or not their values.
     """
     arguments = {key: value for key, value in config["optimizer"].items() if key not in _OURS}
+    _check_takes(config, arguments)
     try:
         return instantiate(arguments, parameters, lr=learning_rate(config), _convert_="all")
     except InstantiationException as error:
         raise UserError(f"optimizer={config['optimizer'].get('name')}: {error.__cause__ or error}") from error
+
+
+def _check_takes(config: Config, arguments: Mapping[str, Any]) -> None:
+    """Refuse what the optimizer's class does not take, such as what an experiment has set for another one."""
+    try:
+        takes = inspect.signature(get_class(arguments["_target_"])).parameters
+    except (KeyError, ValueError, ImportError):
+        return  # told when it is built
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        return
+    for key in arguments:
+        if key not in takes and not key.startswith("_"):
+            name = config["optimizer"].get("name")
+            raise UserError(
+                f"optimizer={name} takes no {key}, which was set for another one or is misspelt: leave it out with "
+                f"~optimizer.{key}; it takes {', '.join(one for one in takes if one not in ('params', 'lr'))}"
+            )
 
 
 def _instantiate(group: str, config: Config, **arguments: Any) -> Any:

@@ -4,7 +4,8 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from normzoo.training.callbacks import curve_so_far
 from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu
 from normzoo.training.checkpoint import find_checkpoint
 from normzoo.training.fit import Run, fit
+from normzoo.training.numbers import check_numbers
 from normzoo.training.ranks import (
     GRACE_S,
     RankError,
@@ -52,8 +54,9 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
         The record as written; its status is `ok` or `diverged`. None in those processes of torchrun that write none.
 
     Raises:
-        RefusedError: If the cell cannot be; recorded as `refused`.
-        UserError: If the folder cannot be written, the data set is missing, or an option is wrong.
+        RefusedError: If the cell cannot be: its parts do not fit each other, the data set is missing, or an option is
+            wrong; recorded as `refused`.
+        UserError: If the folder cannot be written.
         Exception: Whatever the training raised, a `RankError` if one of its processes died; recorded as `error`, `oom`
             or `killed`, with the traceback of the process that is to blame in `error.txt`.
     """
@@ -161,15 +164,17 @@ def _study(study: Callable[..., Any], config: Config, folder: Path, record: dict
 
 def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult | None:
     started = time.perf_counter()
-    check_devices(config)
-    lightning.seed_everything(config["seed"], workers=True, verbose=False)
-    ranks = has_ranks(config)
-    # A process forked from one that has computed in several threads would wait for them, and it has none of them.
-    torch.set_num_threads(1 if ranks else config["trainer"]["threads"])
-    data: Any = build_data(config)
-    data.prepare_data()
-    data.setup("fit")
-    shapes = check_cell(config, data)
+    with _refusing():
+        check_numbers(config)
+        check_devices(config)
+        ranks = has_ranks(config)
+        lightning.seed_everything(config["seed"], workers=True, verbose=False)
+        # A process forked from one that has computed in several threads would wait for them, and it has none of them.
+        torch.set_num_threads(1 if ranks else config["trainer"]["threads"])
+        data: Any = build_data(config)
+        data.prepare_data()
+        data.setup("fit")
+        shapes = check_cell(config, data)
     checkpoint = find_checkpoint(folder, record["cell"], resume=sweep_options(config).resume)
     run = Run(config, folder, record, shapes, started, checkpoint)
     if not ranks:
@@ -179,6 +184,17 @@ def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult |
     # Ranks that are forked have the data in memory; others read it again, which costs less than to pickle it.
     launch(world_size(config), folder, start_method, fit, run, data if start_method == "fork" else None)
     return read_result(folder)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What is wrong before the training begins refuses the cell, alone as in a sweep."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except UserError as error:
+        raise RefusedError(str(error)) from error
 
 
 def _start_method(config: Config) -> str:

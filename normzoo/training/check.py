@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from normzoo.errors import UserError
-from normzoo.registry import info, norm_layers
+from normzoo.registry import norm_layers
 from normzoo.training.build import (
     Config,
     batch_over_devices,
@@ -18,9 +18,11 @@ from normzoo.training.build import (
     build_optimizer,
     build_placement,
     global_batch,
+    norm_info,
     schedule,
 )
 from normzoo.training.loggers import check_logger
+from normzoo.training.numbers import check_numbers
 from normzoo.training.ranks import check_nodes, world_size
 from normzoo.training.trained import choose_trained, chosen
 
@@ -95,6 +97,7 @@ def check_options(config: Config, data: Any, *, devices_here: bool = True) -> No
     if devices_here:
         check_devices(config)
     check_logger(config)
+    check_numbers(config)
     per_device = config["batch_size_per_device"]
     if not isinstance(per_device, int) or per_device < 1:
         raise UserError(f"batch_size_per_device={per_device} must be a whole number of samples, 1 or more")
@@ -109,9 +112,10 @@ def check_options(config: Config, data: Any, *, devices_here: bool = True) -> No
             f"lower batch_size_per_device={per_device} or trainer.devices={config['trainer']['devices']}{accumulates}"
         )
     name = config["norm"]["name"]
-    if info(name).kind != "layer":
+    kind = norm_info(config).kind
+    if kind != "layer":
         raise RefusedError(
-            f"{name} is of kind {info(name).kind!r}, and a model is built of layers: put it into yours in code, with "
+            f"{name} is of kind {kind!r}, and a model is built of layers: put it into yours in code, with "
             f"normzoo.create({name!r}, ...); normzoo.list_norms(kind='layer') lists those that can be swept"
         )
     missing = list(missing_options(config))

@@ -30,7 +30,8 @@ from normzoo.training.dry_run import table
 from normzoo.training.ending import AGAIN
 from normzoo.training.multirun import job_return
 from normzoo.training.own_process import LOG, InOwnProcess
-from normzoo.training.plan import Cell, plan, refuse, say_refused, searches
+from normzoo.training.plan import Cell, plan, refuse, searches
+from normzoo.training.refused import check_any, record_refused, say_refused
 from normzoo.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -68,9 +69,6 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
     engine_class = _engine_class(launcher)
     planned = plan(launcher, job_overrides, initial_job_idx)
     folder = launcher.config.hydra.sweep.dir
-    if planned.options.dry_run:
-        print(table(planned, max(1, len(planned.todo)), folder))
-        return []
     kinds: dict[Resources, list[Cell]] = {}
     for cell in planned.todo:
         kinds.setdefault(resources(cell.config, launcher), []).append(cell)
@@ -79,7 +77,11 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
             _hold_to_cluster(needed, cells, launcher)
         kinds = {needed: cells for needed, cells in kinds.items() if cells[0].runs}
         if not searches(launcher.config):
-            planned.check_any()
+            check_any(planned.asked)
+    if planned.options.dry_run:
+        print(table(planned, max(1, len(planned.todo)), folder))
+        return []
+    record_refused(planned.cells)
     log.info("%s", wrapped(planned.line(len(planned.todo), folder)))
     said: dict[str, str] = {}
     started = time.time()

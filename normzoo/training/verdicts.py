@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from normzoo.errors import UserError
 from normzoo.training.build import Config, build_data, build_model, build_norm, global_batch
 from normzoo.training.check import RefusedError, check_optimizer, check_options, check_shapes, missing_options
+from normzoo.training.numbers import check_numbers
 from normzoo.training.trained import chosen
 
 # What a cell's check does not look at.
@@ -32,24 +33,23 @@ class Verdicts:
 
     Args:
         devices_here: Whether the cells run on this machine's devices.
-        lenient: Whether an option that is wrong whatever it is combined with refuses its cell, and not the whole sweep.
     """
 
-    def __init__(self, *, devices_here: bool = True, lenient: bool = False) -> None:
-        self.devices_here, self.lenient = devices_here, lenient
+    def __init__(self, *, devices_here: bool = True) -> None:
+        self.devices_here = devices_here
         self._data: dict[str, Any] = {}
         self._places: dict[str, Places | None] = {}
         self._known: dict[str, str | None] = {}
 
     def of(self, config: Config) -> tuple[str | None, int]:
-        """Why the cell is refused, None if it is not, and the number of its training samples, 0 for a study.
-
-        Raises:
-            UserError: If an option is wrong in itself, or data is missing.
-        """
-        if config.get("study"):
-            return None, 0  # it measures something of its own, and says itself what it cannot
-        data = self._dataset(config)
+        """Why the cell is refused, None if it is not, and the number of its training samples, 0 without any."""
+        try:
+            check_numbers(config)
+            if config.get("study"):
+                return None, 0  # it measures something of its own, and says itself what it cannot
+            data = self._dataset(config)
+        except UserError as error:
+            return str(error), 0
         return self._refusal(config, data), data.num_train
 
     def _refusal(self, config: Config, data: Any) -> str | None:
@@ -73,8 +73,6 @@ class Verdicts:
             try:
                 check()
             except UserError as error:
-                if not isinstance(error, RefusedError) and not self.lenient:
-                    raise
                 self._known[key] = str(error)
         return self._known[key]
 
@@ -101,11 +99,21 @@ class Verdicts:
         key = _key(config["data"])
         if key not in self._data:
             # Whether a batch fits is asked of each cell.
-            data: Any = build_data({**config, "batch_size_per_device": 1})
-            data.prepare_data()
-            data.setup("fit")
-            self._data[key] = data
+            self._data[key] = _read({**config, "batch_size_per_device": 1})
+        if isinstance(self._data[key], UserError):
+            raise self._data[key]
         return self._data[key]
+
+
+def _read(config: Config) -> Any:
+    """The data set, read; or why it cannot be."""
+    try:
+        data: Any = build_data(config)
+        data.prepare_data()
+        data.setup("fit")
+    except UserError as error:
+        return error
+    return data
 
 
 def _key(*parts: Any) -> str:

@@ -32,7 +32,7 @@ def alone(cell: dict[str, Any], known: dict[str, Any]) -> str | None:
 
 
 def compare(cells: Cells) -> list[str | None]:
-    verdicts, known = Verdicts(devices_here=False, lenient=True), {}
+    verdicts, known = Verdicts(devices_here=False), {}
     found = []
     for cell in cells:
         expected = alone(cell, known)

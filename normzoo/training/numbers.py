@@ -1,0 +1,58 @@
+"""The numbers of a configuration that no other check looks at, each held to where it makes sense."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from normzoo.errors import UserError
+
+_Is = Callable[[Any], bool]
+
+
+def _whole(least: int, most: float = math.inf) -> _Is:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _number(inside: _Is) -> _Is:
+    return lambda value: type(value) in (int, float) and inside(value)
+
+
+def _or_null(inside: _Is) -> _Is:
+    return lambda value: value is None or inside(value)
+
+
+def _limit(least: int) -> _Is:
+    return lambda value: _whole(least)(value) or (type(value) is float and 0 < value <= 1)
+
+
+_COUNT = "a whole number, 1 or more"
+_RANGES: dict[str, tuple[_Is, str]] = {
+    "seed": (_whole(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
+    "trainer.max_epochs": (_whole(1), _COUNT),
+    "trainer.threads": (_whole(1), _COUNT),
+    "trainer.check_val_every_n_epoch": (_whole(1), _COUNT),
+    "trainer.limit_train_batches": (_limit(1), "a number of batches, 1 or more, or a share of them, up to 1.0"),
+    "trainer.limit_val_batches": (_limit(0), "a number of batches, 0 or more, or a share of them, up to 1.0"),
+    "trainer.gradient_clip_val": (_or_null(_number(lambda value: 0 <= value < math.inf)), "a number, 0 or more"),
+    "optimizer.base_batch": (_number(lambda value: 0 < value < math.inf), "a positive number"),
+    "optimizer.momentum": (_number(lambda value: 0 <= value < 1), "a number from 0 to less than 1"),
+    "optimizer.warmup": (_number(lambda value: 0 <= value <= 1), "a share of all steps, from 0 to 1"),
+    "evaluation.train_samples": (_whole(1), _COUNT),
+    "evaluation.population_samples": (_whole(1), _COUNT),
+}
+
+
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse a number out of its range.
+
+    Raises:
+        UserError: Naming the option, its value and what it may be.
+    """
+    for name, (allows, what) in _RANGES.items():
+        group, _, key = name.rpartition(".")
+        options = (config.get(group) or {}) if group else config
+        # An option that a group lacks, or that is still to be given, is spoken of elsewhere.
+        if key in options and options[key] != "???" and not allows(options[key]):
+            if name == "trainer.max_epochs" and options.get("max_steps", -1) > 0:
+                continue  # that is what ends the training then
+            raise UserError(f"{name}={options[key]} must be {what}")

@@ -1,0 +1,69 @@
+"""A misspelling on the command line ends it in one line that names what is nearest, with code 2, and leaves nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., tuple[int, str, str]]
+
+MISSPELT = {
+    "modle=lenet5": "there is no modle; did you mean model?",
+    "optimizer.base_rl=0.1": (
+        "there is no optimizer.base_rl; did you mean optimizer.base_lr? (+optimizer.base_rl=0.1 would add it)"
+    ),
+    "trainer.max_epoch=2": "there is no trainer.max_epoch; did you mean trainer.max_epochs?",
+    "norm.num_group=4": "there is no norm.num_group; norm=batch_norm has eps, momentum, affine, track_running_stats",
+    "hydra.launcher.n_job=2": "there is no hydra.launcher.n_job; did you mean hydra.launcher.n_jobs?",
+    "sweep.resum=true": "there is no sweep.resum; did you mean sweep.resume?",
+    "sweep.foo=1": "sweep has resume, retry",
+    "experiments=small_batch": "there is no experiments; did you mean experiment?",
+    "hydra/launchr=ray": "there is no hydra/launchr; did you mean hydra/launcher?",
+    "lr=0.1": "there is no lr; did you mean optimizer.base_lr",
+    "train.max_epochs=3": "there is no train.max_epochs; did you mean trainer.max_epochs?",
+    "~optimizer.momentm": "there is no optimizer.momentm; did you mean optimizer.momentum?\n",
+    "+trainer.max_epochs=3": "trainer.max_epochs is there already; write trainer.max_epochs=3\n",
+    "+norm=group_norm": "norm is chosen already; write norm=group_norm\n",
+    "hydra.job.num=x": "could not be converted to Integer\n",
+    "seed=[1": "no viable alternative",
+    "experiment=smal_batch": "is not there; did you mean small_batch",
+    "norm=batchnorm2": "no norm is called 'batchnorm2'; did you mean batch_norm",
+}
+
+
+@pytest.mark.parametrize("mode", [(), ("-m",)], ids=["alone", "sweep"])
+def test_a_misspelling(cli: Cli, tmp_path: Path, mode: tuple[str, ...]) -> None:
+    for argument, words in list(MISSPELT.items())[:: 3 if mode else 1]:
+        code, out, err = cli("train", *mode, argument)
+        assert (code, out) == (2, ""), argument
+        assert err.startswith(f"error: {argument}: ") or "is not there" in err
+        assert words in err
+        assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelling_of_an_axis(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("train", "-m", "seed=0,1", "optimizer.base_rl=0.1,0.2")
+    assert code == 2
+    assert "did you mean optimizer.base_lr?" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_of_another_optimizer(cli: Cli, tiny: tuple[str, ...]) -> None:
+    plan = ("train", "-m", "experiment=learning_rates", *tiny, "optimizer=adam", "sweep.dry_run=true")
+    code, _, err = cli(*plan)
+    assert code == 2
+    assert "optimizer=adam takes no momentum" in err
+    assert "leave it out with ~optimizer.momentum" in err
+    code, out, err = cli(*plan, "~optimizer.momentum")
+    assert code == 0, err
+    assert "to run" in out
+
+
+def test_a_config_of_a_norm_that_nothing_registers(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own" / "norm").mkdir(parents=True)
+    (tmp_path / "own" / "norm" / "my_norm.yaml").write_text("name: my_norm\n")
+    code, _, err = cli("train", "-m", "--config-dir", "own", "norm=my_norm", "sweep.dry_run=true")
+    assert code == 2
+    assert "norm=my_norm: there is a config of that name, but nothing installed registers" in err
+    assert "`normzoo.norms`" in err

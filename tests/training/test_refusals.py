@@ -1,0 +1,80 @@
+"""A cell that cannot be is refused by name; its sweep runs the others, and leaves nothing where there are none."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normzoo.errors import UserError
+from normzoo.training.numbers import check_numbers
+from normzoo.training.verdicts import Verdicts
+
+Compose = Callable[..., dict[str, Any]]
+Cli = Callable[..., tuple[int, str, str]]
+
+WRONG = [
+    ("seed", -1), ("seed", 0.5), ("trainer.max_epochs", 0), ("trainer.max_epochs", None), ("trainer.max_epochs", 1.5),
+    ("trainer.threads", 0), ("trainer.check_val_every_n_epoch", 0), ("trainer.limit_train_batches", 0),
+    ("trainer.limit_train_batches", 1.5), ("trainer.limit_val_batches", -1), ("trainer.gradient_clip_val", -1),
+    ("optimizer.base_batch", 0), ("optimizer.momentum", 2), ("optimizer.momentum", 1), ("optimizer.warmup", 2),
+    ("evaluation.train_samples", 0), ("evaluation.population_samples", -3),
+]  # fmt: skip
+RIGHT = [
+    ("seed", 0), ("trainer.limit_train_batches", 3), ("trainer.limit_val_batches", 0), ("optimizer.momentum", 0),
+    ("trainer.gradient_clip_val", None), ("trainer.gradient_clip_val", 0.5), ("optimizer.warmup", 1),
+]  # fmt: skip
+
+
+def changed(config: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    group, _, key = name.rpartition(".")
+    return {**config, group: {**config[group], key: value}} if group else {**config, key: value}
+
+
+def test_numbers_out_of_range(config: Compose) -> None:
+    whole = config()
+    for name, value in WRONG:
+        with pytest.raises(UserError, match=rf"\A{name}={value} must be "):
+            check_numbers(changed(whole, name, value))
+    for name, value in RIGHT:
+        check_numbers(changed(whole, name, value))
+    steps = changed(changed(whole, "trainer.max_epochs", None), "trainer.max_steps", 5)
+    check_numbers(steps)
+
+
+def test_what_is_wrong_in_itself_refuses_its_cell(config: Compose) -> None:
+    whole, verdicts = config(), Verdicts(devices_here=False)
+    for name, value in [*WRONG, ("optimizer.base_lr", -1), ("batch_size_per_device", 0), ("data.train_size", 0)]:
+        refused = verdicts.of(changed(whole, name, value))[0]
+        assert refused is not None
+        assert name.rpartition(".")[2] in refused
+    missing = changed(whole, "data", {**config("data=cifar10")["data"], "root": "/nowhere"})
+    for _ in range(2):  # it is not looked for again
+        assert "cifar10 is not on this machine" in (verdicts.of(missing)[0] or "")
+    assert verdicts.of(whole)[0] is None
+
+
+def test_a_sweep_runs_the_other_cells(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = cli(
+        "train", "-m", *tiny, "optimizer.base_lr=-1,0.05", "sweep.dry_run=true", "hydra.sweep.dir=s",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "refused: optimizer.base_lr=-1 must be a number" in out
+    assert "2 cells: 1 to run" in out
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_recipe_that_is_none_refuses_its_cell(cli: Cli, tiny: tuple[str, ...]) -> None:
+    recipes = ("recipe=bn_accelerated", "recipe.lr=-1,5", "optimizer.schedule=exponential")
+    code, out, err = cli("train", "-m", *tiny, *recipes, "sweep.dry_run=true", "hydra.sweep.dir=s")
+    assert code == 0, err
+    assert "recipe.lr=-1 must be a positive factor" in out
+    assert "1 cells: 1 to run" in out
+
+
+def test_a_sweep_without_a_cell_that_can_be_leaves_no_folder(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = cli("train", "-m", *tiny, "norm=batch_norm,group_norm", "optimizer.base_lr=-1", "seed=0")
+    assert code == 2
+    assert err == "error: none of the 2 cells can be: optimizer.base_lr=-1 must be a number, 0 or more\n"
+    assert "refused" not in out  # said once
+    assert not list(tmp_path.iterdir())
