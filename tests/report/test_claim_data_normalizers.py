@@ -97,5 +97,7 @@ def test_it_draws(tmp_path: Path) -> None:
     figure = Figure()
     draw(facts(tmp_path, 1e-12) + trained(tmp_path, FASTER) + trained(tmp_path, {RAW: None}, rate=1.0), figure)
     assert len(figure.axes) == len(NAMES) + 2
-    assert [len(axes.lines) for axes in figure.axes[-2:]] == [len(NAMES)] * 2
+    left, right = figure.axes[-2:]
+    assert (len(left.lines), len(right.lines)) == (len(NAMES) + 2, len(NAMES))  # a cross, and what it means
+    assert left.get_legend_handles_labels()[1][-1] == "loss not finite"
     draw(trained(tmp_path, {RAW: None}), Figure())

@@ -80,4 +80,4 @@ def test_the_tutorials_figures_stand_beside_those_of_mnist_alone() -> None:
         draw(records, figure)
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         assert ("tutorials, 60,000 images of MNIST" in labels) == there
-        assert figure.axes[1].get_title("left") == f"Accuracy, 4000 training images of {data}"
+        assert figure.axes[1].get_title("left") == f"Accuracy, 4,000 training images of {data}"

@@ -10,7 +10,7 @@ from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._recorded import series
-from normzoo.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from normzoo.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
 from normzoo.results import CellResult
 
 if TYPE_CHECKING:
@@ -78,12 +78,14 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
         _histogram(axes, arrays, name, color)
         axes.set_title("before, 0 to 1" if name == RAW else label, loc="left")
     above[0].set_ylabel("Count, log scale")
+    crossed = False
     left, right = grid[1].subgridspec(1, 2).subplots(squeeze=False)[0]
     for name, cells in split(where(records, study="normalized_training"), KEY).items():
         label, color, marker = NAMES[name]
         looks: dict[str, Any] = {"color": color, "marker": marker, "ms": 4, "lw": 1.1, "least": 0.3}
         rates = {rate: stat for rate, stat in along_rates(cells).items() if stat}
         band(left, list(rates), list(rates.values()), label=label, **looks)
+        crossed = _crosses(left, cells, name) or crossed
         rate, _ = best_rate(cells)
         at_best = [cell for cell in cells if entry(cell, LR) == rate]
         band(
@@ -92,14 +94,16 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
             label=f"{label}, {rate:g}" if rate else label,
             **looks,
         )
+    if crossed:
+        left.plot([], [], ls="none", marker="X", ms=5, mfc="white", mec=GREY, label="loss not finite")
     left.set(xlabel="Learning rate", ylabel="Cross-entropy, last epoch", xscale="log")
     right.set(xlabel="Epoch", ylabel="Cross-entropy in training")
     for axes in (left, right):
         log_scale(axes, "y")
         if axes.lines:
-            axes.legend(fontsize=6)
+            axes.legend(fontsize=5.5)
     whole_ticks(right)
-    left.set_title("Over the learning rate", loc="left")
+    left.set_title("Over the learning rate", loc="left", pad=10)  # above the crosses
     right.set_title("At the best learning rate", loc="left")
 
 
@@ -162,6 +166,16 @@ def _example(facts: Sequence[CellResult]) -> Check:
         true = ", ".join(f"{value:.3f}" for value in arrays["example_l2"])
         found += f", every number {1 / length:.1f} times too small; normalized it reads {true}"
     return Check(text, abs(length - 1) < OFF, found)
+
+
+def _crosses(axes: "Axes", cells: Sequence[CellResult], name: str) -> bool:
+    """On the upper edge, at the learning rates where the loss of some seed was not finite; whether there are any."""
+    order = list(NAMES).index(name) - (len(NAMES) - 1) / 2
+    lost = [rate * 1.3**order for rate, stat in along_rates(cells).items() if stat is None]
+    if lost:
+        looks: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 4}
+        axes.plot(lost, [1.0] * len(lost), ls="none", marker="X", ms=5, mfc="white", mec=NAMES[name][1], **looks)
+    return bool(lost)
 
 
 def _histogram(axes: "Axes", arrays: Mapping[str, Any], name: str, color: str) -> None:

@@ -12,6 +12,7 @@ from normzoo.report.style import GREY, norm_style
 from normzoo.results import CellResult
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WITHOUT, WITH = "identity", "batch_norm"
@@ -52,10 +53,18 @@ def judge(records: Sequence[CellResult]) -> Finding:
 
 
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:
-    """Loss and accuracy by epoch, training and validation."""
-    losses, accuracies = figure.subplots(1, 2)
-    figure.set_size_inches(7.2, 3.2)
-    cells, of_mnist = where(records, data__scaling="zscore") or list(records), _of_mnist(records)
+    """Loss and accuracy by epoch, training and validation, a row for each scaling of the images."""
+    scaled = [(name, cells) for key, name in _SCALED.items() if (cells := where(records, data__scaling=key))]
+    scaled = scaled or [("images as they are", list(records))]
+    figure.set_size_inches(7.2, 0.6 + 2.5 * len(scaled))
+    panels = figure.subplots(len(scaled), 2, squeeze=False)
+    for (losses, accuracies), (name, cells) in zip(panels, scaled, strict=True):
+        _row(losses, accuracies, cells, name)
+    legend_above(figure, panels.flat, columns=3)
+
+
+def _row(losses: "Axes", accuracies: "Axes", cells: Sequence[CellResult], scaled: str) -> None:
+    of_mnist = _of_mnist(cells)
     for norm, label in ((WITHOUT, "without BN"), (WITH, "with BN")):
         arm, color = where(cells, norm=norm), norm_style(norm).color
         for split, dash in (("train", "--"), ("val", "-")):
@@ -73,15 +82,11 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     losses.set(xlabel="Epoch", ylabel="Cross-entropy (training: epoch mean)")
     log_scale(losses, "y")
     whole_ticks(losses)
-    scaled = _SCALED.get(entry(cells[0], "data.scaling"), "images as they are")
     losses.set_title(f"Loss, {scaled}", loc="left")
     accuracies.set(xlabel="Epoch", ylabel="Accuracy (%)")
     whole_ticks(accuracies)
-    data = entry(records[0], "data.name")
-    accuracies.set_title(
-        f"Accuracy, {entry(records[0], 'data.train_size') or 'all'} training images of {data}", loc="left"
-    )
-    legend_above(figure, (losses, accuracies), columns=3)
+    size, data = entry(cells[0], "data.train_size"), entry(cells[0], "data.name")
+    accuracies.set_title(f"Accuracy, {f'{size:,}' if size else 'all'} training images of {data}", loc="left")
 
 
 def _of_mnist(records: Sequence[CellResult]) -> bool:
