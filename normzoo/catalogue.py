@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import inspect
 import json
-import os
 import shutil
 import sys
 import warnings
@@ -81,19 +80,19 @@ def _list(chosen: argparse.Namespace) -> None:
         names = list_norms(**{fact: value for fact, value in asked.items() if value is not None})
     norms = [info(name) for name in names]
     if chosen.json:
-        _print(json.dumps([as_json(norm) for norm in norms], indent=2, ensure_ascii=False))
+        print(json.dumps([as_json(norm) for norm in norms], indent=2, ensure_ascii=False))
     elif not norms:
         sys.stderr.write("no norm has all these facts\n")
     elif sys.stdout.isatty():
-        _print(table([COLUMNS, *map(_row, norms)], shutil.get_terminal_size().columns))
+        print(table([COLUMNS, *map(_row, norms)], shutil.get_terminal_size().columns))
     else:
-        _print("\n".join("\t".join(_row(norm)) for norm in norms))
+        print("\n".join("\t".join(_row(norm)) for norm in norms))
 
 
 def _show(chosen: argparse.Namespace) -> None:
     with _warnings_on_a_line():
         norm = info(chosen.name)
-    _print("\n".join([describe(norm), "", "Measured:", *(f"  {line}" for line in measured(norm.name, chosen.bench))]))
+    print("\n".join([describe(norm), "", "Measured:", *(f"  {line}" for line in measured(norm.name, chosen.bench))]))
 
 
 @contextlib.contextmanager
@@ -234,10 +233,3 @@ def source(norm: NormInfo) -> tuple[str, int] | tuple[()]:
         return inspect.getsourcefile(build) or inspect.getfile(build), inspect.getsourcelines(build)[1]
     except (OSError, TypeError):
         return ()
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `normzoo list | head -1`: the reader has what it wants
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from normzoo import __version__, bench, catalogue, claims
 from normzoo.errors import UserError, exit_with
+from normzoo.output import to_any_reader
 from normzoo.registry import list_norms
 from normzoo.training.command import call_hydra
 
@@ -30,7 +31,11 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line: exit code 0 when all went well, 1 on a failure, 2 on what the user can mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with to_any_reader():
+        _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> None:
     try:
         if arguments[:1] == ["train"]:
             call_hydra(arguments[1:])

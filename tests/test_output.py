@@ -1,0 +1,49 @@
+"""`normzoo ... | head` ends without a word."""
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normzoo.cli import main
+from normzoo.output import to_any_reader
+
+
+def closed_pipe() -> io.TextIOWrapper:
+    """A stream whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return io.TextIOWrapper(os.fdopen(writer, "wb"), write_through=False)
+
+
+def test_what_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = closed_pipe(), closed_pipe()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with to_any_reader():
+        print("a line", flush=True)
+        sys.stderr.write("a word\n" * 20_000)  # more than a buffer holds
+        print("what is left in the buffer")
+        assert not sys.stdout.isatty()
+    assert (sys.stdout, sys.stderr) == (out, err)
+    out.close()  # writes into nothing
+    err.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("list",), ("show", "GN"), ("claims", "--list"), ("train", "-m", "seed=0,1", "sweep.dry_run=true")],
+    ids=" ".join,
+)
+def test_a_command(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra")
+    monkeypatch.chdir(tmp_path)
+    stream: Any = closed_pipe()
+    monkeypatch.setattr(sys, "stdout", stream)
+    main(command)
+    assert capfd.readouterr().err == ""
