@@ -76,6 +76,9 @@ def test_the_example_is_told_with_what_it_should_read(tmp_path: Path) -> None:
 
 
 def test_missing_cells(tmp_path: Path) -> None:
+    older = facts(tmp_path, 1e-12)
+    del older[0].metrics["zscore_nan"]
+    assert [check.holds for check in judge(older).checks if "NaN" in check.text] == [None, True]
     assert judge([]).verdict == "not measured"
     assert judge(trained(tmp_path, {RAW: 0.9})).verdict == "not measured"
 

@@ -140,6 +140,8 @@ def _below(what: str, facts: Sequence[CellResult], metrics: Sequence[str]) -> Ch
     values = [record.metrics.get(metric) for record in facts for metric in metrics]
     if not values:
         return Check(text, None, "no such cells")
+    if any(metric not in record.metrics for record in facts for metric in metrics):
+        return Check(text, None, "not in these records")
     worst = max(float("inf") if value is None else value for value in values)
     return Check(text, worst < LIMIT, f"{worst:.1g}")
 
