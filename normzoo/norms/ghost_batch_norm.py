@@ -86,25 +86,44 @@ class GhostBatchNorm(BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         k, left = divmod(len(input), self.group_size)
-        if k == 0 or left == 0:
-            y, mean, var = self._forward_groups(input, max(k, 1))
+        if k + bool(left) == 1:  # batch norm, whose kernel moves the running statistics by itself
+            return super().forward(input)
+        if left == 0:
+            y, *moved = self._forward_groups(input, k)
         else:
             parts = (self._forward_groups(input[:-left], k), self._forward_groups(input[-left:], 1))
-            y, mean, var = (torch.cat(both) for both in zip(*parts, strict=True))
-        if self.training:
-            update_running(self, mean.mean(0), var.mean(0))
+            y, *moved = (torch.cat(both) for both in zip(*parts, strict=True))
+        if moved:
+            self._move_running(*moved)
         return channels_last(y) if is_channels_last(input) else y
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, group_size={self.group_size}"
 
-    def _forward_groups(self, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Output, mean and unbiased variance of k equal groups: batch norm of k·C channels."""
-        channels = k * self.num_features
-        grouped = x.reshape(len(x) // k, channels, *x.shape[2:])
+    def _forward_groups(self, x: Tensor, k: int) -> list[Tensor]:
+        """Output of k equal groups, as batch norm of k·C channels; with running statistics, a copy for each group.
+
+        The kernel moves the copies: (k, C) running means and variances, or with `momentum=None` the groups' own.
+        """
+        grouped = x.reshape(len(x) // k, k * self.num_features, *x.shape[2:])
         weight, bias = (p.repeat(k) if self.affine and k > 1 else p for p in (self.weight, self.bias))
-        # With momentum 1 the kernel writes the groups' own mean and unbiased variance.
-        dtype = torch.promote_types(x.dtype, torch.float32) if weight is None else weight.dtype
-        mean, var = (x.new_zeros(channels, dtype=dtype) for _ in range(2))
-        y = F.batch_norm(grouped, mean, var, weight, bias, True, 1.0, self.eps)
-        return y.reshape(x.shape), mean.view(k, -1), var.view(k, -1)
+        moved = [running.repeat(k) for running in (self.running_mean, self.running_var) if running is not None]
+        mean, var = moved or (None, None)
+        momentum = 1.0 if self.momentum is None else self.momentum
+        y = F.batch_norm(grouped, mean, var, weight, bias, True, momentum, self.eps)
+        return [y.reshape(x.shape), *(statistic.view(k, -1) for statistic in moved)]
+
+    @torch.no_grad()
+    def _move_running(self, means: Tensor, variances: Tensor) -> None:
+        """To the mean over the groups, each as the kernel has moved it."""
+        if self.momentum is None:
+            update_running(self, means.mean(0), variances.mean(0))
+            return
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        # By way of `data`, as the kernel does, unseen by autograd: an earlier batch of one group refers to them in its
+        # graph, and its backward may still be to come. It does not read them.
+        self.running_mean.data.copy_(means.mean(0))
+        self.running_var.data.copy_(variances.mean(0))

@@ -155,9 +155,10 @@ class LayerNormChannel(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         check_input(self, input.shape, self.num_features, channel_dim=self.channel_dim)
         check_count(self, input.shape, self.num_features, "use more channels, or leave the norm out at this place")
-        x = input.movedim(self.channel_dim, -1)
+        last = self.channel_dim in (-1, input.dim() - 1)
+        x = input if last else input.movedim(self.channel_dim, -1)
         y = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return y.movedim(-1, self.channel_dim)
+        return y if last else y.movedim(-1, self.channel_dim)
 
     def extra_repr(self) -> str:
         affine = self.elementwise_affine

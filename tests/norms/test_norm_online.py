@@ -9,7 +9,7 @@ from norm_cases import CHANNELS, an_input, build
 from transforms import assert_replicas, assert_same_compiled
 
 import normzoo
-from normzoo.norms.online_norm import recurrence
+from normzoo.norms._recurrence import recurrence
 
 
 class Simulation:
