@@ -41,7 +41,7 @@ def test_smoothing(tmp_path: Path, scale: float, beta: float, verdict: str) -> N
     records += [landscape(tmp_path, "batch_norm", seed, scale, beta) for seed in range(3)]
     finding = loss_smoothing.judge(records)
     assert finding.verdict == verdict
-    assert "identity 1.10 ± 0.10 (n = 3)" in finding.measured
+    assert "no norm 1.10 ± 0.10 (n = 3)" in finding.measured
     figure = Figure()
     loss_smoothing.draw(records, figure)
     assert [len(axes.collections) for axes in figure.axes] == [1] * 6  # a row a measure, a column a norm
@@ -56,7 +56,7 @@ def test_smoothing_without_cells_or_with_lost_ones(tmp_path: Path) -> None:
     assert finding.verdict == "holds"
     assert all(check.measured.startswith("1 diverged against") for check in finding.checks)
     assert loss_smoothing.judge([landscape(tmp_path, "identity", 0, 1, 1, "timeout"), one[0]]).verdict == "not measured"
-    assert "identity 1 diverged" in finding.measured
+    assert "no norm 1 diverged" in finding.measured
     figure = Figure()
     loss_smoothing.draw(one, figure)
     assert figure.axes[1].get_title("left") == "no norm (1 diverged)"

@@ -33,7 +33,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
         stats = {norm: outcome(cells, metric) for norm, cells in arms.items()}
         plain, bn = (stats.get(norm, Outcome()) for norm in (WITHOUT, WITH))
         checks.append(times(f"{what}: larger without a norm than with BatchNorm", plain, bn, factor, digits=digits))
-        told = (f"{norm} {text(found.stat, arms[norm], digits)}" for norm, found in stats.items())
+        told = (f"{norm_style(norm).name} {text(found.stat, arms[norm], digits)}" for norm, found in stats.items())
         parts.append(f"{what}: {', '.join(told)}")
     return Finding("; ".join(parts), checks)
 
