@@ -28,12 +28,12 @@ _STATEMENTS: dict[str, tuple[str, ...]] = {
         "moving_average_caffe",
     ),
     "inference is a fixed affine map, which folds into the layer before it": ("inference_dense", "inference_conv"),
-    "at weight = σ, bias = μ it gives back its input": ("identity_dense", "identity_conv"),
+    "at weight = σ = √(var + eps), bias = μ it gives back its input": ("identity_dense", "identity_conv"),
     f"worked example of 3 images × 3 channels × 2 × 2, {COUNT} values to a channel": ("worked_example",),
     "a bias of the dense layer or convolution before it changes nothing and gets no gradient": tuple(
         f"bias_{what}_{kind}" for what in ("output", "gradient") for kind in _KINDS
     ),
-    "BN((aW)u) = BN(Wu), dense and convolution; Jacobian in u unchanged, in W divided by a": tuple(
+    "BN((aW)u) = BN(Wu) at a vanishing eps, dense and convolution; Jacobian in u unchanged, in W divided by a": tuple(
         f"scale_{what}_{kind}" for what in ("output", "input_jacobian", "weight_jacobian") for kind in _KINDS
     ),
 }
