@@ -1,15 +1,19 @@
 """The plan of a sweep as a table, with the time its cells are expected to take."""
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from normzoo.results import CellResult, decisive, read_results
+from normzoo.errors import UserError
+from normzoo.results import FILE_NAME, CellResult, decisive, read_result, read_results
 from normzoo.sweep.progress import clock
 from normzoo.sweep.wrapped import wrapped
+from normzoo.training.cell import describe
 from normzoo.training.plan import BATCHES_TO_START, Cell, Plan, State
 
-UNKNOWN = "unknown until the first cell has run"
+MOST_BESIDE = 2000  # records of other sweeps that are read, of the newest first
 
 
 def table(plan: Plan, n_jobs: int, folder: str) -> str:
@@ -18,11 +22,15 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
     Args:
         plan: Of the sweep.
         n_jobs: Cells that would run at once.
-        folder: The sweep's, whose finished cells tell the times of those that are like them.
+        folder: The sweep's, whose finished cells tell the times of those that are like them; or else those of the
+            sweeps beside it.
     """
-    records = read_results(folder)[0] if Path(folder).is_dir() else []
-    expected = Expected(records)
+    expected = Expected(read_results(folder)[0] if Path(folder).is_dir() else [])
     seconds = {cell.folder.name: expected.seconds(cell) for cell in plan.todo}
+    unlike = [cell for cell in plan.todo if seconds[cell.folder.name] is None]
+    if unlike:
+        others = Expected(islice(_beside(Path(folder), unlike[0]), MOST_BESIDE), Expected.LIKENESSES[:-1])
+        seconds |= {cell.folder.name: others.seconds(cell) for cell in unlike}
     rows = [("cell", "state", "expected time")]
     for cell in plan.cells:
         state = f"{cell.state}: {cell.refused}" if cell.refused else str(cell.state)
@@ -36,42 +44,84 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
         wrapped(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip(), hang=widths[0] + 2) for row in rows
     ]
     known = [time for time in seconds.values() if time is not None]
+    beside = str(Path(folder).absolute().parent)
     if not plan.todo:
         total = "nothing to run"
-    elif len(known) < len(seconds):
-        total = f"expected time: {UNKNOWN}"
+    elif not known:
+        total = f"expected time: unknown until a cell like these has run, in this folder or beside it in {beside}"
     else:
         total = f"expected time: {clock(max(sum(known) / n_jobs, max(known)))}"
-    return "\n".join([*lines, "", wrapped(plan.line(n_jobs, folder)), f"{total}; a dry run, nothing was trained"])
+        if len(known) < len(seconds):
+            total += f", and that of {len(seconds) - len(known)} cells unlike any that has run"
+        total += f", by other sweeps in {beside}" if unlike else ""
+    return "\n".join(
+        [*lines, "", wrapped(plan.line(n_jobs, folder)), wrapped(f"{total}; a dry run, nothing was trained")]
+    )
 
 
 def _but_the_seed(config: Mapping[str, Any]) -> Any:
     return {key: value for key, value in decisive(config).items() if key != "seed"}
 
 
+def _beside(folder: Path, like: Cell) -> Iterator[CellResult]:
+    """What cells left that ran on this very processor in the sweeps beside this one, the newest sweep first."""
+    device = describe(like.config)["device"]
+    own = folder.absolute()
+    try:
+        sweeps = sorted(
+            (found for found in os.scandir(own.parent) if found.is_dir() and found.path != str(own)),
+            key=lambda found: -found.stat().st_mtime,
+        )
+    except OSError:
+        return
+    for sweep in sweeps:
+        # No deeper: the folder may be anybody's, with anything in it.
+        for file in sorted(Path(sweep.path).glob(f"*/{FILE_NAME}")):
+            try:
+                record = read_result(file)
+            except UserError:
+                continue
+            if all(record.device.get(key) == device[key] for key in ("type", "name")):
+                yield record
+
+
+def _of_the_same(*groups: str) -> Callable[[Mapping[str, Any]], Any]:
+    def likeness(config: Mapping[str, Any]) -> Any:
+        size = (config.get("data") or {}).get("image_size")
+        return [_name(config, group) for group in groups], size, config["trainer"]["devices"]
+
+    return likeness
+
+
 class Expected:
     """How long a cell takes, told from finished cells: from those most like it that there are.
 
     Args:
-        records: Of the sweep so far.
+        records: Of the sweep so far, or of others.
+        likenesses: Those that count, the closest first.
     """
 
     # From the same cell under another seed to anything that has run.
     LIKENESSES: tuple[Callable[[Mapping[str, Any]], Any], ...] = (
         _but_the_seed,
-        lambda config: [_name(config, group) for group in ("norm", "model", "data")] + [config["trainer"]["devices"]],
-        lambda config: [_name(config, group) for group in ("model", "data")] + [config["trainer"]["devices"]],
+        _of_the_same("norm", "model", "data"),
+        _of_the_same("model", "data"),
         lambda config: None,
     )
 
-    def __init__(self, records: Iterable[CellResult]) -> None:
-        self._sums: list[dict[str, tuple[float, float]]] = [{} for _ in self.LIKENESSES]
+    def __init__(
+        self,
+        records: Iterable[CellResult],
+        likenesses: Sequence[Callable[[Mapping[str, Any]], Any]] = LIKENESSES,
+    ) -> None:
+        self.likenesses = likenesses
+        self._sums: list[dict[str, tuple[float, float]]] = [{} for _ in likenesses]
         for record in records:
             accumulated = record.config["trainer"].get("accumulate_grad_batches", 1)
             batches, wall = (record.metrics.get("steps") or 0) * accumulated, record.time.get("wall_s")
             if record.status != "ok" or wall is None:
                 continue
-            for sums, likeness in zip(self._sums, self.LIKENESSES, strict=True):
+            for sums, likeness in zip(self._sums, self.likenesses, strict=True):
                 key = repr(likeness(record.config))
                 seconds, cost = sums.get(key, (0.0, 0.0))
                 # What differs in nothing but the seed costs the same, whatever it is.
@@ -79,7 +129,7 @@ class Expected:
 
     def seconds(self, cell: Cell) -> float | None:
         """Of the cell; None where nothing has run yet."""
-        for sums, likeness in zip(self._sums, self.LIKENESSES, strict=True):
+        for sums, likeness in zip(self._sums, self.likenesses, strict=True):
             seconds, cost = sums.get(repr(likeness(cell.config)), (0.0, 0.0))
             if cost:
                 return seconds / cost * (1.0 if likeness is _but_the_seed else cell.cost)

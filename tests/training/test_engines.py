@@ -170,7 +170,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, list[str]]]:
 def test_ray_is_not_asked_for_more_cores_than_a_node_has(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, cluster: list[tuple[object, list[str]]]
 ) -> None:
-    _, out, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "trainer.threads=4,5,6", "seed=0,1")
+    command = ("train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "trainer.threads=4,5,6", "seed=0,1")
+    _, out, err = cli(*command, "sweep.dry_run=true")
+    assert "refused: trainer.threads=5 seed=0 and 1 more: it asks Ray for 5 cores on one node" in out, out + err
+    assert "6 cells: 2 to run" in out
+    assert (cluster, list(tmp_path.iterdir())) == ([], [])
+    _, out, err = cli(*command)
     assert {word for _, overrides in cluster for word in overrides if "threads" in word} == {"trainer.threads=4"}
     assert "refused: trainer.threads=5 seed=0 and 1 more: it asks Ray for 5 cores on one node" in out, out + err
     assert "6 cells: 2 to run" in out
