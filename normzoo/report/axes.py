@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.legend import place_legend
 from normzoo.report.literature import Reference
 from normzoo.report.panels import Curve, Panel
 from normzoo.report.style import GREY, matplotlib_arguments, norm_style
@@ -21,6 +20,8 @@ MOST_DOTTED = 12  # curves; among more of them single seeds are only a haze
 
 def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None) -> None:
     """Draw the curves, set the scales, and put the legend where no point or line is."""
+    from normzoo.report.legend import place_legend  # with NumPy, which comes with matplotlib
+
     axes.set_title(panel.title, loc="left")
     if letter:
         corner: Any = {"xycoords": "axes fraction", "textcoords": "offset points"}
@@ -103,7 +104,7 @@ def _draw_points(axes: Axes, curve: Curve, shift: float, log: bool, seeds: bool)
     downs = [min(s.std or 0.0, 0.9 * s.mean) if log else s.std or 0.0 for _, s in curve.points]
     ups = [s.std or 0.0 for _, s in curve.points]
     color = curve.style.color
-    handle = axes.errorbar(
+    bars = axes.errorbar(
         xs,
         means,
         yerr=[downs, ups] if any(ups) else None,
@@ -118,7 +119,7 @@ def _draw_points(axes: Axes, curve: Curve, shift: float, log: bool, seeds: bool)
     dots = [(x, v) for x, s in several for v in s.values[:_MOST_SEED_DOTS]]
     if dots:
         axes.plot(*zip(*dots, strict=True), ls="none", marker=".", ms=3.4, mew=0, color=color, alpha=0.5, zorder=2)
-    return handle
+    return bars.lines[0]  # a legend names the line; a bar in each of its entries would say nothing
 
 
 def _draw_level(axes: Axes, curve: Curve) -> Any:

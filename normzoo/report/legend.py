@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from normzoo.report.panels import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
     from matplotlib.transforms import Bbox
 
 _MOST_TRIES = 40
@@ -29,58 +30,83 @@ def place_legend(
 
     `levels` are further horizontal lines to keep clear of.
     """
-    names = [curve.style.name for curve in curves]
-    columns = _columns(axes, handles, names)
-    options: Any = {"ncols": columns, "borderaxespad": 0.3, "fontsize": _size(len(curves)), "columnspacing": 1.2}
-    legend = axes.legend(handles, names, loc="upper right", **options)
+    legend = _legend(axes, handles, [curve.style.name for curve in curves])
+    boxes = _boxes(axes, legend)
     taken = inset.get_tightbbox() if inset else None
-    # The corners stay where they are while the limits are raised: to lay a legend out is what costs time.
-    boxes = {}
-    for corner in _CORNERS:
-        legend.set_loc(corner)
-        boxes[corner] = legend.get_window_extent().padded(2)
+    drawn = _Drawn(axes, curves, levels)
     for _ in range(_MOST_TRIES):
+        pixels = drawn.pixels()
         for corner, box in boxes.items():
-            if not _covers(axes, box, curves, levels) and not (taken and box.overlaps(taken)):
+            if not _covers(box, pixels) and not (taken and box.overlaps(taken)):
                 legend.set_loc(corner)
                 return
         low, high = axes.get_ylim()
         axes.set_ylim(top=high * (high / low) ** 0.08 if axes.get_yscale() == "log" else high + 0.08 * (high - low))
+        # The corners stay where they are while the limits are raised.
         boxes = {corner: box for corner, box in boxes.items() if corner.startswith("upper")}
     legend.set_loc("upper left")
 
 
-def _size(count: int) -> float:
-    return 6.8 if count <= 6 else 6.2 if count <= 12 else 5.8
-
-
-def _columns(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> int:
-    """As many columns as keep the legend low and inside the axes."""
+def _legend(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> Legend:
+    """In the upper right corner, in as many columns as keep it low and inside the axes."""
+    size = 6.8 if len(names) <= 6 else 6.2 if len(names) <= 12 else 5.8
     columns = 1 if len(names) <= 6 else 2 if len(names) <= 12 else 4
-    while columns > 1:
-        legend = axes.legend(handles, names, ncols=columns, fontsize=_size(len(names)), columnspacing=1.2)
-        if legend.get_window_extent().width <= 0.97 * axes.get_window_extent().width:
-            break
+    while True:
+        # To lay a legend out is what costs time, and most of all where matplotlib is to look for the best place.
+        legend = axes.legend(
+            handles, names, loc="upper right", ncols=columns, borderaxespad=0.3, fontsize=size, columnspacing=1.2
+        )
+        if columns == 1 or legend.get_window_extent().width <= 0.97 * axes.get_window_extent().width:
+            return legend
         columns -= 1
-    return columns
 
 
-def _covers(axes: Axes, box: Bbox, curves: Sequence[Curve], levels: Sequence[float]) -> bool:
-    left, right = axes.get_xlim()
-    spines: list[tuple[list[tuple[float, float]], Curve | None]] = [([(left, y), (right, y)], None) for y in levels]
-    for curve in curves:
-        level = curve.points[-1][1].mean if curve.points else 0.0
-        flat = [(left, level), (right, level)]
-        spines.append((flat if curve.flat else [(x, s.mean) for x, s in curve.points], curve))
-    for spine, drawn in spines:
-        points = drawn.points if drawn else ()
-        places = [(x, v) for x, s in points for v in (*s.values, s.mean - (s.std or 0), s.mean + (s.std or 0))]
-        shown = [(x, v) for x, v in (*spine, *places) if v > 0 or axes.get_yscale() != "log"]
-        pixels: Any = axes.transData.transform(shown) if shown else []
-        if any(box.contains(x, y) for x, y in pixels):
-            return True
-        for (x0, y0), (x1, y1) in pairwise(pixels[: len(spine)]):
-            steps = max(2, math.ceil(math.hypot(x1 - x0, y1 - y0) / 3))
-            if any(box.contains(x0 + (x1 - x0) * t / steps, y0 + (y1 - y0) * t / steps) for t in range(steps)):
-                return True
-    return False
+def _boxes(axes: Axes, legend: Legend) -> dict[str, Bbox]:
+    """Where the legend, which is in the upper right corner, would be in each, and a little around it."""
+    from matplotlib.transforms import Bbox
+
+    frame, box = axes.get_window_extent(), legend.get_window_extent()
+    right, top = frame.x1 - box.x1, frame.y1 - box.y1
+    boxes = {}
+    for corner in _CORNERS:
+        x = box.x0 if corner.endswith("right") else frame.x0 + right
+        y = box.y0 if corner.startswith("upper") else frame.y0 + top
+        boxes[corner] = Bbox.from_bounds(x, y, box.width, box.height).padded(2)
+    return boxes
+
+
+class _Drawn:
+    """What a legend is to keep clear of: lines, and single points such as the ends of bars."""
+
+    def __init__(self, axes: Axes, curves: Sequence[Curve], levels: Sequence[float]) -> None:
+        self.axes = axes
+        left, right = axes.get_xlim()
+        lines: list[list[tuple[float, float]]] = [[(left, y), (right, y)] for y in levels]
+        points: list[tuple[float, float]] = []
+        for curve in curves:
+            level = curve.points[-1][1].mean if curve.points else 0.0
+            lines.append([(left, level), (right, level)] if curve.flat else [(x, s.mean) for x, s in curve.points])
+            points += [
+                (x, v) for x, s in curve.points for v in (*s.values, s.mean - (s.std or 0), s.mean + (s.std or 0))
+            ]
+        if axes.get_yscale() == "log":
+            lines = [[(x, y) for x, y in line if y > 0] for line in lines]
+            points = [(x, y) for x, y in points if y > 0]
+        self.points = np.array([*points, *(place for line in lines for place in line)]).reshape(-1, 2)
+        self.starts, self.ends = (
+            np.array([place for line in lines for place in line[part]]).reshape(-1, 2)
+            for part in (slice(None, -1), slice(1, None))
+        )
+
+    def pixels(self) -> np.ndarray:
+        """The points, and the lines as points at most three pixels apart, at the limits the axes have now."""
+        points, starts, ends = (
+            self.axes.transData.transform(places) for places in (self.points, self.starts, self.ends)
+        )
+        longest = np.hypot(*(ends - starts).T).max(initial=0.0)
+        share = np.linspace(0, 1, max(2, int(np.ceil(longest / 3))), endpoint=False)[:, None, None]
+        return np.concatenate([points, (starts + (ends - starts) * share).reshape(-1, 2)])
+
+
+def _covers(box: Bbox, pixels: np.ndarray) -> bool:
+    return bool(((pixels >= box.min) & (pixels <= box.max)).all(axis=1).any())
