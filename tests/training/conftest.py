@@ -1,12 +1,16 @@
 """Cells small enough to train in a test."""
 
-from collections.abc import Callable
+import multiprocessing.forkserver
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+
+from normzoo.sweep import fork_server
 
 TINY = (
     "data=synthetic",
@@ -36,13 +40,47 @@ def config() -> Callable[..., dict[str, Any]]:
     return composed
 
 
+# Of pytest for each test, and of Lightning for each cell.
+CHANGING = {"PYTEST_CURRENT_TEST", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"}
+
+
+class KeptServer:
+    """The server that the sweeps of this process fork their cells from; a sweep's own would import for seconds.
+
+    Another is started for other environment variables, which cells have from their server.
+    """
+
+    ensure, stop = staticmethod(multiprocessing.forkserver.ensure_running), staticmethod(fork_server._stop_server)
+
+    def __init__(self) -> None:
+        self.environment: dict[str, str] = {}
+        self.preload: list[str] = []
+
+    def ensure_running(self) -> None:
+        preload: list[str] = multiprocessing.forkserver._forkserver._preload_modules  # type: ignore[attr-defined]
+        environment = {name: value for name, value in os.environ.items() if name not in CHANGING}
+        if preload and (preload, environment) != (self.preload, self.environment):
+            self.stop()
+            self.preload, self.environment = preload, environment
+        self.ensure()
+
+
+@pytest.fixture(scope="session")
+def kept_server() -> Iterator[KeptServer]:
+    server = KeptServer()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def cli(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], kept_server: KeptServer
 ) -> Callable[..., tuple[int, str, str]]:
     """Run `normzoo ...` in this process, in an empty folder; gives exit code, standard output and standard error."""
     from normzoo.cli import main
 
+    monkeypatch.setattr(multiprocessing.forkserver, "ensure_running", kept_server.ensure_running)
+    monkeypatch.setattr(fork_server, "_stop_server", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     # Hydra takes a measurement of coverage for a debugger, and then leaves its errors to it.
