@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 import normzoo.report.claims as claims
 from normzoo.claim_cells import ClaimCells, gather, of_claims_alone, read_claims, write_claims
 from normzoo.errors import UserError
+from normzoo.report.arms import over_seeds
 from normzoo.report.claims import Check, Finding, judge_claims
-from normzoo.report.claims._cells import curves, entry, lost, split, spread, text, where
+from normzoo.report.claims._cells import Outcome, curves, entry, lost, split, spread, text, where
+from normzoo.report.claims._compare import exceeds
 from normzoo.results import CellResult
 
 
@@ -58,6 +60,26 @@ def test_verdict(holds: list[bool | None], verdict: str) -> None:
     finding = Finding("", [Check("", so, "") for so in holds])
     assert finding.verdict == verdict
     assert finding.unmeasured == holds.count(None)
+
+
+@pytest.mark.parametrize(
+    ("gap", "by", "holds", "narrow"),
+    [
+        (2.5, 0.0, True, False),
+        (1.5, 0.0, True, True),
+        (0.2, 0.0, False, True),
+        (-0.2, 0.0, False, False),
+        (5.5, 5.0, True, True),
+        (2.5, 5.0, False, False),
+    ],
+)
+def test_a_check_is_narrow_where_other_seeds_could_turn_it(gap: float, by: float, holds: bool, narrow: bool) -> None:
+    low = over_seeds({0: [1.0], 1: [2.0], 2: [3.0]})
+    high = over_seeds({seed: [gap + seed + 1] for seed in range(3)})
+    check = exceeds("it is higher", Outcome(high), Outcome(low), by=by)
+    assert (check.holds, check.narrow) == (holds, narrow)
+    assert Finding("", [check, Check("", None, "", narrow=True)]).narrow == narrow  # what was not measured is no matter
+    assert not exceeds("it is higher", Outcome(high), Outcome(low, diverged=1), by=by).narrow
 
 
 def test_cells_of_claims_are_written_and_merged(tmp_path: Path) -> None:
@@ -123,7 +145,9 @@ def test_a_claim_that_fails_stands_beside_one_that_does_not(
     def judge(records: list[CellResult]) -> Finding:
         value = spread(records, "val_error_running")
         assert value is not None
-        return Finding(text(value, records), [Check("the error is 9 %", value.mean == 9.0, "as it says | and so on")])
+        return Finding(
+            text(value, records), [Check("the error is 9 %", value.mean == 9.0, "as it says | and so on", narrow=True)]
+        )
 
     def draw(records: list[CellResult], figure: Figure) -> None:
         figure.add_subplot().plot([record.metrics["val_error_running"] for record in records])
@@ -140,9 +164,10 @@ def test_a_claim_that_fails_stands_beside_one_that_does_not(
     assert "not judged: bad" in made.text
     page = made.page.read_text(encoding="utf-8")
     assert (
-        "| [good](#good): good is so. | Nobody 2000 | 9.0 ± 1.0 (n = 3) | **holds** | [png](claims/good.png) |" in page
+        "| [good](#good): good is so. | Nobody 2000 | 9.0 ± 1.0 (n = 3) | **holds** (1 of 1 check narrow) "
+        "| [png](claims/good.png) |" in page
     )
-    assert "| the error is 9 % | yes | as it says \\| and so on |" in page
+    assert "| the error is 9 % | yes, narrowly | as it says \\| and so on |" in page
     assert "ZeroDivisionError" in page
     assert "no machine (generated)" in page
     assert {file.name for file in (folder / "claims").iterdir()} == {"good.png", "good.svg"}
@@ -207,6 +232,7 @@ def test_each_claim_is_told_with_what_runs_it_again(
     page = made.page.read_text(encoding="utf-8")
     assert f"**Holds**. Again by `{again}`" in page
     assert "- Claims: holds 1" in page
+    assert "narrow)" not in page
     assert of_claims_alone(folder) == alone
 
 

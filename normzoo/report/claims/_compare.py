@@ -70,13 +70,15 @@ def exceeds(
         gap = high.mean - low.mean
         return gap > by and gap > stds * (pooled_std(high, low) or 0.0)
 
-    found = f"{show(high, digits)} against {show(low, digits)}"
+    found, narrow = f"{show(high, digits)} against {show(low, digits)}", False
     if high.stat is not None and low.stat is not None:
         spread = pooled_std(high.stat, low.stat)
-        found += f": {high.stat.mean - low.stat.mean:+.{digits}f}{f' {unit}' if unit else ''}"
+        gap, std = high.stat.mean - low.stat.mean, spread or 0.0
+        narrow = not (high.diverged or low.diverged) and abs(gap - max(by, stds * std)) < std
+        found += f": {gap:+.{digits}f}{f' {unit}' if unit else ''}"
         if stds:
             found += "; one seed has no std" if spread is None else f"; pooled std {spread:.{digits}f}"
-    return Check(what, _compared(high, low, better, above), found.replace("-", "−"))
+    return Check(what, _compared(high, low, better, above), found.replace("-", "−"), narrow)
 
 
 def times(what: str, high: Outcome, low: Outcome, factor: float, *, digits: int = 1, better: Better = "low") -> Check:

@@ -15,11 +15,13 @@ class Check:
         text: What is asked, threshold included: "batch_norm: error at batch 2 exceeds that at 32 by 10 points or more".
         holds: Whether it is so; None where cells for it are missing or failed. That cells diverged is a result.
         measured: The figures it rests on.
+        narrow: Whether it is decided by less than one standard deviation over seeds: other seeds could turn it.
     """
 
     text: str
     holds: bool | None
     measured: str
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Finding:
         if all(judged):
             return SO_FAR if self.unmeasured else HOLDS
         return IN_PART if any(judged) else FAILS
+
+    @property
+    def narrow(self) -> int:
+        """Checks that other seeds could turn."""
+        return sum(check.narrow and check.holds is not None for check in self.checks)
 
     @property
     def unmeasured(self) -> int:

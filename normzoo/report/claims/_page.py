@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normzoo.report import describe
+from normzoo.report.claims._finding import Check
 from normzoo.report.table import build_table
 from normzoo.report.text import markdown_table
 from normzoo.results import CellResult
@@ -20,7 +21,8 @@ _MARK = {True: "yes", False: "no", None: "not measured"}
 _LEAD = """Every verdict is computed from the records of the cells in this folder: a claim **holds** where all its
 checks hold, **in part** where some do, **does not hold here** where none does; **as far as measured** where all do that
 have cells. The checks stand below with their thresholds, claim by claim. Figures are mean ± sample standard deviation
-over n seeds: from few seeds of small nets they say how it came out here, and prove nothing elsewhere.
+over n seeds: from few seeds of small nets they say how it came out here, and prove nothing elsewhere. A check is narrow
+where less than one pooled standard deviation lies between what was found and its threshold: other seeds could turn it.
 """
 
 
@@ -32,7 +34,7 @@ def page(judged: Sequence["Judged"], root: Path) -> str:
             f"[{one.claim.name}](#{one.claim.name}): {one.claim.statement}",
             one.claim.source,
             one.finding.measured if one.finding else "–",
-            f"**{one.verdict}**{_incomplete(one)}",
+            f"**{one.verdict}**{_incomplete(one)}{_narrow(one)}",
             f"[png]({_relative(one.figure, root)})" if one.figure else "–",
         ]
         for one in judged
@@ -45,12 +47,12 @@ def _section(one: "Judged", root: Path) -> str:
     parts = [
         f"## {one.claim.name}\n",
         f"{one.claim.statement} ({one.claim.source})\n",
-        f"**{one.verdict[0].upper()}{one.verdict[1:]}**{_incomplete(one)}. Again by `{_command(one)}`\n",
+        f"**{one.verdict[0].upper()}{one.verdict[1:]}**{_incomplete(one)}{_narrow(one)}. Again by `{_command(one)}`\n",
     ]
     if one.error:
         parts.append(f"Failed: {one.error}\n")
     if one.finding:
-        body = [[check.text, _MARK[check.holds], check.measured] for check in one.finding.checks]
+        body = [[check.text, _mark(check), check.measured] for check in one.finding.checks]
         parts.append(markdown_table(["Check", "Holds", "Measured"], body).replace("---:", "---"))
     missing = len(one.claim.cells) - len(one.records)
     if missing:
@@ -116,6 +118,16 @@ def _incomplete(one: "Judged") -> str:
     checks = one.finding.checks if one.finding else ()
     missing = one.finding.unmeasured if one.finding else 0
     return f" ({len(checks) - missing} of {len(checks)} checks measured)" if 0 < missing < len(checks) else ""
+
+
+def _mark(check: Check) -> str:
+    return _MARK[check.holds] + (", narrowly" if check.narrow and check.holds is not None else "")
+
+
+def _narrow(one: "Judged") -> str:
+    if one.finding is None or not one.finding.narrow:
+        return ""
+    return f" ({one.finding.narrow} of {describe.number(len(one.finding.checks), 'check')} narrow)"
 
 
 def _relative(figure: Path, root: Path) -> str:

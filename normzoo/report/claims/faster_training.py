@@ -139,7 +139,8 @@ def _sooner(slow: str, fast: str, reached: Mapping[str, Reached], factor: float 
     found += f": {a.steps.mean / b.steps.mean:.1f} ×"
     if factor > 1:
         return Check(text, a.steps.mean >= factor * b.steps.mean, found)
-    return Check(text, exceeds("", Outcome(a.steps), Outcome(b.steps)).holds, found)
+    compared = exceeds("", Outcome(a.steps), Outcome(b.steps))
+    return Check(text, compared.holds, found, compared.narrow)
 
 
 def _more_accurate(higher: str, lower: str, best: Mapping[str, Outcome]) -> Check:

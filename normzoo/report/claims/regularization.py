@@ -102,7 +102,7 @@ def _no_gain(what: str, without: Outcome, with_dropout: Outcome) -> Check:
         return not exceeds("", Outcome(without), Outcome(with_dropout)).holds
 
     lower = exceeds(what, without, with_dropout, unit="points")
-    return Check(lower.text, judged(without, with_dropout, no_lower), lower.measured)
+    return Check(lower.text, judged(without, with_dropout, no_lower), lower.measured, lower.narrow)
 
 
 def _arm(records: Sequence[CellResult], norm: str, drops: bool) -> list[CellResult]:
