@@ -1,5 +1,6 @@
 """What a norm is to be built with, checked before it is: types as annotated, and ranges of what all norms share."""
 
+import functools
 import inspect
 import math
 import numbers
@@ -54,7 +55,7 @@ def check_num_features(norm: str, build: Callable[..., Any], value: Any) -> None
         ArgumentTypeError: A TypeError, if it is no whole number.
         ArgumentValueError: A ValueError, if it is less than 1.
     """
-    first = next(iter(inspect.signature(build).parameters))
+    first = next(iter(_signature(build).parameters))
     if first != MODULE:
         _check(norm, first, value, (int,), RANGES["num_features"])
 
@@ -74,6 +75,7 @@ def check_values(norm: str, build: Callable[..., Any], keywords: Mapping[str, An
                 _check(norm, name, keywords[name], allowed, RANGES.get(name))
 
 
+@functools.lru_cache(maxsize=256)
 def _signature(build: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(build, eval_str=True)

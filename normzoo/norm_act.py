@@ -55,7 +55,7 @@ def build_norm(
     """
     # timm hands device and dtype to every layer, also as None; a plug-in need not take them.
     unset = {name for name in ("device", "dtype") if kwargs.get(name, 0) is None}
-    for name in unset - set(inspect.signature(build).parameters):
+    for name in unset - set(inspect.signature(build).parameters) if unset else ():
         del kwargs[name]
     title = getattr(build, "__name__", "the norm")
     check_num_features(title, build, num_features)

@@ -101,12 +101,12 @@ class ImageData(LightningDataModule):
     @property
     @abstractmethod
     def num_train(self) -> int:
-        """Images in the training split, after `setup`."""
+        """Images in the training split, after `survey` or `setup`."""
 
     @property
     @abstractmethod
     def num_val(self) -> int:
-        """Images in the validation split, after `setup`."""
+        """Images in the validation split, after `survey` or `setup`."""
 
     @abstractmethod
     def loader(self, split: Split, batch_size: int, *, shuffle: bool = False, drop_last: bool = False) -> BatchLoader:
@@ -124,6 +124,14 @@ class ImageData(LightningDataModule):
         Raises:
             UserError: `drop_last` with a batch, over all processes, that is larger than the split.
         """
+
+    def survey(self) -> None:
+        """See what `setup` sees, that the images are there and enough, and count them; to make them ready is left out.
+
+        Raises:
+            UserError: As `setup`.
+        """
+        self.setup("fit")
 
     @property
     def rank(self) -> int:

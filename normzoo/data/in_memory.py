@@ -73,6 +73,7 @@ class InMemory(ImageData):
         self.val_shift = check_shift(val_shift)
         self.mean: Tensor | None = None
         self.std: Tensor | None = None
+        self._counts: dict[str, int] = {}
         self._splits: dict[str, Images] = {}
 
     @abstractmethod
@@ -89,11 +90,11 @@ class InMemory(ImageData):
 
     @property
     def num_train(self) -> int:
-        return len(self.tensors("train")[1])
+        return self._counts["train"] if self._counts else len(self.tensors("train")[1])
 
     @property
     def num_val(self) -> int:
-        return len(self.tensors("val")[1])
+        return self._counts["val"] if self._counts else len(self.tensors("val")[1])
 
     def tensors(self, split: Split) -> Images:
         """All images and labels of a split, after `setup`."""
@@ -102,6 +103,13 @@ class InMemory(ImageData):
         if not self._splits:
             raise RuntimeError(f"{self.name}: call prepare_data() and setup() first")
         return self._splits[split]
+
+    def survey(self) -> None:
+        if not self._counts:
+            (_, labels), val = self.read()
+            train_index, val_index = self._choose(labels, None if val is None else val[1])
+            self._counts = {"train": len(train_index), "val": len(val_index)}
+        self._check_sizes()
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data set once; later calls, one for each stage of Lightning, find it read."""
@@ -114,6 +122,7 @@ class InMemory(ImageData):
             elif self.scaling == "minmax":
                 minmax(x_train, x_val)
             self._splits = {"train": (x_train, train[1].long()), "val": (x_val, val[1].long())}
+            self._counts = {split: len(labels) for split, (_, labels) in self._splits.items()}
         self._check_sizes()
 
     def loader(self, split: Split, batch_size: int, *, shuffle: bool = False, drop_last: bool = False) -> TensorLoader:
@@ -139,14 +148,18 @@ class InMemory(ImageData):
         )
 
     def _select(self, train: Images, val: Images | None) -> tuple[Images, Images]:
-        x, y = train
+        train_index, val_index = self._choose(train[1], None if val is None else val[1])
+        x_val, y_val = val or train
+        return (train[0][train_index], train[1][train_index]), (x_val[val_index], y_val[val_index])
+
+    def _choose(self, y: Tensor, y_val: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which images are in the splits, of two sets or of one pool, in order."""
         order = balanced_order(y, self.split_seed)
-        if val is not None:
+        if y_val is not None:
             size = self._take_size("train_size", len(y), "the training files hold")
-            order_val = balanced_order(val[1], self.split_seed)
-            size_val = self._take_size("val_size", len(val[1]), "the validation files hold")
-            train_index, val_index = mixed(order[:size], self.split_seed), mixed(order_val[:size_val], self.split_seed)
-            return (x[train_index], y[train_index]), (val[0][val_index], val[1][val_index])
+            order_val = balanced_order(y_val, self.split_seed)
+            size_val = self._take_size("val_size", len(y_val), "the validation files hold")
+            return mixed(order[:size], self.split_seed), mixed(order_val[:size_val], self.split_seed)
 
         # Validation images come first in the order, so that they are the same for every train_size.
         size_val = len(y) // 5 if self.val_size is None else self.val_size
@@ -156,9 +169,8 @@ class InMemory(ImageData):
                 f"{self.name}: train_size {self.train_size} and val_size {size_val} together exceed its {len(y)} "
                 "images, or leave none for training. Lower data.train_size or data.val_size."
             )
-        val_index = mixed(order[:size_val], self.split_seed)
         train_index = mixed(order[size_val : size_val + size], self.split_seed)
-        return (x[train_index], y[train_index]), (x[val_index], y[val_index])
+        return train_index, mixed(order[:size_val], self.split_seed)
 
     def _pixels(self, x: Tensor) -> Tensor:
         pixels = x.float() / self.max_value
@@ -166,4 +178,4 @@ class InMemory(ImageData):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the images, which another process reads faster than it would be sent them."""
-        return {**self.__dict__, "_splits": {}}
+        return {**self.__dict__, "_splits": {}, "_counts": {}}

@@ -202,17 +202,18 @@ class Composer:
         with read_write(task), open_dict(task):
             del task["hydra"]
         raw = json.dumps(OmegaConf.to_container(task, resolve=False), default=str)
-        with _hydra_config(None) as holder:
-            holder.set_config(whole)
-            hydra_node = holder.cfg
+        # Left with Hydra's node alone, as a job has it; Hydra's own way copies everything first.
+        with read_write(whole), open_dict(whole):
+            for name in [name for name in whole if name != "hydra"]:
+                del whole[name]
         try:
-            resolved, references = _resolved(task, hydra_node), _references(raw)
+            resolved, references = _resolved(task, whole), _references(raw)
         except OmegaConfBaseException:
             resolved, references = None, None  # it takes the values of a cell
         return _Groups(
             pickled,
             pickle.dumps(task),
-            hydra_node,
+            whole,
             bool(_LOOKS_UP_HYDRA.search(raw)),
             pickle.dumps(resolved),
             references,
@@ -233,12 +234,12 @@ def _resolved(task: DictConfig, hydra_node: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _hydra_config(node: Any) -> Iterator[HydraConfig]:
+def _hydra_config(node: Any) -> Iterator[None]:
     """What `${hydra:...}` looks up, for a while."""
     holder = HydraConfig.instance()
     before = holder.cfg
     holder.cfg = node
     try:
-        yield holder
+        yield
     finally:
         holder.cfg = before

@@ -8,6 +8,7 @@ that is found out once, with a stand-in for the norm, and each norm is then trie
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class Verdicts:
         self.devices_here = devices_here
         self._data: dict[str, Any] = {}
         self._places: dict[str, Places | None] = {}
+        self._tried: dict[str, Tried] = {}
         self._known: dict[str, str | None] = {}
 
     def of(self, config: Config) -> tuple[str | None, int]:
@@ -78,16 +80,28 @@ class Verdicts:
 
     def _check_shapes(self, config: Config, data: Any) -> None:
         places = self._places_in(config, data) if chosen(config) == "all" else None  # others look into the model
+        said = None
         if places is not None:
             samples = config["batch_size_per_device"]
             try:
-                check_shapes(config, data, lambda: NormsAlone(build_norm(config), places, samples))
+                check_shapes(config, data, lambda: NormsAlone(self._tried_of(config), places, samples))
                 return
             except RefusedError as error:
                 if isinstance(error.__cause__, UserError):
                     raise
-        # Of what is unusual the model itself says best what it is.
-        check_shapes(config, data, lambda: build_model(config, data.image_shape, data.num_classes))
+                said = str(error)
+        # Of what is unusual the model itself says best what it is; and once, where the norm says the same again.
+        key = _key("model", said or config, *(config[name] for name in ("norm", "placement", "model", "data")))
+        build = partial(build_model, config, data.image_shape, data.num_classes)
+        refused = self._once(key, lambda: check_shapes(config, data, build))
+        if refused is not None:
+            raise RefusedError(refused)
+
+    def _tried_of(self, config: Config) -> "Tried":
+        key = _key(config["norm"])
+        if key not in self._tried:
+            self._tried[key] = Tried(build_norm(config))
+        return self._tried[key]
 
     def _places_in(self, config: Config, data: Any) -> "Places | None":
         key = _key(config["model"], config["placement"], data.image_shape, data.num_classes)
@@ -110,7 +124,7 @@ def _read(config: Config) -> Any:
     try:
         data: Any = build_data(config)
         data.prepare_data()
-        data.setup("fit")
+        getattr(data, "survey", lambda: data.setup("fit"))()
     except UserError as error:
         return error
     return data
@@ -143,6 +157,15 @@ class _Place(nn.Module):
         return x
 
 
+class Tried:
+    """A norm as a sweep's cells have it: built once for each number of channels, and given the same input once."""
+
+    def __init__(self, build: Callable[[int], nn.Module]) -> None:
+        self.build = build
+        self.norms: dict[tuple[str, int], nn.Module] = {}
+        self.taken: set[tuple[Any, ...]] = set()
+
+
 class NormsAlone(nn.Module):
     """The norms of a model without the model: `(N, *) ->` nothing, once each norm has been given N of its inputs.
 
@@ -150,18 +173,28 @@ class NormsAlone(nn.Module):
         samples: The largest N. Where their inputs are small they are real ones, which is faster than to do without.
     """
 
-    def __init__(self, norm: Callable[[int], nn.Module], places: Places, samples: int) -> None:
+    def __init__(self, tried: Tried, places: Places, samples: int) -> None:
         super().__init__()
-        self.shapes = list(places.shapes)
+        self.shapes, self.taken = list(places.shapes), tried.taken
         values = samples * sum(math.prod(shape) for _, (_, *shape) in self.shapes)
         self.device = torch.device("cpu" if values <= _FEW_VALUES else "meta")
-        with self.device:
-            self.norms = nn.ModuleDict({str(channels): norm(channels) for channels in places.channels})
+        self.norms = nn.ModuleDict()
+        for channels in places.channels:
+            key = self.device.type, channels
+            if key not in tried.norms:
+                with self.device:
+                    tried.norms[key] = tried.build(channels)
+            self.norms[str(channels)] = tried.norms[key]
 
     def forward(self, x: Tensor) -> None:
-        with self.device:
-            for channels, (_, *shape) in self.shapes:
-                self.norms[str(channels)](torch.zeros(len(x), *shape))
+        for channels, (_, *shape) in self.shapes:
+            norm = self.norms[str(channels)]
+            # How many processes share a statistic is all that a norm is told besides.
+            given = (channels, len(x), *shape, getattr(norm, "planned_processes", None))
+            if given not in self.taken:
+                with self.device:
+                    norm(torch.zeros(len(x), *shape))
+                self.taken.add(given)
 
 
 def find_places(config: Config, data: Any) -> Places | None:

@@ -57,6 +57,25 @@ def test_subsets_are_balanced_disjoint_and_nested() -> None:
     assert same_train == train
 
 
+@pytest.mark.parametrize("options", [{}, {"train_size": 205, "val_size": 100}])
+def test_a_survey_counts_what_setup_makes_ready(options: dict[str, Any]) -> None:
+    surveyed, made = Digits(batch_size=2, **options), ready(Digits(batch_size=2, **options))
+    surveyed.survey()
+    assert (surveyed.num_train, surveyed.num_val) == (made.num_train, made.num_val)
+    with pytest.raises(RuntimeError, match="setup"):
+        surveyed.tensors("train")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 2000}, {"batch_size": 2, "train_size": 1700, "val_size": 100}])
+def test_a_survey_refuses_what_setup_does(options: dict[str, Any]) -> None:
+    said = []
+    for data in (Digits(**options), Digits(**options)):
+        with pytest.raises(UserError) as error:
+            data.setup() if said else data.survey()
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
 def test_a_pass_in_order_meets_classes_at_random() -> None:
     data = ready(Digits(batch_size=2, train_size=1400))
     for split in ("train", "val"):

@@ -5,9 +5,11 @@ from itertools import product
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import normzoo
 from normzoo.errors import UserError
+from normzoo.norms.batch_norm import BatchNorm
 from normzoo.training import verdicts as module
 from normzoo.training.build import build_data
 from normzoo.training.check import check_cell
@@ -86,23 +88,51 @@ def test_whatever_matters(config: Compose) -> None:
     assert len(set(found)) > 20
 
 
-def test_a_model_is_built_once_for_all_norms_batches_and_rates(
-    config: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A list to which each model is added that is built."""
     built: list[object] = []
+    module_build = module.build_model
 
     def counted(*arguments: Any) -> Any:
         built.append(arguments)
         return module_build(*arguments)
 
-    module_build = module.build_model
     monkeypatch.setattr(module, "build_model", counted)
+    return built
+
+
+def test_a_model_is_built_once_for_all_norms_batches_and_rates(config: Compose, built: list[object]) -> None:
     base, verdicts = config(), Verdicts(devices_here=False)
     for norm, batch, seed, rate in product(("batch_norm", "group_norm"), (2, 4), (0, 1), (0.1, 0.2)):
         optimizer = {**base["optimizer"], "base_lr": rate}
         cell = {**base, "norm": {"name": norm}, "batch_size_per_device": batch, "seed": seed, "optimizer": optimizer}
         assert verdicts.of(cell)[0] is None
     assert len(built) == 1
+
+
+def test_a_model_says_once_what_its_norm_cannot(config: Compose, built: list[object]) -> None:
+    verdicts = Verdicts(devices_here=False)
+    refused = {verdicts.of(config("norm=instance_norm", f"batch_size_per_device={batch}"))[0] for batch in (2, 4, 8)}
+    assert len(refused) == 1
+    assert None not in refused
+    assert len(built) == 2  # to find the places, and to say it
+
+
+def test_a_norm_is_given_each_input_once(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, ...]] = []
+    forward = BatchNorm.forward
+
+    def noted(self: BatchNorm, x: Tensor) -> Tensor:
+        given.append(tuple(x.shape))
+        return forward(self, x)
+
+    monkeypatch.setattr(BatchNorm, "forward", noted)
+    verdicts = Verdicts(devices_here=False)
+    for placement, batch in product(("pre_act", "post_act", "last_only"), (2, 4)):
+        assert verdicts.of(config(f"placement={placement}", f"batch_size_per_device={batch}"))[0] is None
+    assert given
+    assert len(given) == len(set(given))
 
 
 def test_large_inputs_take_no_memory(config: Compose) -> None:
@@ -112,6 +142,6 @@ def test_large_inputs_take_no_memory(config: Compose) -> None:
     data.setup("fit")
     places = find_places(cell, data)
     assert places is not None
-    alone = module.NormsAlone(normzoo.factory("batch_norm"), places, 4000)
+    alone = module.NormsAlone(module.Tried(normzoo.factory("batch_norm")), places, 4000)
     assert {parameter.device.type for parameter in alone.parameters()} == {"meta"}
     assert Verdicts(devices_here=False).of(cell) == (None, 4000)
