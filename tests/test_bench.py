@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 import normzoo
 from normzoo import bench
-from normzoo.bench import layers
+from normzoo.bench import layers, layers_command
+from normzoo.bench.cases import Case
+from normzoo.bench.compiled import compile_ahead
 from normzoo.bench.figure import Figure
 from normzoo.bench.measure import Ratio, Times
 from normzoo.bench.references import REFERENCES, TOKENS
@@ -65,7 +67,7 @@ def test_nothing_is_saved_without_a_gradient():
 
 
 def test_steps_are_timed_in_turn():
-    """Each as often as the other, an unmeasured run before each measured one, every other round backwards."""
+    """Each as often as the other, an unmeasured run before each measured one, each round there and back."""
     calls = []
 
     def called(name, layer):
@@ -75,10 +77,10 @@ def test_steps_are_timed_in_turn():
 
         return run
 
-    x = torch.randn(64, 32, 64, 64).requires_grad_()  # long enough that no step has to be repeated
+    x = torch.randn(64, 32, 32, 32).requires_grad_()  # long enough that no step has to be repeated
     steps = {name: bench.Step(called(name, nn.Sigmoid()), (x,)) for name in ("a", "b")}
     times = bench.time_in_turn(steps, rounds=3)
-    assert calls == ["a"] * 2 + ["b"] * 2 + ["a", "a", "b", "b"] + ["b", "b", "a", "a"] + ["a", "a", "b", "b"]
+    assert calls == ["a"] * 2 + ["b"] * 2 + ["a", "a", "b", "b", "b", "b", "a", "a"] * 3
     for found in times.values():
         assert len(found.forward) == len(found.both) == 3
         assert all(0 < forward <= both for forward, both in zip(found.forward, found.both, strict=True))
@@ -92,9 +94,34 @@ def test_a_step_leaves_no_gradient_behind():
     assert layer.weight.grad is None
 
 
-def test_ratio_is_that_of_medians_with_quartiles_of_the_rounds():
-    assert Ratio.of([1, 2, 9], [2, 4, 4]) == Ratio(median=0.5, low=0.5, high=1.375)
-    assert Ratio.of([3.0], [2.0]) == Ratio(1.5, 1.5, 1.5)
+def test_ratio_is_the_median_of_those_of_the_rounds_with_their_quartiles():
+    """A round in which others took half the machine counts once, however long it was."""
+    assert Ratio.of([1, 2, 9], [2, 4, 4]) == Ratio(median=0.5, low=0.5, high=1.375, rounds=3)
+    assert Ratio.of([3.0], [2.0]) == Ratio(1.5, 1.5, 1.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "tells"),
+    [
+        (Ratio(1.04, 0.9, 1.2, 8), False),
+        (Ratio(1.04, 1.03, 1.05, 100), True),  # known to a hundredth
+        (Ratio(0.5, 0.45, 0.55, 8), True),  # plainly below
+        (Ratio(1.6, 1.5, 1.7, 8), True),  # plainly above
+    ],
+)
+def test_when_a_ratio_tells_whether_its_target_is_reached(ratio, tells):
+    assert ratio.tells(1.05) is tells
+
+
+def test_rounds_go_on_near_a_target_and_no_further(monkeypatch):
+    monkeypatch.setattr(Ratio, "tells", lambda ratio, target: ratio.rounds >= 6)
+    (near,) = bench.measure_layers(["BN"], TINY, rounds=2)
+    assert near.forward.rounds == near.both.rounds == 6
+    monkeypatch.setattr(Ratio, "tells", lambda ratio, target: False)
+    (never,) = bench.measure_layers(["GN"], TINY, rounds=1)
+    assert never.forward.rounds == 20
+    (untimed,) = bench.measure_layers(["iter_norm"], TINY, rounds=2)
+    assert untimed.forward.rounds == 2
 
 
 def test_rows_have_what_was_measured():
@@ -168,7 +195,9 @@ def test_a_target_without_a_figure_is_not_measured():
 
 def test_every_norm_reaches_its_target_of_memory(monkeypatch):
     """Bytes are the same on any machine; times are not, and are never asserted."""
-    monkeypatch.setattr(layers, "time_in_turn", lambda steps, rounds: dict.fromkeys(steps, Times((1.0,), (2.0,))))
+    monkeypatch.setattr(
+        layers, "time_in_turn", lambda steps, rounds, enough: dict.fromkeys(steps, Times((1.0,), (2.0,)))
+    )
     rows = list(bench.measure_layers(shape=(16, 64, 16, 16)))
     figures = [figure for row in rows for figure in bench.targets(row, "cpu") if figure.name.endswith(", saved")]
     assert {figure.name.partition(",")[0] for figure in figures} == set(normzoo.list_norms(fused=False))
@@ -228,6 +257,30 @@ def test_compiled_beside_eager(monkeypatch):
     assert row.compiled_saved > 0
 
 
+def test_the_command_compiles_all_before_it_measures(monkeypatch, capsys):
+    order = []
+
+    def compile_ahead(cases, threads):
+        yield from (order.append(f"{case.title} {threads}") or case.title for case in cases)
+
+    def measured(case, rounds, compile):
+        order.append(f"{case.title} measured {compile}")
+        return bench.LayerRow(case.title, "it", TINY)
+
+    monkeypatch.setattr(layers_command, "compile_ahead", compile_ahead)
+    monkeypatch.setattr(layers, "_measure", measured)
+    bench.main(["layers", "--norms", "rms_norm", "--shape", "2,8,4,4", "--compile"])
+    assert order == ["rms_norm 1", "rms_norm, tokens 1", "rms_norm measured True", "rms_norm, tokens measured True"]
+    assert "compiled: forward" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_ahead_stops_no_other():
+    """In a process of its own."""
+    cases = [Case("instance_norm", (2, 8, 1, 1)), Case("identity", TINY)]
+    assert sorted(compile_ahead(cases, threads=1, processes=1)) == ["identity", "instance_norm"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -254,7 +307,7 @@ def test_command_prints_a_table_and_writes_the_figures(tmp_path, capsys):
     figures = json.loads(file.read_text())
     assert f"torch {torch.__version__}" in printed[0]
     assert f"1 of {os.cpu_count()} threads" in printed[0]
-    assert printed[1] == "input 4×8×6×6, float32, 2 rounds"
+    assert printed[1] == "input 4×8×6×6, float32, 2 rounds or more"
     assert [line.split()[0] for line in printed[-3:]] == ["norm", "group_norm", "evo_norm_b0"]
     assert "compiled" not in printed[-3]
     assert f"{figures['rows'][0]['both']['median']:.2f} (" in printed[-2]
@@ -280,7 +333,7 @@ def test_work_of_others_is_told_of_the_rows_it_disturbed(tmp_path, capsys, monke
     taken = iter([0.0, 1.2])
     others = types.SimpleNamespace(Others=lambda: types.SimpleNamespace(cores=lambda: next(taken)))
     monkeypatch.setitem(sys.modules, "normzoo.bench.others", others if extra else None)
-    monkeypatch.setattr(layers, "load", lambda: 2.0)
+    monkeypatch.setattr(layers_command, "load", lambda: 2.0)
     file = tmp_path / "figures.json"
     bench.main(["layers", "--norms", "GN", "LN", "--shape", "4,8,6,6", "--rounds", "1", "--json", str(file)])
     said = capsys.readouterr().out.splitlines()[-1]
@@ -301,7 +354,7 @@ def test_command_hangs_under_another():
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
     chosen = parser.parse_args(["layers", "--norms", "BN", "--compile"])
-    assert (chosen.norms, chosen.shape, chosen.rounds, chosen.compile) == (["BN"], (32, 64, 28, 28), 15, True)
+    assert (chosen.norms, chosen.shape, chosen.rounds, chosen.compile) == (["BN"], (32, 64, 28, 28), 8, True)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@
 import argparse
 from collections.abc import Sequence
 
-from normzoo.bench import layers, sweep
+from normzoo.bench import layers_command, sweep
 from normzoo.bench.figure import Figure
-from normzoo.bench.layers import LayerRow, measure_layers
+from normzoo.bench.layers import measure_layers
 from normzoo.bench.measure import Step, Times, machine, saved_bytes, time_in_turn
+from normzoo.bench.row import LayerRow
 from normzoo.bench.sweep import measure_sweep
 from normzoo.bench.targets import targets
 from normzoo.errors import UserError, exit_with
@@ -35,11 +36,11 @@ __all__ = [
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be measured to the parser of `normzoo bench`; each sets `run_bench`, which `run` calls."""
     subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
-    layers.add_arguments(
+    layers_command.add_arguments(
         subjects.add_parser(
             "layers",
             help="time and saved memory of each norm against torch's or timm's",
-            description=layers.DESCRIPTION,
+            description=layers_command.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )

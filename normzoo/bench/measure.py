@@ -1,5 +1,6 @@
 """Time and memory of one step of a layer: forward, and backward to its input and parameters."""
 
+import ctypes
 import json
 import math
 import os
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from normzoo.errors import UserError
 
 LEAST = 2e-3  # seconds in one measurement: a shorter step is repeated, so that the clock and Python do not show
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of GNU's malloc.h
+KEPT = 2**30  # bytes: of more that is free a process gives some back
 BUSY = 0.5  # of `load`, above which figures are not to be trusted
 
 
@@ -59,12 +62,19 @@ class Times:
     both: tuple[float, ...]
 
 
-def time_in_turn(steps: Mapping[str, Step], rounds: int) -> dict[str, Times]:
+def time_in_turn(
+    steps: Mapping[str, Step], rounds: int, enough: Callable[[Mapping[str, Times]], bool] = lambda times: True
+) -> dict[str, Times]:
     """Time several steps in one process, in turn, so that whatever else the machine does meets all of them.
 
-    Right before it is measured a step runs once unmeasured. It then finds the allocator as it left it itself, not as
-    another did that holds more memory or less, and its own code and data in the caches. Every other round goes through
-    the steps backwards.
+    A round goes through the steps and back again, so that none comes earlier than another. Right before it is measured
+    a step runs once unmeasured. It then finds the allocator as it left it itself, not as another did that holds more
+    memory or less, and its own code and data in the caches.
+
+    Args:
+        steps: What is to be timed, by name.
+        rounds: How many.
+        enough: Whether what was measured so far suffices; otherwise there are as many rounds again.
     """
     grads = {name: torch.randn_like(step.inputs[0]) for name, step in steps.items()}
     repeats = {}
@@ -72,28 +82,43 @@ def time_in_turn(steps: Mapping[str, Step], rounds: int) -> dict[str, Times]:
         step(grads[name])
         repeats[name] = max(1, math.ceil(LEAST / step(grads[name])[1]))
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for i in range(rounds):
-        for name in list(steps)[:: -1 if i % 2 else 1]:
-            steps[name](grads[name])
-            found = [steps[name](grads[name]) for _ in range(repeats[name])]
-            forward, both = (statistics.fmean(each) for each in zip(*found, strict=True))
-            measured[name].append((forward, both))
-    return {name: Times(*(tuple(each) for each in zip(*found, strict=True))) for name, found in measured.items()}
+    while True:
+        for _ in range(rounds):
+            found: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+            for name in (*steps, *reversed(list(steps))):
+                steps[name](grads[name])
+                found[name] += [steps[name](grads[name]) for _ in range(repeats[name])]
+            for name, times in found.items():
+                forward, both = (statistics.fmean(each) for each in zip(*times, strict=True))
+                measured[name].append((forward, both))
+        result = {name: Times(*(tuple(each) for each in zip(*times, strict=True))) for name, times in measured.items()}
+        if enough(result):
+            return result
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The ratio of two medians, and the quartiles of the ratios of each round."""
+    """The median of the ratios of each round, with their quartiles."""
 
     median: float
     low: float
     high: float
+    rounds: int = 1
 
     @classmethod
     def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> "Ratio":
         each = [a / b for a, b in zip(ours, theirs, strict=True)]
-        low, _, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else (each * 3)
-        return cls(statistics.median(ours) / statistics.median(theirs), low, high)
+        low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else (each * 3)
+        return cls(median, low, high, len(each))
+
+    @property
+    def error(self) -> float:
+        """Half of what holds the true median 19 times in 20, as the notch of a box plot does."""
+        return 1.57 * (self.high - self.low) / math.sqrt(self.rounds)
+
+    def tells(self, target: float) -> bool:
+        """Whether it is known to a hundredth, or plain on which side of a target it lies."""
+        return self.error <= 0.01 * self.median or abs(self.median - target) > 2 * self.error
 
 
 def saved_bytes(layer: Callable[..., Tensor], *inputs: Tensor, parameters: Sequence[Tensor] = ()) -> int:
@@ -114,6 +139,20 @@ def saved_bytes(layer: Callable[..., Tensor], *inputs: Tensor, parameters: Seque
         layer(*inputs)
     held = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     return sum(size for pointer, size in storages.items() if pointer not in held)
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep memory that is freed, where the C library is GNU's, as one that holds a model does.
+
+    Otherwise it gives some back and asks for it again, more or less often as chance lays out the memory; by the time
+    that takes the same layer was found up to twice as slow in some rounds as in others.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # other systems, other libraries
+        return
+    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        mallopt(option, KEPT)
 
 
 def machine(device: str) -> dict[str, Any]:

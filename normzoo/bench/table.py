@@ -1,16 +1,15 @@
 """The figures of `normzoo bench layers` as lines of text."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from normzoo.bench.measure import Ratio
+from normzoo.bench.row import LayerRow
 
-if TYPE_CHECKING:
-    from normzoo.bench.layers import LayerRow
-
-LEGEND = """Ratios of medians, in brackets the quartiles over rounds: below 1 is faster than what it is compared with.
-ms: of forward, and of forward and backward. saved: bytes kept for the backward, by those of the input, of the norm and
-of what it is compared with: all but parameters count, the input too, statistics, and a condition if it is kept."""
+LEGEND = """Medians of the ratios of each round, in brackets their quartiles: below 1 is faster than what it is compared
+with. ms: of forward, and of forward and backward. saved: bytes kept for the backward, by those of the input, of the
+norm and of what it is compared with: all but parameters count, the input too, statistics, and a condition if it is
+kept."""
 
 COLUMNS = {
     "norm": 26,
@@ -30,11 +29,11 @@ NOTE = 90  # characters of it that are shown
 def heading(where: Mapping[str, Any], shape: tuple[int, ...], rounds: int, compiled: bool) -> str:
     """The machine, what was measured, how to read the table, and its first line."""
     machine = f"{where['device']}, {where['threads']} of {where['cores']} threads, torch {where['torch']}"
-    measured = f"input {'×'.join(map(str, shape))}, float32, {rounds} rounds"
+    measured = f"input {'×'.join(map(str, shape))}, float32, {rounds} rounds or more"
     return "\n".join([machine, measured, LEGEND, "", _padded(tuple(COLUMNS), compiled)])
 
 
-def line(row: "LayerRow", compiled: bool) -> str:
+def line(row: LayerRow, compiled: bool) -> str:
     """One norm; at the end the beginning of a note, if there is one."""
     milliseconds = "-" if row.milliseconds is None else "{:.2f} {:.2f}".format(*row.milliseconds)
     texts = (

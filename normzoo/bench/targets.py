@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from normzoo.bench.figure import Figure
 from normzoo.bench.measure import Ratio
+from normzoo.bench.row import LayerRow
+from normzoo.facts import NormInfo
 from normzoo.registry import info
-
-if TYPE_CHECKING:
-    from normzoo.bench.layers import LayerRow
 
 FUSED = 1.05
 """The most time of a norm with a fused kernel, by that of torch's layer, forward and with the backward."""
@@ -24,7 +22,7 @@ SAVED = 2.0
 
 @dataclass(frozen=True)
 class RatioFigure(Figure):
-    """A figure that is the ratio of two medians, and whose values are the quartiles over rounds."""
+    """A figure that is the median of ratios, and whose values are the quartiles over rounds."""
 
     ratio: Ratio | None = None
 
@@ -37,30 +35,36 @@ class RatioFigure(Figure):
         return "" if self.ratio is None else f" ({self.ratio.low:.3g} to {self.ratio.high:.3g})"
 
 
-def targets(row: "LayerRow", device: str) -> list[Figure]:
+def timed(norm: NormInfo, device: str) -> dict[str, float]:
+    """The targets of a norm's time: of a row's `forward`, and of forward and backward, `both`."""
+    if norm.name == "identity":  # which does nothing, in no time
+        return {}
+    if norm.fused:
+        return {"forward": FUSED, "both": FUSED}
+    if norm.name in LIGHT:
+        return {"both": LIGHT_TIME}
+    return {"both": RMS_NORM} if norm.name == "rms_norm" and device == "cpu" else {}
+
+
+def targets(row: LayerRow, device: str) -> list[Figure]:
     """What a norm is to reach, with what its row has; of some, such as `identity`, nothing is asked."""
     norm = info(row.norm.partition(",")[0])
-    if norm.name == "identity":  # which does nothing, in no time
-        return []
-    if norm.fused:
-        return [_time(row, "forward", row.forward, FUSED), _time(row, "forward+backward", row.both, FUSED)]
+    figures: list[Figure] = [_time(row, part, target) for part, target in timed(norm, device).items()]
+    if norm.fused or norm.name == "identity":
+        return figures
     if norm.name in LIGHT:
         saved = () if row.saved is None or row.saved_against is None else (row.saved / row.saved_against,)
-        return [
-            _time(row, "forward+backward", row.both, LIGHT_TIME),
-            Figure(f"{row.norm}, saved", "× timm's", LIGHT_SAVED, True, saved, "" if saved else row.note),
-        ]
-    figures = []
-    if norm.name == "rms_norm" and device == "cpu":
-        figures.append(_time(row, "forward+backward", row.both, RMS_NORM))
-    saved = () if row.saved is None else (row.saved,)
-    return [*figures, Figure(f"{row.norm}, saved", "× the input", SAVED, True, saved, "" if saved else row.note)]
+        unit, target = "× timm's", LIGHT_SAVED
+    else:
+        saved = () if row.saved is None else (row.saved,)
+        unit, target = "× the input", SAVED
+    return [*figures, Figure(f"{row.norm}, saved", unit, target, True, saved, "" if saved else row.note)]
 
 
-def _time(row: "LayerRow", part: str, ratio: Ratio | None, target: float) -> Figure:
+def _time(row: LayerRow, part: str, target: float) -> Figure:
+    ratio, title = getattr(row, part), {"both": "forward+backward"}.get(part, part)
     values = () if ratio is None else (ratio.low, ratio.high)
-    note = "" if ratio else row.note
-    return RatioFigure(f"{row.norm}, {part}", "×", target, True, values, note, ratio)
+    return RatioFigure(f"{row.norm}, {title}", "×", target, True, values, "" if ratio else row.note, ratio)
 
 
 def summary(figures: Sequence[Figure]) -> str:
