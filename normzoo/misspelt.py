@@ -108,10 +108,12 @@ def _select(config: Any, key: str) -> Any:
 
 def _keys(config: Any, within: str = "") -> Iterator[str]:
     """Every key of a configuration by its whole name, whatever its values refer to."""
+    from omegaconf import DictConfig
+
     for key in config:
         yield f"{within}{key}"
         node = config._get_node(key)
-        if isinstance(node, Mapping) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
             yield from _keys(node, f"{within}{key}.")
 
 

@@ -14,8 +14,9 @@ from normzoo.report.figure import draw_figure
 from normzoo.report.page import build_page
 from normzoo.report.summary import build_summary
 from normzoo.report.table import build_table
-from normzoo.report.terminal import terminal_table, terminal_text
+from normzoo.report.terminal import lost_text, terminal_table, terminal_text
 from normzoo.report.text import rows_csv
+from normzoo.report.varied import figure_name
 from normzoo.results import FILE_NAME, read_results, write_atomic
 
 __all__ = ["Check", "ReportPaths", "report"]
@@ -41,8 +42,9 @@ class ReportPaths:
 
 
 def report(folder: str | os.PathLike[str], *, width: int | None = None) -> ReportPaths:
-    """Write results.csv, summary.md, small_batch.png, small_batch.svg and report.html into a sweep's folder.
+    """Write results.csv, summary.md, report.html and the figure into a sweep's folder.
 
+    The figure is small_batch.png and .svg where cells differ in their batches, and errors.png and .svg where not.
     The sweep may still be running: whatever records are there are reported.
 
     Args:
@@ -67,12 +69,13 @@ def _report(root: Path, width: int | None) -> ReportPaths:
         )
     table = build_table(results)
     checks = run_checks(table)
-    summary = build_summary(table, checks, unreadable, _unfinished(root))
+    summary = build_summary(table, checks, unreadable, _unfinished(root), root)
     written_csv = write_atomic(root / "results.csv", rows_csv(table, str(root)))
     written_summary = write_atomic(root / "summary.md", summary)
     png, svg = draw_figure(table)
-    written_png = write_atomic(root / "small_batch.png", png)
-    written_svg = write_atomic(root / "small_batch.svg", svg)
+    name = figure_name(table)
+    written_png = write_atomic(root / f"{name}.png", png)
+    written_svg = write_atomic(root / f"{name}.svg", svg)
     written_page = write_atomic(root / "report.html", build_page(summary, svg, f"normzoo: {root.resolve().name}"))
     width = width or shutil.get_terminal_size().columns
     in_columns = terminal_table(table, width)
@@ -85,7 +88,7 @@ def _report(root: Path, width: int | None) -> ReportPaths:
         page=written_page,
         table=in_columns,
         checks=tuple(checks),
-        text=terminal_text(in_columns, checks, files, width),
+        text=terminal_text(in_columns, lost_text(table, width), checks, files, width),
         failed=sum(row.status in ("error", "killed", "oom", "timeout") for row in table.rows),
     )
 

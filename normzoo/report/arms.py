@@ -166,9 +166,14 @@ def values_lines(table: Table) -> list[Line]:
     return [line for line in lines if line.measured]
 
 
+def batch_sizes(table: Table, setting: Setting) -> set[int]:
+    """The batch sizes per device of the setting's cells."""
+    return {point.x for line in batch_lines(table, setting) for point in line.points}
+
+
 def has_batch_axis(table: Table, setting: Setting) -> bool:
     """Whether a setting is a grid over batch sizes, rather than flat references of a normalization-batch arm."""
-    sizes = {point.x for line in batch_lines(table, setting) for point in line.points}
+    sizes = batch_sizes(table, setting)
     arm = any(row.norm in table.partitioned for row in table.by_setting[setting])
     return len(sizes) > 1 or (bool(sizes) and not arm)
 
@@ -198,11 +203,12 @@ def _lines(
         key = (row.variant, row.placement, row.devices if several_devices else None, row.batch if by_step else None)
         groups.setdefault(key, defaultdict(list))[at].append(row)
     return [
-        Line(setting, norms[key[0]], *key, points=tuple(_point(at, cells) for at, cells in sorted(found.items())))
+        Line(setting, norms[key[0]], *key, points=tuple(point_of(at, cells) for at, cells in sorted(found.items())))
         for key, found in groups.items()
     ]
 
 
-def _point(x: int, rows: list[Row]) -> Point:
+def point_of(x: int, rows: Sequence[Row]) -> Point:
+    """The cells at one place, summarised."""
     missing = Counter(row.status for row in rows if row.metric(ERROR) is None)
     return Point(x, stat(rows), tuple(sorted(missing.items())), tuple(rows))

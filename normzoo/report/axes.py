@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from normzoo.report.literature import Reference
-from normzoo.report.panels import Curve, Panel
+from normzoo.report.panels import Curve, Panel, Scale
 from normzoo.report.style import GREY, matplotlib_arguments, norm_style
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None) -> N
         axes.annotate(letter, (0, 1), xytext=(-30, 6), fontsize=10, fontweight="bold", va="baseline", **corner)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel("Validation error (%)")
-    axes.set_xscale("log", base=2)
     xs = sorted({x for curve in panel.curves for x in (*(x for x, _ in curve.points), *curve.lost)})
-    _abscissa(axes, xs)
-    log = _ordinate(axes, panel.curves)
+    _abscissa(axes, xs, panel.scale)
+    log = error_scale(axes, panel.curves)
     levels = _chance(axes, panel.curves, chance)
     moving = [curve for curve in panel.curves if not curve.flat]
     apart = min(0.07, 0.4 / max(len(moving), 1))
@@ -42,31 +41,48 @@ def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None) -> N
         else:
             # A little apart, so that error bars at one x do not hide each other.
             place = moving.index(curve) - (len(moving) - 1) / 2
-            handles.append(_draw_points(axes, curve, 2 ** (apart * place), log, len(panel.curves) <= MOST_DOTTED))
+            shifted = _shifted(xs, panel.scale, apart * place)
+            handles.append(_draw_points(axes, curve, shifted, log, len(panel.curves) <= MOST_DOTTED))
     _mark_lost(axes, panel.curves)
     inset = _inset(axes, panel.inset, panel.curves, log) if panel.inset else None
     place_legend(axes, handles, panel.curves, inset, levels)
 
 
-def _abscissa(axes: Axes, xs: Sequence[int]) -> None:
+def _abscissa(axes: Axes, xs: Sequence[float], scale: Scale) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     ticks = list(xs)
     while len(ticks) > 9:
         ticks = ticks[::2]
+    if scale == "linear":
+        room = 0.06 * (xs[-1] - xs[0]) or 0.5
+        axes.set_xlim(xs[0] - room, xs[-1] + room)
+    else:
+        room = 2**0.45 if scale == "log2" else (xs[-1] / xs[0]) ** 0.06 * 1.05
+        axes.set_xscale("log", base=2 if scale == "log2" else 10)
+        axes.set_xlim(xs[0] / room, xs[-1] * room)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.set_xlim(xs[0] / 2**0.45, xs[-1] * 2**0.45)
 
 
-def _ordinate(axes: Axes, curves: Sequence[Curve]) -> bool:
+def _shifted(xs: Sequence[float], scale: Scale, by: float) -> Callable[[float], float]:
+    """Puts a curve aside by so many octaves, or as far where these have another length."""
+    if scale == "linear":
+        return lambda x: x + by * 0.12 * (xs[-1] - xs[0])
+    if scale == "log10":
+        return lambda x: x * (xs[-1] / xs[0]) ** (by * 0.2)
+    return lambda x: x * 2**by
+
+
+def error_scale(axes: Axes, curves: Sequence[Curve], which: Literal["x", "y"] = "y") -> bool:
     """Choose the scale of the errors, logarithmic if they span much, and limits that hold every bar and dot."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    limit, scale, axis = (getattr(axes, name) for name in (f"set_{which}lim", f"set_{which}scale", f"{which}axis"))
     stats = [s for curve in curves for _, s in curve.points]
     if not stats:
-        axes.set_ylim(0, 100)
+        limit(0, 100)
         return False
     values = [v for s in stats for v in (s.mean - (s.std or 0), s.mean + (s.std or 0), *s.values)]
     means = [s.mean for s in stats]
@@ -74,14 +90,14 @@ def _ordinate(axes: Axes, curves: Sequence[Curve]) -> bool:
     high = max(values)
     if log:
         low = max(min(v for v in values if v > 0), min(means) / 2)
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.15, min(high * 1.15, 110))
-        axes.yaxis.set_major_locator(FixedLocator(_TICKS))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        scale("log")
+        limit(low / 1.15, min(high * 1.15, 110))
+        axis.set_major_locator(FixedLocator(_TICKS))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     else:
         margin = max(0.08 * (high - min(values)), 0.04 * high, 0.1)
-        axes.set_ylim(max(min(values) - margin, 0), high + margin)
+        limit(max(min(values) - margin, 0), high + margin)
     return log
 
 
@@ -97,8 +113,8 @@ def _chance(axes: Axes, curves: Sequence[Curve], chance: float | None) -> list[f
     return [chance, chance * 1.03]
 
 
-def _draw_points(axes: Axes, curve: Curve, shift: float, log: bool, seeds: bool) -> Any:
-    xs = [x * shift for x, _ in curve.points]
+def _draw_points(axes: Axes, curve: Curve, shifted: Callable[[float], float], log: bool, seeds: bool) -> Any:
+    xs = [shifted(x) for x, _ in curve.points]
     means = [s.mean for _, s in curve.points]
     # On a logarithmic axis a bar that reaches zero would have no end.
     downs = [min(s.std or 0.0, 0.9 * s.mean) if log else s.std or 0.0 for _, s in curve.points]

@@ -10,8 +10,8 @@ from normzoo.report.arms import (
     Point,
     Stat,
     batch_lines,
+    batch_sizes,
     flat_references,
-    has_batch_axis,
     normalization_lines,
     pooled_std,
     positions,
@@ -36,12 +36,12 @@ class Check:
 
 
 def run_checks(table: Table) -> list[Check]:
-    """Judge three claims in every setting that has cells for them; a claim that no cell is about is left out."""
+    """Judge three claims in every setting that has cells for them, at both batches; leave out others."""
     return [*_over_batch(table, "batch_norm"), *_over_batch(table, "group_norm"), *_larger_maps(table)]
 
 
 def _over_batch(table: Table, norm: str) -> list[Check]:
-    grids = [setting for setting in table.settings if has_batch_axis(table, setting)]
+    grids = [setting for setting in table.settings if {SMALL, LARGE} <= batch_sizes(table, setting)]
     lines = [line for setting in grids for line in batch_lines(table, setting) if line.norm == norm]
     complete = [line for line in lines if line.at(SMALL) and line.at(LARGE)]
     judge = _batch_norm_falls if norm == "batch_norm" else _group_norm_stays

@@ -1,4 +1,4 @@
-"""small_batch.png and .svg: the panels on a page, with a caption made from the records."""
+"""The figure, as PNG and SVG: the panels on a page, with a caption made from the records."""
 
 import io
 import textwrap
@@ -10,7 +10,10 @@ from normzoo.errors import UserError
 from normzoo.report import describe
 from normzoo.report.axes import MOST_DOTTED, draw_panel
 from normzoo.report.panels import Panel, build_panels
+from normzoo.report.ranking import draw_ranking, ranking_size
 from normzoo.report.rows import Table
+from normzoo.report.varied import over_batches
+from normzoo.report.varied_panels import varied_panels
 
 _CLASSES = {"mnist5k": 10, "mnist": 10, "fashion_mnist": 10, "digits": 10, "cifar10": 10}
 LOOKS: Any = {
@@ -70,16 +73,14 @@ def draw_figure(table: Table) -> tuple[bytes, bytes]:
 
 def draw_on(figure: Any, table: Table) -> None:
     """Draw the panels and the caption on an empty figure, which takes the size they need."""
-    panels = build_panels(table)
+    panels = build_panels(table) if over_batches(table) else varied_panels(table)
     rows = _arranged(panels)
     columns = max((len(row) for row in rows), default=1)
     width = _WIDTH if columns == 2 or any(map(_is_wide, panels)) else _ONE_WIDTH
     left, right = _MARGIN
     lines = textwrap.wrap(caption(table, panels), int(width * 20.4))
     foot = 0.48 + _CAPTION_LINE * len(lines)
-    heights = [
-        _ROW + max(0.11 * len(panel.curves) / 4 - 0.4 if _is_wide(panel) else 0.0 for panel in row) for row in rows
-    ]
+    heights = [max(_height(panel) for panel in row) for row in rows]
     height = _HEAD + sum(heights) + _GAP * max(len(rows) - 1, 0) + foot + (0.4 if not rows else 0.0)
     chance = chance_level(table)
     figure.set_layout_engine("none")  # every panel is put where it belongs
@@ -90,8 +91,12 @@ def draw_on(figure: Any, table: Table) -> None:
         share = (width - (left + right) * len(row)) / len(row)
         for i, panel in enumerate(row):
             x = left + i * (share + left + right)
-            axes = figure.add_axes((x / width, y / height, share / width, row_height / height))
-            draw_panel(axes, next(letters) if len(panels) > 1 else "", panel, chance)
+            room = max(0.0, ranking_size(panel)[1] - left) if panel.names else 0.0
+            axes = figure.add_axes(((x + room) / width, y / height, (share - room) / width, row_height / height))
+            if panel.names:
+                draw_ranking(axes, panel, chance)
+            else:
+                draw_panel(axes, next(letters) if len(panels) > 1 else "", panel, chance)
     if not panels:
         figure.text(0.5, 1 - 0.3 / height, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
     figure.text(
@@ -115,8 +120,14 @@ def _arranged(panels: Sequence[Panel]) -> list[list[Panel]]:
     return rows
 
 
+def _height(panel: Panel) -> float:
+    if panel.names:
+        return ranking_size(panel)[0]
+    return _ROW + (0.11 * len(panel.curves) / 4 - 0.4 if _is_wide(panel) else 0.0)
+
+
 def _is_wide(panel: Panel) -> bool:
-    return len(panel.curves) > 12
+    return len(panel.curves) > 12 or bool(panel.names)
 
 
 def caption(table: Table, panels: Sequence[Panel]) -> str:
@@ -134,7 +145,8 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         dots = "; dots: single seeds" if any(len(panel.curves) <= MOST_DOTTED for panel in panels) else ""
         drawn.append(f"Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation{dots}.")
     if any(curve.lost for panel in panels for curve in panel.curves):
-        drawn.append("Crosses on the upper edge: cells that diverged or died.")
+        edge = "right" if any(panel.names for panel in panels) else "upper"
+        drawn.append(f"Crosses on the {edge} edge: cells that diverged or died.")
     return " ".join(
         [
             f"Validation error with running statistics of {describe.models(rows)} on {describe.data(rows)}{all_seeds}.",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from normzoo.report import describe
 from normzoo.report.arms import (
@@ -19,6 +20,8 @@ from normzoo.report.rows import Table
 from normzoo.report.settings import Setting
 from normzoo.report.style import DASHED, DOTTED, MARKERS, Style, norm_style, placement_style
 
+Scale = Literal["log2", "log10", "linear"]
+
 _MOST_GRIDS = 3
 _MOST_ARMS = 2
 _BATCH = "Batch size per device"
@@ -30,14 +33,17 @@ class Curve:
     """A line of a panel; `lost` are the x at which cells diverged or died. `flat` ones are levels, not points."""
 
     style: Style
-    points: Sequence[tuple[int, Stat]]
-    lost: Sequence[int] = ()
+    points: Sequence[tuple[float, Stat]]
+    lost: Sequence[float] = ()
     flat: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; `seeds` says in words which seeds its points have."""
+    """One pair of axes; `seeds` says in words which seeds its points have.
+
+    With `names` the points of the curves are places in this list, from top to bottom, and not numbers on an abscissa.
+    """
 
     title: str
     x_label: str
@@ -45,6 +51,8 @@ class Panel:
     seeds: str
     note: str
     inset: Reference | None = None
+    scale: Scale = "log2"
+    names: Sequence[str] = ()
 
 
 def build_panels(table: Table) -> list[Panel]:

@@ -77,6 +77,12 @@ def placement_style(placement: str) -> Style:
     return _varied(style, placement.removeprefix(name))
 
 
+def numbered_style(number: int, name: str) -> Style:
+    """The style of the line that is this one of several without looks of their own."""
+    dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
+    return Style(name, _COLORS[number % len(_COLORS)], MARKERS[number % len(MARKERS)], dash)
+
+
 def matplotlib_arguments(style: Style) -> Mapping[str, Any]:
     """The style as keyword arguments of `Axes.plot`."""
     return {

@@ -1,8 +1,7 @@
 """summary.md: what was run, what it shows, and what did not run."""
 
-import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from normzoo.report import describe
 from normzoo.report.arms import (
@@ -16,9 +15,11 @@ from normzoo.report.arms import (
 )
 from normzoo.report.checks import Check, show
 from normzoo.report.literature import GROUP_NORM_IMAGENET
-from normzoo.report.rows import Row, Table
+from normzoo.report.lost import causes, short
+from normzoo.report.rows import Table
 from normzoo.report.settings import Setting
-from normzoo.report.text import line_grid, markdown_table
+from normzoo.report.text import grid_table, line_grid, markdown_table
+from normzoo.report.varied import best, figure_name, grid_of, over_batches
 
 _MOST_SETTINGS = 20
 _MOST_ENTRIES = 40
@@ -36,20 +37,33 @@ _LOST = (
 )
 
 
-def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[str], unfinished: int) -> str:
-    """The whole page; sections without data are left out."""
+def build_summary(
+    table: Table, checks: Sequence[Check], unreadable: Sequence[str], unfinished: int, root: Path | None = None
+) -> str:
+    """The whole page; sections without data are left out.
+
+    Args:
+        table: Of all cells.
+        checks: Judged already.
+        unreadable: What is said of files that are no records.
+        unfinished: Cells without a record.
+        root: The sweep's folder, where the page is to lie.
+    """
     parts = [
         "# Sweep report\n",
         _what_was_run(table, unreadable, unfinished),
-        "![Validation error of every norm, by batch size and by what a statistic averages](small_batch.png)\n",
+        f"![Validation error by what was varied]({figure_name(table)}.png)\n",
         *([_checks(checks), *_reference()] if checks else []),
     ]
-    for setting in table.settings[:_MOST_SETTINGS]:
+    over = over_batches(table)
+    for setting in table.settings[:_MOST_SETTINGS] if over else ():
         parts += _setting(table, setting)
-    if len(table.settings) > _MOST_SETTINGS:
+    if not over:
+        parts += _by_what_varied(table)
+    elif len(table.settings) > _MOST_SETTINGS:
         parts.append(f"Another {len(table.settings) - _MOST_SETTINGS} settings are in results.csv alone.\n")
-    parts.append(_not_run(table, "refused", "Refused combinations", "Refused before training, since they cannot be."))
-    parts += [_not_run(table, *entry) for entry in _LOST]
+    parts.append(_not_run(table, root, "refused", "Refused combinations", "Refused before training: they cannot be."))
+    parts += [_not_run(table, root, *entry) for entry in _LOST]
     if unreadable:
         listed = "\n".join(f"- {message}" for message in unreadable[:_MOST_ENTRIES])
         parts.append(f"## Files left out\n\n{listed}\n{_more(len(unreadable))}")
@@ -67,6 +81,9 @@ def _what_was_run(table: Table, unreadable: Sequence[str], unfinished: int) -> s
         ("Versions", describe.versions(rows)),
         ("Time", describe.time(rows)),
     ]
+    found = best(table)
+    if found is not None:
+        entries.append(("Best", f"`{found[0]}`: {show(found[1])} % (n = {found[1].n})"))
     if unfinished:
         entries.append(("Without a record", f"{describe.number(unfinished, 'cell')} begun and not finished"))
     if table.repeated:
@@ -84,12 +101,35 @@ def _checks(checks: Sequence[Check]) -> str:
     return f"## Checks\n\n{head.replace('---:', '---')}"
 
 
+def _by_what_varied(table: Table) -> list[str]:
+    grid, n = grid_of(table), describe.usual_seeds(table.rows)
+    head, body = grid_table(grid, n, code="`")
+    names = [axis.name for axis in (*grid.lines, *([grid.across] if grid.across else []))]
+    parts = [
+        f"## Validation error{f' by {listed}' if (listed := ' and '.join(names)) else ''}\n",
+        _spread(n),
+        markdown_table(head, body),
+    ]
+    judged = []
+    for key, points in grid.points.items():
+        for x, point in points.items():
+            if point.rows[0].norm in table.batch_norms and point.stat is not None:
+                label = ", ".join(filter(None, (grid.label(key), grid.across.label(x) if grid.across else "")))
+                stats = [stat(point.rows, metric) for metric, _ in _THREE_ERRORS]
+                judged.append([f"`{label}`", *(show(s) if s else "–" for s in stats)])
+    if judged:
+        parts.append("### By the statistics that a net with statistics shared between samples is evaluated with\n")
+        parts.append(markdown_table(["cells", *(name for _, name in _THREE_ERRORS)], judged[:_MOST_ENTRIES]))
+        parts.append(_more(len(judged)).removeprefix("- ").capitalize())
+    return parts
+
+
 def _setting(table: Table, setting: Setting) -> list[str]:
     rows = table.by_setting[setting]
     n = describe.usual_seeds(rows)
     parts = [
         f"## {setting.title}\n",
-        f"Error in %, mean ± sample std, n = {n} {'seed' if n == 1 else 'seeds'} unless noted.\n",
+        _spread(n),
     ]
     placement = table.main_placement(setting)
     lines = batch_lines(table, setting)
@@ -115,6 +155,10 @@ def _setting(table: Table, setting: Setting) -> list[str]:
         if beside:
             parts.append(f"Norms that share nothing between samples, at as many a step: {'; '.join(beside)}.\n")
     return [*parts, _placements(table, setting, n)]
+
+
+def _spread(n: int) -> str:
+    return f"Error in %, mean ± sample std, n = {describe.number(n, 'seed')} unless noted.\n"
 
 
 def _section(title: str, corner: str, lines: Sequence[Line], n: int, name: Callable[[Line], str]) -> str:
@@ -167,28 +211,30 @@ def _reference() -> list[str]:
     return ["For comparison, the curve of the GN paper:\n", markdown_table(["norm", *map(str, columns)], body), text]
 
 
-def _not_run(table: Table, status: str, title: str, lead: str) -> str:
-    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for row in table.rows:
-        if row.status == status:
-            # Reasons that differ only in the norm and the numbers they quote, such as a shape, are one reason.
-            alike = re.sub(r"\d+", "·", row.reason.replace(row.norm, "·"))
-            groups[row.placement, row.setting.title, alike].append(row)
-    if not groups:
+def _not_run(table: Table, root: Path | None, status: str, title: str, lead: str) -> str:
+    found = causes(table, status)
+    if not found:
         return ""
     entries = []
-    for (placement, where, _), rows in list(groups.items())[:_MOST_ENTRIES]:
-        reason = rows[0].reason
+    for cause in found[:_MOST_ENTRIES]:
+        rows = cause.rows
         variants = describe.listing((f"`{variant}`" for variant in dict.fromkeys(row.variant for row in rows)), 12)
+        placements = describe.listing(dict.fromkeys(row.placement for row in rows), 6)
+        where = describe.listing(dict.fromkeys(row.setting.title for row in rows))
         sizes = ", ".join(map(str, sorted({row.batch for row in rows if row.batch is not None}))) or "?"
         cells = f"{describe.seeds(rows)}, {describe.number(len(rows), 'cell')}"
-        said = reason if len(reason) <= 500 else f"{reason[:500]} …"
         example = f"for {rows[0].variant}: " if len({row.variant for row in rows}) > 1 else ""
+        more = f"; read on in `{_from(root, cause.read_on)}`" if cause.read_on else ""
         entries.append(
-            f"- {variants}, placement {placement}, {where}, batch {sizes}, {cells}: "
-            f"{example}{said or 'no reason recorded'}"
+            f"- {variants}, placement {placements}, {where}, batch {sizes}, {cells}: "
+            f"{example}{short(cause.said, 500)}{more}"
         )
-    return f"## {title}\n\n{lead}\n\n" + "\n".join(entries) + f"\n{_more(len(groups))}"
+    return f"## {title}\n\n{lead}\n\n" + "\n".join(entries) + f"\n{_more(len(found))}"
+
+
+def _from(root: Path | None, file: Path) -> Path:
+    """The file as seen from the sweep's folder, where this page lies."""
+    return file.relative_to(root) if root is not None and file.is_relative_to(root) else file
 
 
 def _devices(line: Line) -> str:

@@ -16,11 +16,11 @@ from normzoo.results import CellResult, decisive
 # Axes of the report itself, and entries that say where a cell ran rather than what it was.
 _AXES = frozenset({"seed", "batch_size_per_device"})
 _AXIS_GROUPS = ("norm.", "placement.")
-_WHERE_IT_RAN = frozenset(
+WHERE_IT_RAN = frozenset(
     f"trainer.{key}" for key in ("name", "accelerator", "devices", "num_nodes", "strategy", "threads", "deterministic")
 )
 # The number of samples that share a statistic is an axis of its own, so it does not tell variants of a norm apart.
-_NORM_AXIS = "group_size"
+NORM_AXIS = "norm.group_size"
 # The order of a reader's interest; what is not named follows by its name.
 _NORMS_FIRST = (
     "batch_norm",
@@ -39,13 +39,13 @@ def build_table(results: Iterable[CellResult]) -> Table:
     kept, repeated = _once(results)
     flats = [_flatten(decisive(result.config)) for result in kept]
     differing = _differing(flats)
-    own_axes = _AXES | _WHERE_IT_RAN
+    own_axes = _AXES | WHERE_IT_RAN
     splitting = [key for key in differing if key not in own_axes and not key.startswith(_AXIS_GROUPS)]
     derived = derived_entries(flats, splitting)
     splitting = [key for key in splitting if key not in derived]
     keys = [tuple(flat.get(key) for key in splitting) for flat in flats]
     settings = _settings(keys, splitting, flats)
-    norms = _variants(flats, "norm", skip=(_NORM_AXIS,))
+    norms = _variants(flats, "norm", skip=(NORM_AXIS,))
     placements = _variants(flats, "placement")
     rows = [
         _row(result, flat, settings[key], norm, placement)
@@ -130,7 +130,7 @@ def _settings(
 def _variants(flats: Sequence[Mapping[str, Any]], group: str, skip: tuple[str, ...] = ()) -> list[str]:
     """Name each cell's norm (or placement), with the arguments in which cells of the same name differ."""
     prefix = f"{group}."
-    skipped = {f"{prefix}{key}" for key in ("name", *skip)}
+    skipped = {f"{prefix}name", *skip}
     named: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for flat in flats:
         named[str(flat.get(f"{prefix}name", "?"))].append(flat)
@@ -157,7 +157,7 @@ def _row(result: CellResult, flat: Mapping[str, Any], setting: Setting, variant:
         variant=variant,
         batch=_count(flat.get("batch_size_per_device")),
         # A cell that died has no record of it, and yet belongs at its place on the axis.
-        normalization_batch=result.normalization_batch or _count(flat.get(f"norm.{_NORM_AXIS}")),
+        normalization_batch=result.normalization_batch or _count(flat.get(NORM_AXIS)),
         placement=placement,
         model=str(flat.get("model.name", "?")),
         data=str(flat.get("data.name", "?")),

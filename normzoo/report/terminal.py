@@ -6,20 +6,26 @@ from pathlib import Path
 
 from normzoo.report import describe
 from normzoo.report.arms import batch_lines, normalization_lines
-from normzoo.report.checks import Check
+from normzoo.report.checks import Check, show
+from normzoo.report.lost import causes, short
 from normzoo.report.rows import Table
-from normzoo.report.text import line_grid, plain_table
+from normzoo.report.text import grid_table, line_grid, plain_table
+from normzoo.report.varied import best, grid_of, over_batches
 
-_MOST_SETTINGS = 4
+_MOST_SETTINGS, _MOST_CAUSES = 4, 8
 
 
 def terminal_table(table: Table, width: int) -> str:
-    """Norm × batch size (and × normalization batch, where that was varied), mean ± std over seeds."""
+    """Norm × batch size (and × normalization batch), or else by whatever was varied, mean ± std over seeds."""
     blocks = [describe.counts(table)]
+    if not over_batches(table):
+        n = describe.usual_seeds(table.rows)
+        blocks.append(f"validation error in %, {_over(n)}")
+        blocks.append(plain_table(*grid_table(grid_of(table), n), width))
+        return "\n\n".join([*blocks, *_best(table, width)])
     for setting in table.settings[:_MOST_SETTINGS]:
         n = describe.usual_seeds(table.by_setting[setting])
-        over = f"mean ± std over {n} seeds" if n > 1 else "one seed"
-        blocks.append(f"{setting.title}: validation error in %, {over}")
+        blocks.append(f"{setting.title}: validation error in %, {_over(n)}")
         for corner, lines in (
             ("norm \\ batch size", batch_lines(table, setting)),
             ("norm \\ normalization batch", normalization_lines(table, setting)),
@@ -30,13 +36,37 @@ def terminal_table(table: Table, width: int) -> str:
                 blocks.append(plain_table([corner, *head], body, width))
     if len(table.settings) > _MOST_SETTINGS:
         blocks.append(f"{len(table.settings) - _MOST_SETTINGS} more settings in summary.md")
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *_best(table, width)])
 
 
-def terminal_text(table: str, checks: Sequence[Check], paths: Sequence[Path], width: int) -> str:
-    """The table, the verdicts and where the files lie."""
+def _over(n: int) -> str:
+    return f"mean ± std over {n} seeds" if n > 1 else "one seed"
+
+
+def _best(table: Table, width: int) -> list[str]:
+    found = best(table)
+    if found is None:
+        return []
+    return [textwrap.fill(f"best: {found[0]}: {show(found[1])} %", max(width, 40), subsequent_indent="  ")]
+
+
+def lost_text(table: Table, width: int) -> str:
+    """What cells came to no end of, by cause, with how many there are and where to read on."""
+    found = causes(table)
+    lines = []
+    for cause in found[:_MOST_CAUSES]:
+        said = f"{cause.status}, {describe.number(len(cause.rows), 'cell')}: {short(cause.said, 300)}"
+        more = f" [read on in {cause.read_on}]" if cause.read_on else ""
+        lines.append(textwrap.fill(said + more, max(width, 40), subsequent_indent="  ", break_long_words=False))
+    if len(found) > _MOST_CAUSES:
+        lines.append(f"{len(found) - _MOST_CAUSES} more causes in summary.md")
+    return "\n".join(lines)
+
+
+def terminal_text(table: str, lost: str, checks: Sequence[Check], paths: Sequence[Path], width: int) -> str:
+    """The table, what was lost, the verdicts and where the files lie; without what there is none of."""
     verdicts = [
         textwrap.fill(f"{check.verdict}: {check.claim} [{check.figures}]", max(width, 40), subsequent_indent="  ")
         for check in checks
     ]
-    return "\n\n".join([table, "\n".join(verdicts), "\n".join(map(str, paths))])
+    return "\n\n".join(filter(None, [table, lost, "\n".join(verdicts), "\n".join(map(str, paths))]))

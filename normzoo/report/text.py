@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from normzoo.report.arms import Line, Point
 from normzoo.report.checks import show
 from normzoo.report.rows import Row, Table
+from normzoo.report.varied import Grid, said
 
 _COLUMNS = (
     "norm",
@@ -87,6 +88,18 @@ def line_grid(lines: Sequence[Line], heads: Sequence[str], usual_n: int) -> tupl
         points = {point.x: point for point in line.points}
         body.append([head, *(cell_text(points.get(x), usual_n) for x in columns)])
     return [str(x) for x in columns], body
+
+
+def grid_table(grid: Grid, usual_n: int, code: str = "") -> tuple[list[str], list[list[str]]]:
+    """Errors by whatever was varied, as head and body of a table; `code` goes around the names of lines."""
+    corner = ", ".join(axis.name for axis in grid.lines) or "cells"
+    xs = grid.xs
+    heads = ["error"] if grid.across is None else [said(x) for x in xs]
+    body = [
+        [f"{code}{grid.label(key)}{code}", *(cell_text(points.get(x), usual_n) for x in xs)]
+        for key, points in grid.points.items()
+    ]
+    return [corner if grid.across is None else f"{corner} \\ {grid.across.name}", *heads], body
 
 
 def cell_text(point: Point | None, usual_n: int) -> str:

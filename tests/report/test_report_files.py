@@ -110,8 +110,10 @@ def test_a_half_finished_sweep_is_reported(cell: Maker, sweep: Sweep) -> None:
 def test_a_single_cell_is_reported(status: str, cell: Maker, sweep: Sweep) -> None:
     made = report(sweep([cell(status=status, reason=None if status == "ok" else "because")]))
     assert f"1 cell: 1 {status}" in made.table
-    assert "cannot be told" in made.summary.read_text()
-    assert all((made.csv.parent / name).stat().st_size > 0 for name in FILES)
+    assert "## Checks" not in made.summary.read_text()
+    assert "needs 2 and 32" not in made.text
+    assert (made.png.name, made.svg.name) == ("errors.png", "errors.svg")
+    assert all(path.stat().st_size > 0 for path in (made.csv, made.summary, made.png, made.svg, made.page))
 
 
 def test_cells_that_came_to_grief_are_listed_with_their_reason(cell: Maker, sweep: Sweep) -> None:
@@ -174,7 +176,7 @@ def test_a_folder_without_results_is_a_clear_error(name: str, tmp_path: Path) ->
 def test_a_folder_that_cannot_be_written_is_a_clear_error(
     cell: Maker, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = sweep([cell()])
+    folder = sweep([cell(), cell(batch=4)])
     report(folder)
     before = {name: (folder / name).read_bytes() for name in FILES}
 

@@ -31,7 +31,7 @@ def test_a_sweep_refuses_runs_reports_and_does_not_repeat(cli: Cli, tiny: tuple[
     assert out.index("refused: norm=instance_norm") < out.index("cell 1/2")
     assert "cell 2/2  norm=batch_norm seed=" in out
     assert all((tmp_path / "s" / result.cell / "cell.log").exists() for result in results if result.status == "ok")
-    for name in ("results.csv", "summary.md", "small_batch.png", "small_batch.svg"):
+    for name in ("results.csv", "summary.md", "errors.png", "errors.svg"):
         assert (tmp_path / "s" / name).stat().st_size > 0
     before = {result.cell: result.time for result in results}
 

@@ -1,0 +1,137 @@
+"""What a sweep varied, whatever it is, and the errors by it: for sweeps that are not over batch sizes."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from normzoo.report.arms import Point, Stat, batch_lines, normalization_lines, placement_lines, point_of
+from normzoo.report.rows import Row, Table
+from normzoo.report.table import NORM_AXIS, WHERE_IT_RAN
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An entry of the configurations that cells differ in."""
+
+    name: str
+    of: Callable[[Row], Any]
+
+    def label(self, value: Any) -> str:
+        """A value, said with the name of its entry unless it tells by itself what it is."""
+        return said(value) if self.name in ("norm", "model", "data", "optimizer") else f"{self.name}={said(value)}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells by what they differ in: a line for each key of `lines`, and along it the values of `across`, if any."""
+
+    lines: tuple[Axis, ...]
+    across: Axis | None
+    points: dict[Key, dict[Any, Point]]
+
+    def label(self, key: Key) -> str:
+        """The name of a line, which needs no more than its value where there is one entry."""
+        if len(self.lines) == 1:
+            return said(key[0])
+        return ", ".join(axis.label(value) for axis, value in zip(self.lines, key, strict=True)) or "all cells"
+
+    @property
+    def xs(self) -> list[Any]:
+        """The values across, numbers in order, others as they were found."""
+        found = dict.fromkeys(x for points in self.points.values() for x in points)
+        return sorted(found) if self.across is not None and is_number(found) else list(found)
+
+
+def said(value: Any) -> str:
+    """A value of a configuration, as it is written in one."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def over_batches(table: Table) -> bool:
+    """Whether some cells differ in how many samples are normalized together, in a step or in a group of it."""
+    if "over_batches" not in table.found:
+        table.found["over_batches"] = any(
+            len(line.points) > 1
+            for setting in table.settings
+            for find in (batch_lines, normalization_lines, placement_lines)
+            for line in find(table, setting)
+            if find is not placement_lines or line.norm in table.batch_norms
+        )
+    return bool(table.found["over_batches"])
+
+
+def axes_of(table: Table) -> list[Axis]:
+    """The fewest entries that tell all cells apart but for the seed, those a reader would name first."""
+    norm = Axis("norm", lambda row: row.variant)
+    several = len({row.norm for row in table.rows}) > 1
+    # Several norms are told apart with their options; those of one norm are entries like others.
+    within = ("placement.", "norm.") if several else ("placement.",)
+    keys = [key for key in table.differing if key not in {"seed", *WHERE_IT_RAN} and not key.startswith(within)]
+    keys += [NORM_AXIS] if several and NORM_AXIS in table.differing else []
+    keys.sort(key=lambda key: (not key.endswith(".name"), key != "batch_size_per_device"))
+    candidates = [
+        *([norm] if several else []),
+        Axis("placement", lambda row: row.placement),
+        *(Axis(key.removesuffix(".name"), partial(_entry, key)) for key in keys),
+        Axis("devices", lambda row: row.devices),
+    ]
+    chosen: list[Axis] = []
+    classes = 1
+    for axis in candidates:
+        found = len({tuple(one.of(row) for one in (*chosen, axis)) for row in table.rows})
+        if found > classes:
+            chosen.append(axis)
+            classes = found
+    return chosen or [norm]
+
+
+def _entry(key: str, row: Row) -> Any:
+    return row.flat.get(key)
+
+
+def grid_of(table: Table) -> Grid:
+    """The errors by what was varied: across is the entry with the most numbers, or else the last one of several."""
+    axes = axes_of(table)
+    values = {axis.name: {axis.of(row) for row in table.rows} for axis in axes}
+    numbers = [axis for axis in axes if is_number(values[axis.name])]
+    across = max(numbers, key=lambda axis: len(values[axis.name]), default=axes[-1] if len(axes) > 1 else None)
+    lines = tuple(axis for axis in axes if axis is not across)
+    rows: dict[Key, dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in table.rows:
+        rows[tuple(axis.of(row) for axis in lines)][across.of(row) if across else None].append(row)
+    points = {key: {x: point_of(0, cells) for x, cells in found.items()} for key, found in rows.items()}
+    if across is None:  # a ranking
+        points = dict(sorted(points.items(), key=lambda item: _mean(item[1][None])))
+    return Grid(lines, across, points)
+
+
+def best(table: Table) -> tuple[str, Stat] | None:
+    """The cells, by what tells them apart, with the lowest mean error; None without any."""
+    axes = axes_of(table)
+    rows: dict[Key, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        rows[tuple(axis.of(row) for axis in axes)].append(row)
+    points = {key: point_of(0, cells) for key, cells in rows.items()}
+    measured = {key: point.stat for key, point in points.items() if point.stat is not None and not point.missing}
+    if len(points) < 2 or not measured:
+        return None
+    key, stat = min(measured.items(), key=lambda item: item[1].mean)
+    return ", ".join(axis.label(value) for axis, value in zip(axes, key, strict=True)), stat
+
+
+def is_number(values: Any) -> bool:
+    """Whether all of these are numbers."""
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+
+
+def _mean(point: Point) -> float:
+    return point.stat.mean if point.stat is not None else float("inf")
+
+
+def figure_name(table: Table) -> str:
+    """What the figure's files are called."""
+    return "small_batch" if over_batches(table) else "errors"
