@@ -8,7 +8,6 @@ that is found out once, with a stand-in for the norm, and each norm is then trie
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -80,22 +79,16 @@ class Verdicts:
 
     def _check_shapes(self, config: Config, data: Any) -> None:
         places = self._places_in(config, data) if chosen(config) == "all" else None  # others look into the model
-        said = None
         if places is not None:
             samples = config["batch_size_per_device"]
             try:
                 check_shapes(config, data, lambda: NormsAlone(self._tried_of(config), places, samples))
                 return
             except RefusedError as error:
-                if isinstance(error.__cause__, UserError):
+                if isinstance(error.__cause__, UserError):  # a norm says the same in its model
                     raise
-                said = str(error)
-        # Of what is unusual the model itself says best what it is; and once, where the norm says the same again.
-        key = _key("model", said or config, *(config[name] for name in ("norm", "placement", "model", "data")))
-        build = partial(build_model, config, data.image_shape, data.num_classes)
-        refused = self._once(key, lambda: check_shapes(config, data, build))
-        if refused is not None:
-            raise RefusedError(refused)
+        # Of what is unusual the model itself says best what it is.
+        check_shapes(config, data, lambda: build_model(config, data.image_shape, data.num_classes))
 
     def _tried_of(self, config: Config) -> "Tried":
         key = _key(config["norm"])

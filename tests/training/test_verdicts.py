@@ -111,12 +111,13 @@ def test_a_model_is_built_once_for_all_norms_batches_and_rates(config: Compose, 
     assert len(built) == 1
 
 
-def test_a_model_says_once_what_its_norm_cannot(config: Compose, built: list[object]) -> None:
+def test_a_norm_says_without_its_model_what_it_cannot(config: Compose, built: list[object]) -> None:
     verdicts = Verdicts(devices_here=False)
-    refused = {verdicts.of(config("norm=instance_norm", f"batch_size_per_device={batch}"))[0] for batch in (2, 4, 8)}
-    assert len(refused) == 1
-    assert None not in refused
-    assert len(built) == 2  # to find the places, and to say it
+    for batch in (2, 4):
+        refused, _ = verdicts.of(config("norm=instance_norm", f"batch_size_per_device={batch}"))
+        assert refused is not None
+        assert f"got the shape ({batch}, " in refused
+    assert len(built) == 1  # to find the places
 
 
 def test_a_norm_is_given_each_input_once(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
