@@ -33,7 +33,11 @@ def a_layer(name, channels, weight, bias, **keywords):
     keywords = {key: value for key, value in keywords.items() if key in accepted and value is not None}
     if "affine" in accepted:
         keywords["affine"] = weight is not None or bias is not None
+    # torch's samples have an eps and a momentum below 0, which no layer is built with.
+    odd = {key: keywords.pop(key) for key in ("eps", "momentum") if keywords.get(key, 0) < 0}
     layer = normzoo.create(name, channels, **keywords).double()
+    for key, value in odd.items():
+        setattr(layer, key, value)
     for key, value in (("weight", weight), ("bias", bias)):
         if value is not None:
             getattr(layer, key).data.copy_(value)
