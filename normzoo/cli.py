@@ -24,9 +24,15 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
   normzoo list [--FACT ...]          the norms; normzoo list --help lists what can be asked for
   normzoo show NORM                  equation, facts, arguments and source of one norm
   normzoo bench layers               time and saved memory of each norm against torch's or timm's
+  normzoo bench sweep                what a sweep costs beside its training
 
   normzoo train norm=group_norm batch_size_per_device=2
-  normzoo train -m experiment=small_batch"""
+  normzoo train -m experiment=small_batch
+
+Results go into a folder below runs/, which is named at the end.
+"""
+EXIT_CODES = """Exit code: 0 when all went well, 1 when a cell or the program failed, 2 on what you can mend (an option, a file,
+a missing package), 130 when interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,7 +74,10 @@ def _complete(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="normzoo", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="normzoo",
+        description=DESCRIPTION,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"normzoo {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

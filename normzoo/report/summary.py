@@ -76,7 +76,7 @@ def _what_was_run(table: Table, unreadable: Sequence[str], unfinished: int) -> s
         ("Cells", describe.counts(table)),
         ("Data", describe.data(rows)),
         ("Model", describe.models(rows)),
-        ("Seeds", describe.seeds_by_setting(table)),
+        ("Seeds", describe.seeds_by_setting(table) if over_batches(table) else describe.seeds(rows)),
         ("Hardware", describe.hardware(rows)),
         ("Versions", describe.versions(rows)),
         ("Time", describe.time(rows)),

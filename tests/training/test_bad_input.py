@@ -113,8 +113,11 @@ def test_an_unknown_command_and_help(cli: Cli) -> None:
     assert "train" in err
     code, out, _ = cli("--help")
     assert code == 0
-    assert "normzoo train -m experiment=small_batch" in out
+    for words in ("normzoo train -m experiment=small_batch", "below runs/", "Exit code: 0", "normzoo bench sweep"):
+        assert words in out
     code, out, _ = cli("train", "--help")
     assert code == 0
+    for words in ("runs/sweep_TIME", "sweep.dry_run=true", "Exit code: 0", "hydra/launcher=normzoo"):
+        assert words in out
     for group in ("norm:", "model:", "placement:", "data:", "optimizer:", "trainer:", "logger:", "experiment:"):
         assert group in out
