@@ -121,9 +121,10 @@ class CrossIterationBatchNorm(BatchNorm):
         ValueError: If the window or the burn-in is out of its range, the number of channels of an input differs, or a
             statistic of the batch would be over one value.
 
-    Source: Yao et al. 2020, arXiv:2002.05712, section 3. The authors' code differs: it leaves out a past batch of
-    negative variance, where the paper takes the larger of ν and μ²; and it lets no gradient through past statistics, so
-    that the gradient is not orthogonal to θ as that of batch norm is, and θ grows.
+    Source: Yao et al. 2020, arXiv:2002.05712, section 3. The authors' code leaves out a past batch whose variance is
+    negative, where the paper takes the larger of ν and μ². That the gradient passes through the past statistics is how
+    the equations are read here; the authors' code takes them for constants, with which the gradient is not orthogonal
+    to θ as that of batch norm is, and θ grows.
     """
 
     def __init__(
