@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,8 @@ from normzoo.report.arms import over_seeds
 from normzoo.report.claims import Check, Finding, judge_claims
 from normzoo.report.claims._cells import Outcome, curves, entry, lost, split, spread, text, where
 from normzoo.report.claims._compare import exceeds
+from normzoo.report.claims._draw import legend, log_scale
+from normzoo.report.claims._figure import drawn
 from normzoo.results import CellResult
 
 
@@ -301,6 +304,38 @@ def test_spreads(cell: Callable[..., CellResult]) -> None:
     assert text(spread(cells[:1], lambda record: 2.0 + record.seed)) == "2.0 (n = 1)"
     xs, values = curves(cells, "samples", "val_error_running")
     assert (xs, values) == ([4000.0], [found])
+
+
+def test_nothing_to_draw_leaves_an_axis_linear_and_without_a_legend() -> None:
+    axes = Figure().add_subplot()
+    axes.plot([], [])
+    log_scale(axes, "y")
+    legend(axes)
+    assert (axes.get_yscale(), axes.get_legend()) == ("linear", None)
+    axes.plot([1, 2], [0.0, 2.0], label="some")
+    log_scale(axes, "y")
+    legend(axes)
+    assert (axes.get_yscale(), axes.get_legend() is None) == ("log", False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", claims.known_claims())
+@pytest.mark.parametrize("status", ["timeout", "diverged"])
+def test_cells_that_all_came_to_nothing_are_judged_and_drawn(
+    cell: Callable[..., CellResult], name: str, status: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    config = {
+        "model": {"name": "vgg9", "activation": "tanh", "init_scale": 1, "dropout": 0.0, "per_step": True},
+        "optimizer": {"base_lr": 0.1, "trains": "norms"},
+        "study": {"name": "normalized_training", "normalizer": "raw", "skew": "feature"},
+    }
+    cells = [
+        cell(norm, 2, seed, status=status, config=config) for norm in ("identity", "batch_norm") for seed in (0, 1)
+    ]
+    claim = import_module(f"normzoo.report.claims.{name}")
+    assert claim.judge(cells).verdict in ("not measured", "does not hold here")
+    drawn(ClaimCells(name, "A.", "S", ()), cells, claim.draw)
+    assert not recwarn.list
 
 
 def test_every_claim_has_an_experiment_and_a_judge() -> None:

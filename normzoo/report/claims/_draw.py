@@ -1,5 +1,6 @@
 """What the figures of claims have in common."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,12 @@ def legend_above(figure: "Figure", panels: Iterable["Axes"], columns: int | None
         figure.legend(list(found.values()), list(found), loc="outside upper left", ncols=columns or len(found))
 
 
+def legend(axes: "Axes", **options: Any) -> None:
+    """A legend where there is something to name: of cells that all failed there is nothing."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(**options)
+
+
 def whole_ticks(axes: "Axes") -> None:
     """Ticks at whole numbers only: epochs, batches."""
     from matplotlib.ticker import MaxNLocator
@@ -58,9 +65,11 @@ def whole_ticks(axes: "Axes") -> None:
 
 
 def log_scale(axes: "Axes", which: str) -> None:
-    """A logarithmic axis whose ticks read 0.2 and 50, not powers of ten."""
+    """A logarithmic axis whose ticks read 0.2 and 50, not powers of ten; a linear one where no value is positive."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    if not math.isfinite(axes.dataLim.minposy if which == "y" else axes.dataLim.minposx):
+        return
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     low, high = sorted(axis.get_view_interval())

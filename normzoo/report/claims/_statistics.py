@@ -39,7 +39,7 @@ def draw_arms(axes: "Axes", arms: Sequence[tuple[str, Sequence[CellResult]]]) ->
     axes.set_yticks(
         range(len(arms)), [f"{label}\n({gone})" if (gone := lost(cells)) else label for label, cells in arms]
     )
-    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_ylim(max(len(arms), 1) - 0.5, -0.5)
     if axes.has_data():
         log_scale(axes, "x")
     axes.set_xlabel("Validation error (%)")

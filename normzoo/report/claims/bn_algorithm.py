@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from normzoo.recording import read_recording
 from normzoo.report.claims._cells import lost, split
+from normzoo.report.claims._draw import legend
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._recorded import series
 from normzoo.report.style import BLACK, BLUE, GREEN, GREY, MARKERS, VERMILLION, norm_style
@@ -100,7 +101,7 @@ def _errors(axes: "Axes", records: Sequence[CellResult]) -> None:
     axes.set(xscale="log", xlabel="Largest error, float64", ylim=(len(_SHORT) + 0.9, -0.8))
     axes.set_yticks(range(len(_SHORT)), _SHORT)
     axes.set_title("Statement by statement", loc="left")
-    axes.legend(loc="lower right", bbox_to_anchor=(0.94, 0), handletextpad=0.1, borderaxespad=0.2)
+    legend(axes, loc="lower right", bbox_to_anchor=(0.94, 0), handletextpad=0.1, borderaxespad=0.2)
 
 
 def _averages(axes: "Axes", arrays: dict[str, list[float]]) -> None:
@@ -133,5 +134,6 @@ def _departures(axes: "Axes", records: Sequence[CellResult]) -> None:
             axes.plot([scale] * stat.n, stat.values, ls="none", marker=".", ms=2.5, color=GREY)
     axes.set(xscale="log", yscale="log", xlabel="Scale a of the weights", ylabel="|BN((aW)u) − BN(Wu)|, largest")
     axes.set_title("What eps = 1e-5 leaves", loc="left")
-    axes.plot([], [], ls="none", marker=".", ms=2.5, color=GREY, label="single seeds")
-    axes.legend(loc="upper right", fontsize=6)
+    if axes.lines:
+        axes.plot([], [], ls="none", marker=".", ms=2.5, color=GREY, label="single seeds")
+    legend(axes, loc="upper right", fontsize=6)

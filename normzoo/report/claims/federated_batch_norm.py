@@ -87,7 +87,7 @@ def _by_client(axes: "Axes", cells: Sequence[CellResult], skew: str) -> None:
             if stat:
                 mark(axes, stat, client + 0.22 * (i - 1), style.color, style.marker)
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.set_xlabel("Own error (%)")
 

@@ -55,7 +55,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
         label = f"{style.name}{f' ({gone})' if gone else ''}"
         axes.plot([], [], ls="none", marker=style.marker, color=style.color, label=label)
     axes.set_yticks(range(len(arms)), [f"{_name(*arm)},\nsteps of {arm[0] * arm[1]}" for arm in arms])
-    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_ylim(max(len(arms), 1) - 0.5, -0.5)
     if axes.has_data():
         log_scale(axes, "x")
     axes.set_xlabel("Validation error (%)")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from normzoo.report.arms import Stat
 from normzoo.report.claims._cells import Outcome, curves, entry, outcome, text, where
 from normzoo.report.claims._compare import exceeds, judged, show
-from normzoo.report.claims._draw import band, log_scale, whole_ticks
+from normzoo.report.claims._draw import band, legend, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._recorded import series
 from normzoo.report.style import norm_style
@@ -67,7 +67,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
         log_scale(axes, "y")
     if drifts.has_data():
         log_scale(drifts, "y")
-    losses.legend(loc="lower left")
+    legend(losses, loc="lower left")
 
 
 def _arms(records: Sequence[CellResult]) -> dict[str, list[CellResult]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from normzoo.report.claims._cells import curves, lost, outcome, split, text, where
 from normzoo.report.claims._compare import exceeds
-from normzoo.report.claims._draw import band, log_scale, whole_ticks
+from normzoo.report.claims._draw import band, legend, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.style import matplotlib_arguments, norm_style
 from normzoo.results import CellResult
@@ -61,7 +61,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
         for axes in (losses, errors):
             log_scale(axes, "y")
             whole_ticks(axes)
-    rows[0][1].legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    legend(rows[0][1], loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _first_loss(record: CellResult) -> float | None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from normzoo.report.claims._cells import curves, outcome, text, where
 from normzoo.report.claims._compare import exceeds, show, times
-from normzoo.report.claims._draw import band, log_scale, whole_ticks
+from normzoo.report.claims._draw import band, legend, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._recorded import series
 from normzoo.report.style import BLUE, GREEN, Style, norm_style
@@ -77,7 +77,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
         whole_ticks(axes)
     left.set(xlabel="Epoch", ylabel="Validation error (%)")
     left.set_title("Effect", loc="left")
-    left.legend()
+    legend(left)
     middle.set(xlabel="Norm layer", ylabel="Mean |correlation| of two channels")
     middle.set_title("What it is for", loc="left")
     _times(right, {norm: where(records, norm=norm) for norm in _STYLES})
