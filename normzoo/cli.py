@@ -31,8 +31,8 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
 
 Results go into a folder below runs/, which is named at the end.
 """
-EXIT_CODES = """Exit code: 0 when all went well, 1 when a cell or the program failed, 2 on what you can mend (an option, a file,
-a missing package), 130 when interrupted."""
+EXIT_CODES = """Exit code: 0 when all went well, 1 when a cell or the program failed, 2 on what you can mend (an
+option, a file, a missing package), 130 when interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

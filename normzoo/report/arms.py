@@ -8,12 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec, cast
+from typing import ParamSpec, TypeVar, cast
 
 from normzoo.report.rows import Row, Table
 from normzoo.report.settings import Setting
 
 _P = ParamSpec("_P")
+_T = TypeVar("_T")
 ERROR = "val_error_running"
 
 
@@ -93,21 +94,21 @@ def pooled_std(*stats: Stat) -> float | None:
     return math.sqrt(sum((s.n - 1) * (s.std or 0.0) ** 2 for s in stats) / freedom)
 
 
-def _remembered(find: Callable[_P, list[Line]]) -> Callable[_P, list[Line]]:
-    """Look for lines once per table."""
+def remembered(find: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Look for it once per table, which is the first argument."""
 
     @wraps(find)
-    def remembering(*args: _P.args, **kwargs: _P.kwargs) -> list[Line]:
+    def remembering(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         found = cast(Table, args[0]).found
         key = (find.__name__, *args[1:], *kwargs.items())
         if key not in found:
             found[key] = find(*args, **kwargs)
-        return cast(list[Line], found[key])
+        return cast(_T, found[key])
 
     return remembering
 
 
-@_remembered
+@remembered
 def batch_lines(table: Table, setting: Setting, placement: str | None = None) -> list[Line]:
     """Error over batch size per device, a line a norm; norms whose statistics are split within a step are left out."""
     wanted = placement or table.main_placement(setting)
@@ -115,7 +116,7 @@ def batch_lines(table: Table, setting: Setting, placement: str | None = None) ->
     return _lines(setting, rows, lambda row: row.batch)
 
 
-@_remembered
+@remembered
 def normalization_lines(table: Table, setting: Setting) -> list[Line]:
     """Error over normalization batch at a fixed step batch, for norms that split a step's batch."""
     wanted = table.main_placement(setting)
@@ -134,7 +135,7 @@ def flat_references(table: Table, setting: Setting, step_batches: Iterable[int |
     return found
 
 
-@_remembered
+@remembered
 def placement_lines(table: Table, setting: Setting) -> list[Line]:
     """Error over normalization batch, a line a placement, for the norm that was tried in most placements."""
     placements: dict[str, set[str]] = defaultdict(set)

@@ -106,7 +106,7 @@ def _by_what_varied(table: Table) -> list[str]:
     head, body = grid_table(grid, n, code="`")
     names = [axis.name for axis in (*grid.lines, *([grid.across] if grid.across else []))]
     parts = [
-        f"## Validation error{f' by {listed}' if (listed := ' and '.join(names)) else ''}\n",
+        f"## Validation error by {' and '.join(names)}\n",
         _spread(n),
         markdown_table(head, body),
     ]

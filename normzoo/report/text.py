@@ -92,7 +92,7 @@ def line_grid(lines: Sequence[Line], heads: Sequence[str], usual_n: int) -> tupl
 
 def grid_table(grid: Grid, usual_n: int, code: str = "") -> tuple[list[str], list[list[str]]]:
     """Errors by whatever was varied, as head and body of a table; `code` goes around the names of lines."""
-    corner = ", ".join(axis.name for axis in grid.lines) or "cells"
+    corner = ", ".join(axis.name for axis in grid.lines)
     xs = grid.xs
     heads = ["error"] if grid.across is None else [said(x) for x in xs]
     body = [

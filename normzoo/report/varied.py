@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from normzoo.report.arms import Point, Stat, batch_lines, normalization_lines, placement_lines, point_of
+from normzoo.report.arms import Point, Stat, batch_lines, normalization_lines, placement_lines, point_of, remembered
 from normzoo.report.rows import Row, Table
 from normzoo.report.table import NORM_AXIS, WHERE_IT_RAN
 
@@ -25,6 +25,9 @@ class Axis:
         return said(value) if self.name in ("norm", "model", "data", "optimizer") else f"{self.name}={said(value)}"
 
 
+_NORM = Axis("norm", lambda row: row.variant)
+
+
 @dataclass(frozen=True)
 class Grid:
     """Cells by what they differ in: a line for each key of `lines`, and along it the values of `across`, if any."""
@@ -37,7 +40,7 @@ class Grid:
         """The name of a line, which needs no more than its value where there is one entry."""
         if len(self.lines) == 1:
             return said(key[0])
-        return ", ".join(axis.label(value) for axis, value in zip(self.lines, key, strict=True)) or "all cells"
+        return ", ".join(axis.label(value) for axis, value in zip(self.lines, key, strict=True))
 
     @property
     def xs(self) -> list[Any]:
@@ -51,22 +54,21 @@ def said(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+@remembered
 def over_batches(table: Table) -> bool:
     """Whether some cells differ in how many samples are normalized together, in a step or in a group of it."""
-    if "over_batches" not in table.found:
-        table.found["over_batches"] = any(
-            len(line.points) > 1
-            for setting in table.settings
-            for find in (batch_lines, normalization_lines, placement_lines)
-            for line in find(table, setting)
-            if find is not placement_lines or line.norm in table.batch_norms
-        )
-    return bool(table.found["over_batches"])
+    return any(
+        len(line.points) > 1
+        for setting in table.settings
+        for find in (batch_lines, normalization_lines, placement_lines)
+        for line in find(table, setting)
+        if find is not placement_lines or line.norm in table.batch_norms
+    )
 
 
+@remembered
 def axes_of(table: Table) -> list[Axis]:
     """The fewest entries that tell all cells apart but for the seed, those a reader would name first."""
-    norm = Axis("norm", lambda row: row.variant)
     several = len({row.norm for row in table.rows}) > 1
     # Several norms are told apart with their options; those of one norm are entries like others.
     within = ("placement.", "norm.") if several else ("placement.",)
@@ -74,7 +76,7 @@ def axes_of(table: Table) -> list[Axis]:
     keys += [NORM_AXIS] if several and NORM_AXIS in table.differing else []
     keys.sort(key=lambda key: (not key.endswith(".name"), key != "batch_size_per_device"))
     candidates = [
-        *([norm] if several else []),
+        *([_NORM] if several else []),
         Axis("placement", lambda row: row.placement),
         *(Axis(key.removesuffix(".name"), partial(_entry, key)) for key in keys),
         Axis("devices", lambda row: row.devices),
@@ -86,20 +88,21 @@ def axes_of(table: Table) -> list[Axis]:
         if found > classes:
             chosen.append(axis)
             classes = found
-    return chosen or [norm]
+    return chosen or [_NORM]
 
 
 def _entry(key: str, row: Row) -> Any:
     return row.flat.get(key)
 
 
+@remembered
 def grid_of(table: Table) -> Grid:
     """The errors by what was varied: across is the entry with the most numbers, or else the last one of several."""
     axes = axes_of(table)
     values = {axis.name: {axis.of(row) for row in table.rows} for axis in axes}
     numbers = [axis for axis in axes if is_number(values[axis.name])]
     across = max(numbers, key=lambda axis: len(values[axis.name]), default=axes[-1] if len(axes) > 1 else None)
-    lines = tuple(axis for axis in axes if axis is not across)
+    lines = tuple(axis for axis in axes if axis is not across) or (_NORM,)
     rows: dict[Key, dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in table.rows:
         rows[tuple(axis.of(row) for axis in lines)][across.of(row) if across else None].append(row)
@@ -109,6 +112,7 @@ def grid_of(table: Table) -> Grid:
     return Grid(lines, across, points)
 
 
+@remembered
 def best(table: Table) -> tuple[str, Stat] | None:
     """The cells, by what tells them apart, with the lowest mean error; None without any."""
     axes = axes_of(table)

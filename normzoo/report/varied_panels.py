@@ -51,7 +51,7 @@ def _ranking(table: Table, grid: Grid) -> Panel:
     left_out = len(grid.points) - len(keys)
     note = f"the first {len(keys)} of {len(grid.points)}" if left_out else _fixed(table)
     title = "By " + " and ".join(axis.name for axis in (*grid.lines, *([grid.across] if grid.across else [])))
-    return Panel(title if grid.lines else "All cells", "", curves, _seeds(table), note, names=names)
+    return Panel(title, "", curves, _seeds(table), note, names=names)
 
 
 def _style(table: Table, grid: Grid, key: Key, number: int) -> Style:

@@ -10,7 +10,8 @@ from normzoo.report import report
 from normzoo.report.lost import causes
 from normzoo.report.panels import Panel
 from normzoo.report.table import build_table
-from normzoo.report.varied import axes_of, best, over_batches
+from normzoo.report.text import grid_table
+from normzoo.report.varied import axes_of, best, grid_of, over_batches
 from normzoo.report.varied_panels import varied_panels
 from normzoo.results import CellResult
 
@@ -62,6 +63,11 @@ def test_what_tells_cells_apart(cell: Maker) -> None:
     assert names([*one_norm, cell()]) == ["norm"]
     groups = [cell("ghost_batch_norm", 64, group_size=size) for size in (2, 4)]
     assert names([*groups, cell("identity", 64)]) == ["norm", "norm.group_size"]
+
+
+def test_one_axis_of_numbers_stands_beside_the_norm(cell: Maker) -> None:
+    grid = grid_of(build_table([cell(config={"optimizer": {"base_lr": rate}}) for rate in (0.1, 0.2)]))
+    assert grid_table(grid, 1) == (["norm \\ optimizer.base_lr", "0.1", "0.2"], [["batch_norm", "8.0", "8.0"]])
 
 
 def test_the_best_has_lost_no_seed(cell: Maker) -> None:
