@@ -35,8 +35,8 @@ check() {
 check "ruff check" ruff check .
 check "ruff format" ruff format --check .
 check "mypy" mypy
-# All of them side by side, a file to a process at a time; a part of the tests cannot cover the whole package.
-if [ "$#" -eq 0 ]; then set -- -n auto --maxprocesses=8 --dist loadfile --cov-fail-under=90; fi
+# All of them side by side, a file to a process at a time, long ones first (tests/conftest.py); a part of the tests cannot cover the whole package.
+if [ "$#" -eq 0 ]; then set -- -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder --cov-fail-under=90; fi
 check "pytest" pytest --cov --cov-report=term "$@"
 
 if [ "$exit_code" -ne 0 ]; then printf 'test.sh: FAILED: %s\n' "${failed#, }" >&2; fi

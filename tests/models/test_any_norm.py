@@ -17,6 +17,7 @@ from normzoo.models.recurrent import Recurrent
 from normzoo.models.resnet import ResNet
 from normzoo.models.vgg import VGG
 
+pytestmark = pytest.mark.untraced  # the tests of each model and of each norm lead through these lines
 LAYERS = normzoo.list_norms(kind="layer")
 # Four samples without positions are enough to whiten no more than three channels at a time.
 OPTIONS = {norm: {"channels_per_group": 2} for norm in ("decorrelated_batch_norm", "iter_norm")}
