@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 _MOST_TRIES = 40
-_CORNERS: tuple[Literal["upper right", "lower left", "upper left", "lower right"], ...] = (
-    "upper right",
-    "lower left",
-    "upper left",
-    "lower right",
-)
+Corner = Literal["upper right", "lower left", "upper left", "lower right"]
+_CORNERS: tuple[Corner, ...] = ("upper right", "lower left", "upper left", "lower right")
 
 
 def place_legend(
@@ -61,13 +57,13 @@ def _legend(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> Legend:
         columns -= 1
 
 
-def _boxes(axes: Axes, legend: Legend) -> dict[str, Bbox]:
+def _boxes(axes: Axes, legend: Legend) -> dict[Corner, Bbox]:
     """Where the legend, which is in the upper right corner, would be in each, and a little around it."""
     from matplotlib.transforms import Bbox
 
     frame, box = axes.get_window_extent(), legend.get_window_extent()
     right, top = frame.x1 - box.x1, frame.y1 - box.y1
-    boxes = {}
+    boxes: dict[Corner, Bbox] = {}
     for corner in _CORNERS:
         x = box.x0 if corner.endswith("right") else frame.x0 + right
         y = box.y0 if corner.startswith("upper") else frame.y0 + top

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from normzoo.sweep.progress import Progress, clock
+from normzoo.sweep.standing import Standing, clock
 
 # Lines of the table besides the rows of its three parts: the bar and its figures, three heads and three blank lines.
 FIXED_LINES = 9
@@ -29,7 +29,7 @@ class LiveTable:
         console: Where.
     """
 
-    def __init__(self, progress: Progress, console: Console) -> None:
+    def __init__(self, progress: Standing, console: Console) -> None:
         self.progress, self.console = progress, console
         # Redrawn when something has happened, and each second by who runs the cells: no thread, and no flicker.
         self.live = Live(
@@ -42,9 +42,9 @@ class LiveTable:
         self._moved: list[tuple[logging.StreamHandler[TextIO], TextIO]] = []
 
     @classmethod
-    def on(cls, progress: Progress) -> Self | None:
-        """The table of `progress` on its stream; None on a terminal that cannot move its cursor."""
-        console = Console(file=progress.stream, highlight=False)
+    def on(cls, progress: Standing, stream: TextIO) -> Self | None:
+        """The table of `progress` on `stream`; None on a terminal that cannot move its cursor."""
+        console = Console(file=stream, highlight=False)
         return None if console.is_dumb_terminal or not console.is_terminal else cls(progress, console)
 
     def open(self) -> None:

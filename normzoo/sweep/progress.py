@@ -1,43 +1,26 @@
 """How far a sweep is: a line for each cell that ends and, on a terminal, a live table below them."""
 
-import math
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
+
+from normzoo.sweep.standing import Standing
 
 if TYPE_CHECKING:
     from normzoo.sweep.live import LiveTable
 
 
-@dataclass(frozen=True)
-class Best:
-    """A norm's lowest error so far: the mean over seeds of the cells that differ in nothing else."""
-
-    norm: str
-    done: int
-    cells: int
-    error: float | None = None
-    seeds: int = 0
-    setting: str = ""
-
-
-class Progress:
+class Progress(Standing):
     """Prints one line for each cell that ends and, on a terminal, keeps a table of what runs and what came of it.
 
     Used as a context, in which the table is alive: `with Progress(...) as progress:`. Where the output is no terminal,
     or one that cannot move its cursor, there are the lines alone.
 
     Args:
-        labels: Of the cells, in the order they run: overrides with spaces between them.
-        costs: What each cell is expected to cost, in any unit; time left is told from the cost done so far.
-        n_jobs: Cells that run at once.
+        labels, costs, n_jobs, norms: Those of `Standing`.
         stream: Where the lines go.
-        norms: The norm of each cell.
     """
 
     def __init__(
@@ -48,26 +31,15 @@ class Progress:
         stream: TextIO | None = None,
         norms: Sequence[str] | None = None,
     ) -> None:
-        self.labels, self.costs, self.n_jobs = labels, costs, n_jobs
+        super().__init__(labels, costs, n_jobs, norms)
         self.stream = stream or sys.stdout
-        self.norms = norms or [""] * len(labels)
-        self.started = time.monotonic()
-        self.running: dict[int, float] = {}
-        self.so_far: dict[int, str] = {}
-        self.done: set[int] = set()
-        self.failures: list[tuple[str, str]] = []
-        self.seconds_per_cost: list[tuple[float, float]] = []
-        self._errors: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self._cells_of: dict[str, list[int]] = {norm: [0, 0] for norm in self.norms}  # done, all
-        for norm in self.norms:
-            self._cells_of[norm][1] += 1
         self._table: LiveTable | None = None
 
     def __enter__(self) -> Self:
         if self.stream.isatty():
             from normzoo.sweep.live import LiveTable
 
-            self._table = LiveTable.on(self)
+            self._table = LiveTable.on(self, self.stream)
         if self._table:
             self._table.open()
         return self
@@ -78,13 +50,6 @@ class Progress:
         if self._table:
             self._table.close()
             self._table = None
-
-    def earlier(self, label: str, norm: str, error: float | None) -> None:
-        """Count in a cell that an earlier run had finished: for its norm's best error, not for the time left."""
-        counts = self._cells_of.setdefault(norm, [0, 0])
-        counts[0] += 1
-        counts[1] += 1
-        self._take(label, norm, error)
 
     def start(self, index: int) -> None:
         """Cell `index` has begun."""
@@ -123,37 +88,6 @@ class Progress:
         self.so_far = dict(zip(self.running, errors_so_far, strict=False))
         self._redraw()
 
-    def time_left(self) -> str:
-        """Minutes and seconds, from the cost of the cells still to end."""
-        seconds, cost = (
-            (sum(values) for values in zip(*self.seconds_per_cost, strict=True))
-            if self.seconds_per_cost
-            else (0.0, 0.0)
-        )
-        if not cost:
-            return "?:??"
-        now = time.monotonic()
-        rate = seconds / cost
-        remaining = sum(self.costs[i] for i in range(len(self.labels)) if i not in self.done) * rate
-        remaining -= sum(min(now - since, self.costs[i] * rate) for i, since in self.running.items())
-        return clock(max(0.0, remaining) / min(self.n_jobs, max(1, len(self.labels) - len(self.done))))
-
-    def best(self) -> Iterator[Best]:
-        """Every norm, the lowest error first, those without one last."""
-        found: dict[str, Best] = {}
-        for norm, (done, cells) in self._cells_of.items():
-            found[norm] = Best(norm, done, cells)
-        for (norm, setting), errors in self._errors.items():
-            error, known = fmean(errors), found[norm]
-            if known.error is None or error < known.error:
-                found[norm] = Best(norm, known.done, known.cells, error, len(errors), setting)
-        return iter(sorted(found.values(), key=lambda best: math.inf if best.error is None else best.error))
-
-    def _take(self, label: str, norm: str, error: float | None) -> None:
-        if error is not None:
-            setting = " ".join(word for word in label.split() if not word.startswith(("seed=", "norm=")))
-            self._errors[norm, setting].append(error)
-
     def _print(self, line: str) -> None:
         if self._table:
             self._table.print(line)
@@ -164,10 +98,3 @@ class Progress:
     def _redraw(self) -> None:
         if self._table:
             self._table.redraw()
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, from an hour on with the hours."""
-    whole = round(seconds)
-    minutes = f"{whole // 60 % 60:02d}" if whole >= 3600 else f"{whole // 60}"
-    return (f"{whole // 3600}:" if whole >= 3600 else "") + f"{minutes}:{whole % 60:02d}"

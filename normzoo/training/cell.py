@@ -109,12 +109,12 @@ def describe(config: Config) -> dict[str, Any]:
         "time": {"started": datetime.now(UTC).isoformat(timespec="seconds")},
         "device": {
             # A GPU's own name is asked for once the cell trains: asking starts CUDA in this process.
-            "name": "cuda" if gpu else _processor(),
+            "name": "cuda" if gpu else processor_name(),
             "type": "cuda" if gpu else "cpu",
             "cores": os.cpu_count(),
             "threads": config["trainer"]["threads"],
         },
-        "versions": dict(_versions()),
+        "versions": dict(package_versions()),
     }
 
 
@@ -202,13 +202,15 @@ def _start_method(config: Config) -> str:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of Python and of what a cell's result may depend on."""
     packages = ("normzoo", "torch", "lightning", "torchmetrics", "hydra-core")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
 @cache
-def _processor() -> str:
+def processor_name() -> str:
+    """As the kernel calls it, where it says so."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

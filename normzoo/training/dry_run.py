@@ -8,7 +8,7 @@ from typing import Any
 
 from normzoo.errors import UserError
 from normzoo.results import FILE_NAME, CellResult, decisive, read_result, read_results
-from normzoo.sweep.progress import clock
+from normzoo.sweep.standing import clock
 from normzoo.sweep.wrapped import wrapped
 from normzoo.training.cell import describe
 from normzoo.training.plan import BATCHES_TO_START, Cell, Plan, State

@@ -5,7 +5,7 @@ import signal
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.keeper import Ending
 from normzoo.sweep.options import SweepOptions, sweep_options
-from normzoo.sweep.progress import clock
+from normzoo.sweep.standing import clock
 from normzoo.training.callbacks import curve_so_far, tidy
 from normzoo.training.cell import describe
 from normzoo.training.plan import Cell

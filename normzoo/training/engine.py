@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from normzoo.again import go_on, hydra_quoted
@@ -64,8 +64,6 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
     Raises:
         UserError: If the engine is not installed, or could not start a single cell.
     """
-    setup_globals()
-    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     engine_class = _engine_class(launcher)
     planned = plan(launcher, job_overrides, initial_job_idx)
     folder = launcher.config.hydra.sweep.dir

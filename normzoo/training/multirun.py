@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra import version
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import OmegaConf
 
@@ -28,13 +28,13 @@ from normzoo.sweep.progress import Progress
 from normzoo.sweep.stop import Stop
 from normzoo.sweep.wrapped import wrapped
 from normzoo.training.build import Config
-from normzoo.training.callbacks import CURVE, curve_so_far
+from normzoo.training.callbacks import curve_so_far
 from normzoo.training.check import on_gpu
-from normzoo.training.checkpoint import CHECKPOINT
+from normzoo.training.claimed import claimed
 from normzoo.training.compose import Composition
 from normzoo.training.dry_run import table
 from normzoo.training.ending import outcome, settle
-from normzoo.training.plan import Cell, Plan, State, plan
+from normzoo.training.plan import Cell, Plan, plan
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import NormzooLauncher
@@ -53,15 +53,13 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     Returns:
         For each cell its error in percent; infinity for one that was refused or failed.
     """
-    setup_globals()
-    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
     if launcher.n_jobs is not None and launcher.n_jobs < 1:
         raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs} must be 1 or more, or null for all cores")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended sweep ends its cells
     environment = {"OMP_NUM_THREADS": str(launcher.config.trainer.threads)}
     dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
-    server = fork_server(["normzoo.training.cell", "hydra.core.utils"] if not dry_run else [], environment)
+    server = fork_server(["normzoo.training.warm"] if not dry_run else [], environment)
     with server as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
         leases = Leases(visible_gpus(), processor_cores(), Locks())
@@ -118,19 +116,7 @@ class _Run:
         )
 
     def _claim(self, index: int) -> Claim | Elsewhere:
-        cell = self.cells[index]
-        claim = Claim.take(cell.folder)
-        if claim is None:
-            return Elsewhere.RUNS
-        if cell.result(new=True) is not None:
-            claim.give_back()
-            return Elsewhere.DONE
-        # Nothing is taken away that counts: an old record stays until the new one is there.
-        if cell.state is not State.CONTINUES:
-            (cell.folder / CURVE).unlink(missing_ok=True)
-        if not self.resume:
-            (cell.folder / CHECKPOINT).unlink(missing_ok=True)
-        return claim
+        return claimed(self.cells[index], resume=self.resume)
 
     def _end(self, index: int, ending: Ending) -> None:
         self.progress.end(index, *told(settle(self.cells[index], ending)))

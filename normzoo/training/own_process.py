@@ -17,9 +17,8 @@ from normzoo.sweep.limits import Limits, processor_cores
 from normzoo.sweep.options import sweep_options
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.stop import Stop
-from normzoo.training.callbacks import CURVE
 from normzoo.training.check import on_gpu
-from normzoo.training.checkpoint import CHECKPOINT
+from normzoo.training.claimed import claimed
 from normzoo.training.compose import Composition
 from normzoo.training.ending import settle
 from normzoo.training.plan import Cell
@@ -53,17 +52,7 @@ class InOwnProcess:
         )
 
         def claim(index: int) -> Claim | Elsewhere:
-            taken = Claim.take(cell.folder)
-            if taken is None:
-                return Elsewhere.RUNS
-            if cell.result(new=True) is not None:
-                taken.give_back()
-                return Elsewhere.DONE
-            if not options.resume:
-                (cell.folder / CHECKPOINT).unlink(missing_ok=True)
-            if not (cell.folder / CHECKPOINT).exists():
-                (cell.folder / CURVE).unlink(missing_ok=True)  # of an earlier attempt
-            return taken
+            return claimed(cell, resume=options.resume)
 
         def end(index: int, ending: Ending) -> None:
             settle(cell, ending)

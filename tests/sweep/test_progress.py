@@ -5,7 +5,9 @@ import io
 import pytest
 
 from normzoo.sweep import progress as module
-from normzoo.sweep.progress import Best, Progress
+from normzoo.sweep import standing
+from normzoo.sweep.progress import Progress
+from normzoo.sweep.standing import Best
 
 
 class Clock:
@@ -19,7 +21,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
+    for part in (module, standing):
+        monkeypatch.setattr(part, "time", clock)
     return clock
 
 
@@ -69,4 +72,4 @@ def test_the_best_error_of_a_norm_is_a_mean_over_seeds() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (89.6, "1:30"), (3599, "59:59"), (7265, "2:01:05")])
 def test_times_are_minutes_and_seconds(seconds: float, text: str) -> None:
-    assert module.clock(seconds) == text
+    assert standing.clock(seconds) == text

@@ -1,10 +1,11 @@
 """Where Hydra finds the launcher and the sweeper; every Hydra program imports this, so it imports nothing heavy."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -13,26 +14,33 @@ from omegaconf import DictConfig
 class CellLauncher(Launcher):
     """Plans a sweep's cells, and leaves to its kinds how those that are to run are run."""
 
+    room: str  # the module whose `launch` runs them
     devices_here = True  # whether the cells train on the devices of this machine
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from normzoo.errors import UserError, exit_with
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        try:
+            returned: Sequence[JobReturn] = import_module(self.room).launch(
+                self, [list(overrides) for overrides in job_overrides], initial_job_idx
+            )
+        except UserError as error:
+            exit_with(error)  # past Hydra, which would print a traceback
+        return returned
+
 
 class NormzooLauncher(CellLauncher):
     """Runs each cell in a process of its own, `n_jobs` at a time; see `normzoo.training.multirun`."""
 
+    room = "normzoo.training.multirun"
+
     def __init__(self, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from normzoo.errors import UserError, exit_with
-        from normzoo.training.multirun import launch
-
-        try:
-            return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
-        except UserError as error:
-            exit_with(error)  # past Hydra, which would print a traceback
 
 
 class EngineLauncher(CellLauncher):
@@ -41,20 +49,12 @@ class EngineLauncher(CellLauncher):
     It takes the options of that launcher: Hydra holds a launcher's configuration to what is known under its name.
     """
 
+    room = "normzoo.training.engine"
     engine: str  # the class of that launcher
     extra: str  # what to install for it
 
     def __init__(self, **options: Any) -> None:
         self.options = options
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from normzoo.errors import UserError, exit_with
-        from normzoo.training.engine import launch
-
-        try:
-            return launch(self, [list(overrides) for overrides in job_overrides], initial_job_idx)
-        except UserError as error:
-            exit_with(error)
 
 
 class JoblibLauncher(EngineLauncher):
