@@ -1,5 +1,7 @@
 """Cells small enough to train in a test."""
 
+import copy
+import functools
 import multiprocessing.forkserver
 import os
 import sys
@@ -35,11 +37,13 @@ def tiny() -> tuple[str, ...]:
 def config() -> Callable[..., dict[str, Any]]:
     """The configuration that these overrides compose to, plain; a tiny cell unless they say otherwise."""
 
-    def composed(*overrides: str) -> dict[str, Any]:
-        with initialize_config_module("normzoo.conf", version_base="1.3"):
-            return OmegaConf.to_container(compose("train", [*TINY, *overrides]), resolve=True)  # type: ignore[return-value]
+    return lambda *overrides: copy.deepcopy(composed(*overrides))
 
-    return composed
+
+@functools.cache
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_module("normzoo.conf", version_base="1.3"):
+        return OmegaConf.to_container(compose("train", [*TINY, *overrides]), resolve=True)  # type: ignore[return-value]
 
 
 # Of pytest for each test, and of Lightning for each cell.

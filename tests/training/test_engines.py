@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from dying import die
 from omegaconf import OmegaConf
 
 from normzoo.results import read_result, read_results
@@ -40,20 +41,6 @@ def needs(engine: str) -> None:
             pytest.skip(f"{name} is not installed")
 
 
-def die(*_: object) -> None:
-    os._exit(7)
-
-
-def Dying(**arguments: object) -> object:  # named as the model class it stands for
-    """A plain CNN whose first training step ends the process, as a crash in native code would."""
-    from normzoo.models.plain_cnn import PlainCNN
-
-    model = PlainCNN(**arguments)  # type: ignore[arg-type]
-    if next(model.parameters()).device.type != "meta":
-        model.register_forward_hook(die)
-    return model
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param("joblib", marks=pytest.mark.long), "submitit_local", "ray"])
 def test_cells_run_die_and_are_not_run_twice(
@@ -66,7 +53,7 @@ def test_cells_run_die_and_are_not_run_twice(
         monkeypatch.setenv(name, value)
     command = (
         "train", "-m", *tiny, *SHORT, f"hydra/launcher={engine}", *OPTIONS.get(engine, ()),
-        "model._target_=normzoo.models.plain_cnn.PlainCNN,test_engines.Dying", "norm=identity,instance_norm",
+        "model._target_=normzoo.models.plain_cnn.PlainCNN,dying.Dying", "norm=identity,instance_norm",
     )  # fmt: skip
     code, out, err = cli(*command)
     assert "4 cells: 2 to run" in out, out + err

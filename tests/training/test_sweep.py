@@ -1,6 +1,5 @@
 """What a sweep on this machine leaves behind, also when a cell dies or the sweep is run again."""
 
-import os
 import re
 import subprocess
 import sys
@@ -47,33 +46,19 @@ def test_a_sweep_refuses_runs_reports_and_does_not_repeat(cli: Cli, tiny: tuple[
     assert "batch_norm" in out
 
 
-def die(*_: object) -> None:
-    os._exit(7)
-
-
 def test_a_cell_that_dies_does_not_end_the_sweep(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     code, out, err = cli(
-        "train", "-m", *tiny, "model._target_=normzoo.models.plain_cnn.PlainCNN,test_sweep.Dying", "hydra.sweep.dir=s",
+        "train", "-m", *tiny, "model._target_=normzoo.models.plain_cnn.PlainCNN,dying.Dying", "hydra.sweep.dir=s",
         "hydra.launcher.n_jobs=1",
     )  # fmt: skip
     results = {result.config["model"]["_target_"]: result for result in read_results(tmp_path / "s")[0]}
     assert results["normzoo.models.plain_cnn.PlainCNN"].status == "ok", out + err
-    dead = results["test_sweep.Dying"]
+    dead = results["dying.Dying"]
     assert dead.status == "error"
     assert "exit code 7" in (dead.reason or "")
     assert "exit code 7" in out
     assert code == 1
     assert "exit code 7" in (tmp_path / "s" / "summary.md").read_text()
-
-
-def Dying(**arguments: object) -> object:  # named as the model class it stands for
-    """A plain CNN whose second training step ends the process, as a crash in native code would."""
-    from normzoo.models.plain_cnn import PlainCNN
-
-    model = PlainCNN(**arguments)  # type: ignore[arg-type]
-    if next(model.parameters()).device.type != "meta":
-        model.register_forward_hook(die)
-    return model
 
 
 @pytest.mark.long
