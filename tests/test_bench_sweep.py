@@ -14,7 +14,7 @@ from normzoo.bench.commands import Ended
 from normzoo.bench.figure import Figure
 from normzoo.bench.records import write_records
 from normzoo.errors import UserError
-from normzoo.results import CellResult, read_results
+from normzoo.results import CellResult, read_results, write_result
 
 TINY = ("norm=group_norm", "norm.channels_per_group=8", "trainer=cpu", "data=synthetic", "data.train_size=96",
         "data.val_size=40", "data.image_size=8", "batch_size_per_device=8", "trainer.max_epochs=1")  # fmt: skip
@@ -37,7 +37,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sweep], list[tuple[str, .
     def stand_in(sweep: Sweep) -> list[tuple[str, ...]]:
         asked: list[tuple[str, ...]] = []
 
-        def recorded(overrides: Sequence[str], folder: Path) -> tuple[float, list[Ended]]:
+        def recorded(
+            overrides: Sequence[str], folder: Path, accepted: Sequence[int] = (0,)
+        ) -> tuple[float, list[Ended]]:
             asked.append(tuple(overrides))
             return sweep(overrides, folder)
 
@@ -97,14 +99,22 @@ def test_a_cell_that_failed_makes_no_figure(told: Any) -> None:
         sweep_figures.cell_overhead(cells=1, rounds=1)
 
 
-def test_the_template_runs_the_same_cells_but_the_refused_ones(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_template_runs_the_same_cells_but_the_refused_ones(
+    told: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     here = [ended(1.0, seed=0, val_error_running=7.0), ended(1.5, seed=1, val_error_running=6.0),
             ended(1.7, seed=2, status="diverged"), ended(2.0, status="refused", norm="instance_norm")]  # fmt: skip
-    asked = told(lambda *_: (10.0, here))
+
+    def our_sweep(overrides: Sequence[str], folder: Path) -> tuple[float, list[Ended]]:
+        for number, one in enumerate(here):
+            write_result(folder / str(number), one.result)
+        return 10.0, here
+
+    asked = told(our_sweep)
     run: list[Sequence[str]] = []
     errors = {0: 8.0, 1: 6.5, 2: 90.0}
 
-    def template_run(command: Sequence[str], folder: Path) -> float:
+    def template_run(command: Sequence[str], folder: Path, accepted: Sequence[int]) -> float:
         run.append(command)
         target = Path(next(one for one in command if one.startswith("hydra.sweep.dir=")).split("=", 1)[1])
         for seed, error in errors.items():
@@ -124,7 +134,14 @@ def test_the_template_runs_the_same_cells_but_the_refused_ones(told: Any, monkey
     note = template.against_template([{"norm": "group_norm", "seed": "0,1,2"}]).note
     assert note.endswith("a difference of -2.05 ± 0.05 (standard error over cells), MORE than chance")
     del errors[2]
-    with pytest.raises(RuntimeError, match="3 cells here and 2 there"):
+    kept = template.against_template([{"norm": "group_norm", "seed": "0,1,2"}], keep=tmp_path / "kept")
+    assert "2 cells, 10 s" in kept.note
+    assert kept.note.endswith("MORE cells: 1 here and 0 there")
+    before = len(asked), len(run)
+    assert template.against_template([{"norm": "group_norm", "seed": "0,1,2"}], keep=tmp_path / "kept") == kept
+    assert (len(asked), len(run)) == before
+    errors.clear()
+    with pytest.raises(UserError, match="3 cells here and 0 there"):
         template.against_template([{"norm": "group_norm", "seed": "0,1,2"}])
     monkeypatch.setattr(template, "BASELINE", Path("nowhere"))
     assert template.against_template().median is None

@@ -23,8 +23,11 @@ class Ended:
     result: CellResult
 
 
-def run(command: Sequence[str], folder: Path) -> float:
+def run(command: Sequence[str], folder: Path, accepted: Sequence[int] = (0,)) -> float:
     """Run a command in `folder`, as a user would who sets nothing, and tell the seconds it took.
+
+    Args:
+        accepted: The exit codes with which it has not failed.
 
     Raises:
         UserError: It failed; with the last it said.
@@ -36,16 +39,21 @@ def run(command: Sequence[str], folder: Path) -> float:
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     seconds = time.perf_counter() - started
-    if done.returncode:
+    if done.returncode not in accepted:
         last = "\n".join(done.stdout.strip().splitlines()[-5:])
         raise UserError(f"exit code {done.returncode} of {' '.join(command[-6:])}; its last lines:\n{last}")
     return seconds
 
 
-def sweep(overrides: Sequence[str], folder: Path) -> tuple[float, list[Ended]]:
+def sweep(overrides: Sequence[str], folder: Path, accepted: Sequence[int] = (0,)) -> tuple[float, list[Ended]]:
     """Run `normzoo train -m` with these overrides into `folder`: its seconds, and its cells in the order they ended."""
     folder.mkdir(parents=True)
     target = f"hydra.sweep.dir={hydra_quoted(str(folder))}"
-    seconds = run([sys.executable, "-c", TRAIN, "train", "-m", *overrides, target], folder)
-    files = list(folder.glob(f"*/{FILE_NAME}"))
-    return seconds, sorted((Ended(file.stat().st_mtime, read_result(file)) for file in files), key=lambda one: one.at)
+    seconds = run([sys.executable, "-c", TRAIN, "train", "-m", *overrides, target], folder, accepted)
+    return seconds, ended(folder)
+
+
+def ended(folder: Path) -> list[Ended]:
+    """The cells of a sweep's folder in the order they ended."""
+    files = folder.glob(f"*/{FILE_NAME}")
+    return sorted((Ended(file.stat().st_mtime, read_result(file)) for file in files), key=lambda one: one.at)

@@ -20,13 +20,16 @@ three minutes on two cores.
 SUBJECTS = ("overhead", "planning", "report", "cores", "template")
 
 
-def measure_sweep(only: Sequence[str] | None = None, *, quick: bool = False, rounds: int = 3) -> Iterator[Figure]:
+def measure_sweep(
+    only: Sequence[str] | None = None, *, quick: bool = False, rounds: int = 3, keep: Path | None = None
+) -> Iterator[Figure]:
     """Measure what is asked for, one figure at a time.
 
     Args:
         only: Of `SUBJECTS`; None for all.
         quick: Fewer cells, each figure once, and a part of the default grid.
-        rounds: How often each is measured; the whole default grid only once.
+        rounds: How often each is measured; the default grid only once.
+        keep: A folder for the runs of the default grid; those that are there are not run again.
 
     Raises:
         UserError: If a subject is not known, `rounds` is not positive, or what a sweep needs is not installed.
@@ -44,7 +47,7 @@ def measure_sweep(only: Sequence[str] | None = None, *, quick: bool = False, rou
         "planning": lambda: sweep_figures.planning(rounds=rounds),
         "report": lambda: sweep_figures.report_seconds(rounds=rounds),
         "cores": lambda: sweep_figures.two_cores(rounds=rounds),
-        "template": lambda: template.against_template(),
+        "template": lambda: template.against_template(keep=keep),
     }
     if quick:
         measures |= {
@@ -52,7 +55,7 @@ def measure_sweep(only: Sequence[str] | None = None, *, quick: bool = False, rou
             "planning": lambda: sweep_figures.planning(rounds=1),
             "report": lambda: sweep_figures.report_seconds(rounds=1),
             "cores": lambda: sweep_figures.two_cores(cells=10, rounds=1),
-            "template": lambda: template.against_template(part),
+            "template": lambda: template.against_template(part, keep=keep),
         }
     return (measure() for name, measure in measures.items() if only is None or name in only)
 
@@ -62,13 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer cells, each figure once")
     parser.add_argument("--only", nargs="+", metavar="FIGURE", help=f"of {', '.join(SUBJECTS)}; default: all")
     parser.add_argument("--rounds", type=int, default=3, metavar="K", help="times each is measured; default: 3")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep the default grid's runs there, and go on with those there are"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     parser.set_defaults(run_bench=run)
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Print each figure as it is measured."""
-    figures = measure_sweep(chosen.only, quick=chosen.quick, rounds=chosen.rounds)
+    figures = measure_sweep(chosen.only, quick=chosen.quick, rounds=chosen.rounds, keep=chosen.keep)
     where, found = machine("cpu"), list[dict[str, Any]]()
     print(f"{where['device']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}")
     busy = load()

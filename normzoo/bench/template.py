@@ -2,22 +2,26 @@
 
 import json
 import math
+import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from normzoo.again import hydra_quoted
-from normzoo.bench.commands import run, sweep
+from normzoo.bench.commands import ended, run, sweep
 from normzoo.bench.figure import Figure
+from normzoo.errors import UserError
+from normzoo.results import FINISHED, CellResult, write_atomic
 
 BASELINE = Path(__file__).parents[2] / "scripts" / "template_baseline" / "train.py"
 NAME = "a grid, to the usual Lightning-Hydra template"
 # Of the default grid: as many cells at batch 2, where a step costs most, as at 32.
 PART = {"norm": "group_norm,batch_norm", "batch_size_per_device": "2,8,32", "seed": "0"}
+MAY_FAIL = (0, 1)  # exit codes: with 1 some cells have failed, and others have not
 
 Grid = Mapping[str, str]
 
@@ -32,42 +36,64 @@ def default_grid() -> list[Grid]:
 
 
 def against_template(
-    grids: Sequence[Grid] | None = None, rounds: int = 1, shared: Sequence[str] = ("data.image_size=8",)
+    grids: Sequence[Grid] | None = None, shared: Sequence[str] = ("data.image_size=8",), keep: Path | None = None
 ) -> Figure:
     """How many times longer the whole commands of the usual program take than `normzoo train -m` on the same cells.
 
     Args:
         grids: Each an override with its values, comma-separated; None for the default experiment.
-        rounds: How often both run, in turn.
         shared: What both are told besides.
+        keep: A folder for what both write. What is there already, with its time, is not run again.
+
+    Raises:
+        UserError: If one of the commands ends without a single cell.
     """
     if not BASELINE.is_file():
         return Figure(NAME, "×", 4.0, False, (), "the program is in scripts/ of the repository; run this in a checkout")
-    chosen = default_grid() if grids is None else list(grids)
-    ratios, notes = [], ""
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            seconds, ended = sweep(_ours(grids, shared), Path(folder) / "normzoo")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (keep or Path(temporary)).absolute()
+        here = folder / "normzoo"
+        seconds = _once(here, lambda: sweep(_ours(grids, shared), here, MAY_FAIL)[0])
+        finished: dict[str, CellResult] = {}
+        refused: set[str] = set()
+        for result in (one.result for one in ended(here)):
+            if result.status in FINISHED:
+                finished[_cell(result.config)] = result
+            elif result.status == "refused":
+                refused.add(result.config["norm"]["name"])
+        others, errors = 0.0, dict[str, float]()
+        for number, grid in enumerate(default_grid() if grids is None else grids):
+            there = folder / f"template_{number}"
             # It has no check before training: an instance norm on a 1×1 map would end it.
-            refused = {one.result.config["norm"]["name"] for one in ended if one.result.status == "refused"}
-            others, errors = 0.0, {}
-            for number, grid in enumerate(chosen):
-                target = Path(folder) / f"template_{number}"
-                others += run(_theirs(grid, refused, shared, target), Path(folder))
-                for file in target.glob("*/metrics.json"):
-                    errors[_cell(_read_yaml(file.parent / ".hydra" / "config.yaml"))] = _read_error(file)
-        finished = {_cell(one.result.config): one.result for one in ended if one.result.status in ("ok", "diverged")}
-        if finished.keys() != errors.keys():
-            raise RuntimeError(f"{len(finished)} cells here and {len(errors)} there: they cannot be compared")
-        ratios.append(others / seconds)
-        pairs = [
-            (one.metrics["val_error_running"], errors[cell]) for cell, one in finished.items() if one.status == "ok"
-        ]
-        notes = (
-            f"{len(errors)} cells, {seconds:.0f} s here and {others:.0f} s there, starting included; "
-            f"{_errors_compared([(ours, theirs) for ours, theirs in pairs if ours is not None])}"
-        )
-    return Figure(NAME, "×", 4.0, False, ratios, notes)
+            command = _theirs(grid, refused, shared, there)
+            others += _once(there, lambda command=command: run(command, folder, MAY_FAIL))  # type: ignore[misc]
+            for file in there.glob("*/metrics.json"):
+                errors[_cell(_read_yaml(file.parent / ".hydra" / "config.yaml"))] = _read_error(file)
+    both = finished.keys() & errors.keys()
+    if not both:
+        raise UserError(f"{len(finished)} cells here and {len(errors)} there, and none in both: they are not compared")
+    pairs = [
+        (finished[cell].metrics["val_error_running"], errors[cell]) for cell in both if finished[cell].status == "ok"
+    ]
+    notes = [
+        f"{len(both)} cells, {seconds:.0f} s here and {others:.0f} s there, starting included",
+        _errors_compared([(ours, theirs) for ours, theirs in pairs if ours is not None and math.isfinite(theirs)]),
+    ]
+    if finished.keys() != errors.keys():
+        # A cell that one of them lacks has cost it less, or nothing; only the times of whole grids are compared.
+        notes.append(f"MORE cells: {len(finished) - len(both)} here and {len(errors) - len(both)} there")
+    return Figure(NAME, "×", 4.0, False, [others / seconds], "; ".join(notes))
+
+
+def _once(folder: Path, run_into: Callable[[], float]) -> float:
+    """The seconds of a run into `folder`, or those it took before; one that was interrupted begins anew."""
+    known = folder.with_name(f"{folder.name}.json")
+    if known.is_file():
+        return float(json.loads(known.read_bytes())["seconds"])
+    shutil.rmtree(folder, ignore_errors=True)
+    seconds = run_into()
+    write_atomic(known, json.dumps({"seconds": seconds}) + "\n")
+    return seconds
 
 
 def _ours(grids: Sequence[Grid] | None, shared: Sequence[str]) -> list[str]:
