@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,9 +15,8 @@ from torch.nn import functional as F
 
 import normzoo
 from normzoo import bench
-from normzoo.bench import layers, layers_command
+from normzoo.bench import compiled, layers, layers_command
 from normzoo.bench.cases import Case
-from normzoo.bench.compiled import compile_ahead
 from normzoo.bench.figure import Figure
 from normzoo.bench.measure import Ratio, Times
 from normzoo.bench.references import REFERENCES, TOKENS
@@ -107,6 +107,7 @@ def test_ratio_is_the_median_of_those_of_the_rounds_with_their_quartiles():
         (Ratio(1.04, 1.03, 1.05, 100), True),  # known to a hundredth
         (Ratio(0.5, 0.45, 0.55, 8), True),  # plainly below
         (Ratio(1.6, 1.5, 1.7, 8), True),  # plainly above
+        (Ratio(1.6, 1.5, 1.7, 7), False),  # from too few rounds
     ],
 )
 def test_when_a_ratio_tells_whether_its_target_is_reached(ratio, tells):
@@ -141,8 +142,9 @@ def test_tokens_have_a_row_of_their_own():
     assert {row.against for row in rows} == {"nn.RMSNorm"}
 
 
-def test_every_norm_is_measured_or_says_why_not():
+def test_every_norm_is_measured_or_says_why_not(monkeypatch):
     """Those that need no more than there is; a norm of weights on a convolution, a conditional one with a condition."""
+    monkeypatch.setattr(Ratio, "tells", lambda ratio, target: True)
     rows = {row.norm: row for row in bench.measure_layers(shape=(4, 8, 6, 6), rounds=1)}
     assert set(normzoo.list_norms()) <= set(rows)
     assert not [row for row in rows.values() if row.both is None and not row.note]
@@ -274,11 +276,15 @@ def test_the_command_compiles_all_before_it_measures(monkeypatch, capsys):
     assert "compiled: forward" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_what_cannot_be_compiled_ahead_stops_no_other():
-    """In a process of its own."""
+@pytest.mark.parametrize("own_process", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_what_cannot_be_compiled_ahead_stops_no_other(monkeypatch, own_process):
+    seen = []
+    if not own_process:
+        monkeypatch.setattr(compiled, "ProcessPoolExecutor", lambda processes, _: ThreadPoolExecutor(processes))
+        monkeypatch.setattr(torch, "compile", lambda layer, **_: lambda x: seen.append(x.shape) or layer(x))
     cases = [Case("instance_norm", (2, 8, 1, 1)), Case("identity", TINY)]
-    assert sorted(compile_ahead(cases, threads=1, processes=1)) == ["identity", "instance_norm"]
+    assert sorted(compiled.compile_ahead(cases, torch.get_num_threads(), processes=1)) == ["identity", "instance_norm"]
+    assert seen == ([] if own_process else [(2, 8, 1, 1), TINY])
 
 
 @pytest.mark.parametrize(

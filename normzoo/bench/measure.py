@@ -20,6 +20,7 @@ from normzoo.errors import UserError
 LEAST = 2e-3  # seconds in one measurement: a shorter step is repeated, so that the clock and Python do not show
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of GNU's malloc.h
 KEPT = 2**30  # bytes: of more that is free a process gives some back
+FEWEST = 8  # rounds whose quartiles say anything
 BUSY = 0.5  # of `load`, above which figures are not to be trusted
 
 
@@ -118,6 +119,8 @@ class Ratio:
 
     def tells(self, target: float) -> bool:
         """Whether it is known to a hundredth, or plain on which side of a target it lies."""
+        if self.rounds < FEWEST:
+            return False
         return self.error <= 0.01 * self.median or abs(self.median - target) > 2 * self.error
 
 
