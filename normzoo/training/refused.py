@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from normzoo.errors import UserError
@@ -43,10 +44,16 @@ def check_any(asked: "Sequence[Cell | None]") -> None:
 
 def record_refused(cells: "Sequence[Cell]") -> None:
     """Leave a record of each refused cell, unless one is there that says as much."""
-    for cell in cells:
-        known = cell.record is not None and (cell.record.status in FINISHED or cell.record.reason == cell.refused)
-        if cell.refused and not known:
-            write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
+    with ThreadPoolExecutor(8) as pool:  # each record waits for the disk, and they may wait together
+        list(pool.map(_record, [cell for cell in cells if cell.refused and not _is_recorded(cell)]))
+
+
+def _is_recorded(cell: "Cell") -> bool:
+    return cell.record is not None and (cell.record.status in FINISHED or cell.record.reason == cell.refused)
+
+
+def _record(cell: "Cell") -> None:
+    write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
 
 
 def _reasons(cells: "Sequence[Cell]") -> dict[str, list[str]]:
