@@ -60,7 +60,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
     worst = _worst(records, [metric for metrics in _STATEMENTS.values() for metric in metrics])
     norms = ", ".join(map(str, split(records, "norm")))
     seeds = len({record.seed for record in records if record.status == "ok"})
-    found = "nothing" if worst is None else f"largest of all errors {worst:.1g} in float64 (n = {seeds} seeds)"
+    found = "nothing" if worst is None else f"largest of all errors {worst:.1g} in float64 (n = {seeds})"
     return Finding(f"{norms}: {found}", checks)
 
 
