@@ -37,7 +37,8 @@ _PLACEMENTS_FIRST = ("pre_act", "post_act", "all_but_last", "last_only", "first_
 def build_table(results: Iterable[CellResult]) -> Table:
     """Flatten the records, group them into settings and name the variants of norms and placements."""
     kept, repeated = _once(results)
-    flats = [_flatten(decisive(result.config)) for result in kept]
+    texts: dict[str, str] = {}
+    flats = [_flatten(decisive(result.config), texts) for result in kept]
     differing = _differing(flats)
     own_axes = _AXES | WHERE_IT_RAN
     splitting = [key for key in differing if key not in own_axes and not key.startswith(_AXIS_GROUPS)]
@@ -87,15 +88,28 @@ def _preference(result: CellResult) -> tuple[bool, str]:
     return result.status == "ok", str(result.time.get("started", ""))
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Mapping[str, Any], texts: dict[str, str]) -> dict[str, Any]:
+    """All entries under their full names, a list as its JSON.
+
+    Args:
+        texts: The JSON of lists met before, by how Python shows them.
+    """
     flat: dict[str, Any] = {}
-    for key, value in config.items():
-        # A record's config is JSON: dicts and lists, whose types are told apart faster than what they are instances of.
-        kind = type(value)
-        if kind is dict:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value) if kind is list else value
+
+    def flatten(entries: Mapping[str, Any], prefix: str) -> None:
+        for key, value in entries.items():
+            # A record's config is JSON: dicts and lists, whose types are told apart faster than what they are
+            # instances of.
+            kind = type(value)
+            if kind is dict:
+                flatten(value, f"{prefix}{key}.")
+            elif kind is list:
+                shown = repr(value)
+                flat[f"{prefix}{key}"] = texts.get(shown) or texts.setdefault(shown, json.dumps(value))
+            else:
+                flat[f"{prefix}{key}"] = value
+
+    flatten(config, "")
     return flat
 
 

@@ -18,7 +18,7 @@ def read_result(path: str | os.PathLike[str]) -> CellResult:
     file = Path(path)
     if file.is_dir():
         file = file / FILE_NAME
-    return _read(file)
+    return _read(str(file))
 
 
 def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[str]]:
@@ -34,7 +34,7 @@ def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[s
         raise UserError(f"{root} is not a folder; give the folder that a sweep wrote its cells into.")
     results: list[CellResult] = []
     unreadable: list[str] = []
-    for file in map(Path, _result_files(str(root))):
+    for file in _result_files(str(root)):
         try:
             results.append(_read(file))
         except UserError as error:
@@ -42,9 +42,10 @@ def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[s
     return results, unreadable
 
 
-def _read(file: Path) -> CellResult:
+def _read(file: str) -> CellResult:
     try:
-        record = _DECODER.decode(file.read_bytes().decode())
+        with open(file, "rb", buffering=0) as stream:
+            record = _DECODER.decode(stream.read().decode())
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -59,7 +60,7 @@ def _read(file: Path) -> CellResult:
     wrong = fault(record)
     if wrong:
         raise UserError(f"{file} is no valid result: {wrong}; remove it and run its cell again.")
-    return CellResult(**{name: record[name] for name in KINDS if name in record}, folder=file.parent)
+    return CellResult(**{name: record[name] for name in KINDS if name in record}, folder=Path(os.path.dirname(file)))
 
 
 def _result_files(folder: str) -> Iterator[str]:
