@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
+_LEAVES = frozenset({str, bool, int, type(None)})  # exactly these, most of what there is, are plain already
+
 
 def plain(value: Any, where: str, *, missing: str) -> Any:
     """Turn `value` into strict JSON data; a number that is not finite becomes null, or its name as text."""
@@ -16,7 +18,10 @@ def plain(value: Any, where: str, *, missing: str) -> Any:
             return float(value)
         return str(float(value)) if missing == "text" else None
     if isinstance(value, Mapping):
-        return {str(key): plain(entry, f"{where}.{key}", missing=missing) for key, entry in value.items()}
+        return {
+            str(key): entry if type(entry) in _LEAVES else plain(entry, f"{where}.{key}", missing=missing)
+            for key, entry in value.items()
+        }
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         return [plain(entry, f"{where}[{i}]", missing=missing) for i, entry in enumerate(value)]
     if isinstance(value, Enum):
