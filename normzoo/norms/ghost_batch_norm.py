@@ -9,6 +9,7 @@ from torch import Tensor
 
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
+from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms.batch_norm import BatchNorm
 from normzoo.registry import register
@@ -123,7 +124,8 @@ class GhostBatchNorm(BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        # By way of `data`, as the kernel does, unseen by autograd: an earlier batch of one group refers to them in its
-        # graph, and its backward may still be to come. It does not read them.
-        self.running_mean.data.copy_(means.mean(0))
-        self.running_var.data.copy_(variances.mean(0))
+        for running, moved in ((self.running_mean, means), (self.running_var, variances)):
+            # By way of `data`, which vmap has not, unseen by autograd as what the kernel does: an earlier batch of one
+            # group refers to them in its graph, and its backward may still be to come. It does not read them.
+            compiled = torch.compiler.is_compiling()
+            (running.data if compiled or not is_transformed(running) else running).copy_(moved.mean(0))

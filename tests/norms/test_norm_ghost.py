@@ -46,6 +46,18 @@ def test_batches_of_any_size_before_a_backward():
     assert layer.weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("samples", [4, 8, 9])
+def test_replicas_under_vmap_alone(samples):
+    """Without a gradient, whose transform would stand between the layer and vmap."""
+    replicas = [build("ghost_batch_norm", group_size=4) for _ in range(2)]
+    parameters, buffers = torch.func.stack_module_state(replicas)
+    x = torch.stack([an_input(4, samples=samples) for _ in replicas])
+    y = torch.vmap(lambda *given: torch.func.functional_call(replicas[0], given[:2], given[2:]))(parameters, buffers, x)
+    for i, replica in enumerate(replicas):
+        torch.testing.assert_close(y[i], replica(x[i]))
+        torch.testing.assert_close({key: value[i] for key, value in buffers.items()}, dict(replica.named_buffers()))
+
+
 @pytest.mark.parametrize("rank", [2, 3, 5])
 def test_any_rank_and_no_affine(rank):
     layer, x = build("ghost_batch_norm", group_size=3, affine=False), an_input(rank)
