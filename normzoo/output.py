@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO, cast
 
 
@@ -42,11 +42,17 @@ class Output:
 @contextmanager
 def to_any_reader() -> Iterator[None]:
     """Meanwhile standard output and standard error are such streams: a sweep goes on when `| head` has ended."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, Output(stream)) for stream in before)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        sys.stdout, sys.stderr = before
+    with ExitStack() as opened:
+
+        def opened_at_all(stream: TextIO | None) -> TextIO:
+            # None where it was closed before Python began, as by `>&-`.
+            return stream or opened.enter_context(open(os.devnull, "w", encoding="utf-8"))
+
+        before = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (cast(TextIO, Output(opened_at_all(stream))) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            sys.stdout, sys.stderr = before

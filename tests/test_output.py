@@ -33,6 +33,14 @@ def test_what_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     err.close()
 
 
+def test_streams_that_were_closed_before_python_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by `>&-`, or by what starts programs without a terminal."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    main(["list"])
+    assert (sys.stdout, sys.stderr) == (None, None)
+
+
 @pytest.mark.parametrize(
     "command",
     [("list",), ("show", "GN"), ("claims", "--list"), ("train", "-m", "seed=0,1", "sweep.dry_run=true")],
