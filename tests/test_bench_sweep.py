@@ -140,11 +140,26 @@ def test_the_template_runs_the_same_cells_but_the_refused_ones(
     before = len(asked), len(run)
     assert template.against_template([{"norm": "group_norm", "seed": "0,1,2"}], keep=tmp_path / "kept") == kept
     assert (len(asked), len(run)) == before
+    (tmp_path / "kept" / "normzoo.json").write_text('{"seconds": null}')  # as an interrupted run leaves it
+    assert template.against_template([{"norm": "group_norm", "seed": "0,1,2"}], keep=tmp_path / "kept") == kept
+    assert len(asked) == before[0] + 1
+    (tmp_path / "normzoo").mkdir()
+    with pytest.raises(UserError, match="normzoo is there already, and is not of this comparison"):
+        template.against_template([{"norm": "group_norm", "seed": "0,1,2"}], keep=tmp_path)
+    assert (tmp_path / "normzoo").is_dir()
     errors.clear()
     with pytest.raises(UserError, match="3 cells here and 0 there"):
         template.against_template([{"norm": "group_norm", "seed": "0,1,2"}])
     monkeypatch.setattr(template, "BASELINE", Path("nowhere"))
     assert template.against_template().median is None
+
+
+def test_a_part_of_the_grid_is_kept_apart_from_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept: list[Path] = []
+    monkeypatch.setattr(template, "against_template", lambda *grids, keep: kept.append(keep))
+    for quick in (True, False):
+        assert list(bench.sweep.measure_sweep(["template"], quick=quick, keep=tmp_path)) == [None]
+    assert len(set(kept)) == 2
 
 
 def test_the_default_grid_is_that_of_the_experiment() -> None:

@@ -29,7 +29,7 @@ def measure_sweep(
         only: Of `SUBJECTS`; None for all.
         quick: Fewer cells, each figure once, and a part of the default grid.
         rounds: How often each is measured; the default grid only once.
-        keep: A folder for the runs of the default grid; those that are there are not run again.
+        keep: A folder for the runs of the default grid, or of its part; those that are there are not run again.
 
     Raises:
         UserError: If a subject is not known, `rounds` is not positive, or what a sweep needs is not installed.
@@ -55,7 +55,7 @@ def measure_sweep(
             "planning": lambda: sweep_figures.planning(rounds=1),
             "report": lambda: sweep_figures.report_seconds(rounds=1),
             "cores": lambda: sweep_figures.two_cores(cells=10, rounds=1),
-            "template": lambda: template.against_template(part, keep=keep),
+            "template": lambda: template.against_template(part, keep=keep and keep / "quick"),
         }
     return (measure() for name, measure in measures.items() if only is None or name in only)
 

@@ -88,8 +88,12 @@ def against_template(
 def _once(folder: Path, run_into: Callable[[], float]) -> float:
     """The seconds of a run into `folder`, or those it took before; one that was interrupted begins anew."""
     known = folder.with_name(f"{folder.name}.json")
-    if known.is_file():
-        return float(json.loads(known.read_bytes())["seconds"])
+    seconds = json.loads(known.read_bytes())["seconds"] if known.is_file() else None
+    if seconds is not None:
+        return float(seconds)
+    if folder.exists() and not known.is_file():
+        raise UserError(f"{folder} is there already, and is not of this comparison: choose another folder with --keep")
+    write_atomic(known, json.dumps({"seconds": None}) + "\n")  # begun, so that what is there may be removed
     shutil.rmtree(folder, ignore_errors=True)
     seconds = run_into()
     write_atomic(known, json.dumps({"seconds": seconds}) + "\n")
