@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from normzoo.errors import UserError
+from normzoo.results import FILE_NAME as RECORD
 from normzoo.results import write_atomic
 
 FILE_NAME = "claims.json"
@@ -103,7 +104,10 @@ def of_claims_alone(folder: str | os.PathLike[str]) -> bool:
     if not Path(folder).is_dir():
         return False
     claims = read_claims(folder)
-    return len(claims) > 1 or any(claim.command.startswith("normzoo claims") for claim in claims)
+    if len(claims) < 2 and not any(claim.command.startswith("normzoo claims") for claim in claims):
+        return False
+    theirs = {cell for claim in claims for cell in claim.cells}
+    return theirs.issuperset(record.parent.name for record in Path(folder).glob(f"*/{RECORD}"))
 
 
 @contextmanager

@@ -244,6 +244,10 @@ def test_where_claims_stand_alone(tmp_path: Path) -> None:
     assert not of_claims_alone(tmp_path)
     write_claims(tmp_path, [ClaimCells(name, "A.", "S", ("1",)) for name in "ab"])
     assert of_claims_alone(tmp_path)
+    for number in ("1", "2"):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "result.json").touch()
+        assert of_claims_alone(tmp_path) == (number == "1")  # the second is of another sweep into the folder
 
 
 def test_an_unknown_claim_is_said(cell: Callable[..., CellResult], sweep: Callable[..., Path]) -> None:
