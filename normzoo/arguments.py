@@ -44,20 +44,19 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "momentum": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "channel_dim": ("other than 0, which counts the samples", lambda value: value != 0),
 }
-MODULE = "module"
-"""The first parameter of a norm of weights; of all others it is the number of channels, whatever it is called."""
 
 
 def check_num_features(norm: str, build: Callable[..., Any], value: Any) -> None:
-    """Refuse what is no number of channels.
+    """Refuse what is no number of channels, which the first parameter of all norms is, but of those of weights.
 
     Raises:
         ArgumentTypeError: A TypeError, if it is no whole number.
         ArgumentValueError: A ValueError, if it is less than 1.
     """
-    first = next(iter(_signature(build).parameters))
-    if first != MODULE:
-        _check(norm, first, value, (int,), RANGES["num_features"])
+    first = next(iter(_signature(build).parameters.values()))
+    untold = first.annotation is first.empty and not isinstance(value, torch.nn.Module)  # which a norm of weights takes
+    if first.annotation in (int, "int") or untold:
+        _check(norm, first.name, value, (int,), RANGES["num_features"])
 
 
 def check_values(norm: str, build: Callable[..., Any], keywords: Mapping[str, Any]) -> None:

@@ -114,3 +114,23 @@ def test_a_norm_of_another_package_is_checked_too_where_its_annotations_can_be_r
     finally:
         normzoo.registry._forget("annotated_in_strings")
         normzoo.registry._forget("annotated_in_readable_strings")
+
+
+def test_a_norm_of_weights_of_another_package_calls_its_layer_as_it_likes():
+    names = ("annotated_weights", "plain_weights")
+
+    @normzoo.register(names[0], kind="weight", batch_dependent=False)
+    def annotated(layer: nn.Module) -> nn.Module:
+        return layer
+
+    @normzoo.register(names[1], kind="weight", batch_dependent=False)
+    def plain(layer) -> nn.Module:
+        return layer
+
+    try:
+        for name in names:
+            layer = nn.Linear(4, 3)
+            assert normzoo.create(name, layer) is layer
+    finally:
+        for name in names:
+            normzoo.registry._forget(name)
