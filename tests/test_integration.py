@@ -89,12 +89,38 @@ def test_torchvision_resnet50(name):
     train_one_step(model)
 
 
-@pytest.mark.parametrize("model", ["densenet121", "_DenseLayer", "_DenseBlock", "_Transition"])
-def test_torchvision_densenet_takes_no_norm_layer(model):
-    """Neither the model nor its blocks do, so there a norm is exchanged afterwards; timm's densenet121 takes one."""
-    model = getattr(torchvision.models.densenet, model)
-    assert "norm_layer" not in inspect.signature(model).parameters
-    assert "norm_layer" not in inspect.signature(torchvision.models.DenseNet).parameters
+@pytest.mark.parametrize("model", ["DenseNet", "VGG", "GoogLeNet", "ShuffleNetV2", "MNASNet"])
+def test_models_of_torchvision_that_take_no_norm_layer(model):
+    """README names them. timm's densenet121 takes one."""
+    assert "norm_layer" not in inspect.signature(getattr(torchvision.models, model)).parameters
+
+
+@pytest.mark.parametrize(
+    ("library", "model"),
+    [
+        *(("torchvision", model) for model in ("mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf")),
+        *(("timm", model) for model in ("efficientnet_b0", "regnety_002")),
+    ],
+)
+def test_models_of_the_readme_hold_no_other_norm(library, model):
+    """Those that are not trained here."""
+    make = functools.partial(timm.create_model, model) if library == "timm" else getattr(torchvision.models, model)
+    norm_layer = normzoo.factory("group_norm", channels_per_group=8)
+    net = build(make, norm_layer).eval()
+    assert len(ours_in(net, norm_layer)) > 30
+    assert net(torch.randn(1, 3, SIZE, SIZE)).shape == (1, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["filter_response_norm", "evo_norm_s0"])
+def test_a_resnet_puts_its_relu_behind_a_norm_that_has_one(name):
+    """As README says: it asks for a norm alone, so that nothing can leave it out. Others ask for both in one."""
+    with torch.device("meta"):
+        for make, relus in (
+            (torchvision.models.resnet18, 9),  # modules; each is called twice in its block
+            (functools.partial(timm.create_model, "resnet18"), 17),
+            (functools.partial(timm.create_model, "densenet121"), 0),
+        ):
+            assert activations(build(make, normzoo.factory(name))).get("ReLU", 0) == relus
 
 
 @pytest.mark.parametrize("name", IMAGE_NORMS)
@@ -147,6 +173,19 @@ def test_timm_vision_transformer_on_tokens(name):
     model = build(vit, norm_layer)
     assert len(ours_in(model, norm_layer)) == 5
     train_one_step(model, size=32)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_swin_transformer_on_tokens(library):
+    if library == "timm":
+        small = {"img_size": SIZE, "patch_size": 4, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2)}
+        swin = functools.partial(timm.models.SwinTransformer, window_size=4, **small)
+    else:
+        swin = functools.partial(torchvision.models.SwinTransformer, [4, 4], 24, [1, 1], [2, 2], [4, 4])
+    norm_layer = normzoo.factory("rms_norm", channel_dim=-1)
+    model = build(swin, norm_layer)
+    assert len(ours_in(model, norm_layer)) == 7
+    train_one_step(model)
 
 
 def test_weights_of_a_timm_model_load_into_it_with_our_norm():
