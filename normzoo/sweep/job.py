@@ -67,20 +67,23 @@ class Orders:
 
 def run(orders: Orders) -> None:
     """Follow the orders, in a process fresh from the fork server."""
+    # Until the job's process has left the terminal's group a Ctrl-C is not for it, one that has come already included.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     log = os.open(orders.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     forget_server()
     enter(orders.limits, orders.lifeline.descriptor)
-    offer_to_oom_killer()
-    faulthandler.enable()  # a crash in native code leaves its place in the log
-    os.environ.update(orders.environment)
-    if orders.cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, orders.cores)
-    target, arguments = pickle.loads(orders.call)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is somebody's kill -INT
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        offer_to_oom_killer()
+        faulthandler.enable()  # a crash in native code leaves its place in the log
+        os.environ.update(orders.environment)
+        if orders.cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, orders.cores)
+        target, arguments = pickle.loads(orders.call)
         target(*arguments)
-    except KeyboardInterrupt:  # somebody's kill -INT: to end by the signal says so
+    except KeyboardInterrupt:  # to end by the signal says so
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

@@ -130,6 +130,8 @@ class Pool:
     def _fork(self, orders: Orders, tries: int = 20) -> BaseProcess:
         for last_try in (*[False] * (tries - 1), True):
             process: BaseProcess = self.context.Process(target=run, args=(orders,))
+            # Inherited by what is started here, be it another fork server: no Ctrl-C ends it before `run` says so.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 process.start()
                 break
@@ -137,6 +139,8 @@ class Pool:
                 if last_try:
                     raise
                 time.sleep(0.1)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return process
 
     def _wait(self, timeout: float = 1.0) -> None:

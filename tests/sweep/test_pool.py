@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from normzoo.sweep.claim import Claim
-from normzoo.sweep.fork_server import fork_server
-from normzoo.sweep.job import Job
+from normzoo.sweep.fork_server import _stop_server, fork_server
+from normzoo.sweep.job import Job, Orders
+from normzoo.sweep.job import run as follow
 from normzoo.sweep.keeper import Ending
 from normzoo.sweep.leases import Leases, Locks, Need
 from normzoo.sweep.limits import Limits, processor_cores
@@ -41,8 +42,13 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def kill_itself() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def kill_itself(number: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+
+
+def interrupted_at_birth(orders: Orders) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    follow(orders)
 
 
 def leak(path: Path) -> None:
@@ -68,6 +74,7 @@ def meet(here: Path, there: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
+    _stop_server()  # one that other tests of this process have kept
     with fork_server(PRELOAD, {"FOR_JOBS": "1"}) as context:
         yield context
 
@@ -113,6 +120,24 @@ def test_a_job_that_dies_leaves_the_others_alone(tmp_path: Path, run: Run) -> No
         Job(write, (tmp_path / "alive", "yes"), tmp_path / "2.log"),
     ]
     assert codes(run(jobs, n_jobs=1)) == {0: 3, 1: -signal.SIGKILL, 2: 0}
+    assert (tmp_path / "alive").read_text() == "yes"
+
+
+@pytest.mark.parametrize("method", ["forkserver", "fork"])
+def test_control_c_reaches_no_job_however_young_and_a_kill_reaches_it_later(
+    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("normzoo.sweep.pool.run", interrupted_at_birth)
+    context = server if method == "forkserver" else multiprocessing.get_context("fork")
+    jobs = [
+        Job(write, (tmp_path / "alive", "yes"), tmp_path / "0.log"),
+        Job(kill_itself, (signal.SIGINT,), tmp_path / "1.log"),
+    ]
+    endings: dict[int, Ending] = {}
+    with Stop() as stop:
+        Pool(context, Leases([], CORES, Unpinned()), 1, stop, on_end=endings.__setitem__).run(jobs)
+        assert not stop.draining
+    assert codes(endings) == {0: 0, 1: -signal.SIGINT}, (tmp_path / "0.log").read_text()
     assert (tmp_path / "alive").read_text() == "yes"
 
 
