@@ -16,6 +16,9 @@ import torch
 from environments import build
 
 torch.set_num_threads(1)
+# Before torch.compile or torch.export feigns GPUs: the first backward of a process starts a thread for each GPU it
+# finds, and with these the process can no longer fork the ranks that other tests train in.
+torch.ones((), requires_grad=True).backward()
 
 
 @pytest.fixture(autouse=True)
