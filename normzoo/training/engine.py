@@ -29,7 +29,7 @@ from normzoo.training.check import on_gpu
 from normzoo.training.dry_run import table
 from normzoo.training.ending import AGAIN
 from normzoo.training.multirun import job_return
-from normzoo.training.own_process import LOG, InOwnProcess
+from normzoo.training.own_process import LOG, STAMP, InOwnProcess
 from normzoo.training.plan import Cell, plan, refuse, searches
 from normzoo.training.refused import check_any, record_refused, say_refused
 from normzoo.training.watch import Watch
@@ -174,6 +174,7 @@ def _run(engine: Any, launcher: "EngineLauncher", cells: Sequence[Cell]) -> str:
             *cell.overrides,
             f"hydra.sweep.dir={hydra_quoted(str(cell.folder.parent))}",
             f"hydra.sweep.subdir={cell.folder.name}",
+            f"+hydra.job.env_set.{STAMP}={cell.stamp}",
         ]
         for cell in cells
     ]

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from normzoo.training.plan import Cell
 from normzoo.training.task import plain
 
 LOG = "cell.log"
+STAMP = "NORMZOO_STAMP"  # the variable that has the stamp of the record that was there when the cell was planned
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class InOwnProcess:
     task: TaskFunction
 
     def __call__(self, config: DictConfig) -> float:
-        cell = Cell(Composition(b""), plain(config), Path(HydraConfig.get().runtime.output_dir))
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        cell = Cell(Composition(b""), plain(config), folder, stamp=os.environ.get(STAMP, ""))
         options = sweep_options(cell.config)
         gpus = visible_gpus() if on_gpu(cell.config) else []  # those that the engine lends
         trainer = cell.config["trainer"]

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ log = logging.getLogger("normzoo")
 
 BATCHES_TO_START = 300  # what starting a cell costs, in batches; only the time left is told from it
 
+NO_RECORD = "none"
+
 
 class State(StrEnum):
     """What a sweep does with a cell."""
@@ -60,10 +62,10 @@ class Cell:
     refused: str | None = None
     state: State = State.TO_RUN
     record: CellResult | None = None  # as it was when the cell was planned
-    _stamp: tuple[int, int] | None = field(default=None, repr=False)
+    stamp: str = ""  # what tells that record from the next; found when the cell is planned, here or elsewhere
 
     def __post_init__(self) -> None:
-        self._stamp = self._stamped()
+        self.stamp = self.stamp or self._stamped()
 
     @property
     def hydra_config(self) -> DictConfig:
@@ -87,19 +89,19 @@ class Cell:
         Args:
             new: Leave out a record that was there already when the cell was planned.
         """
-        if new and self._stamped() == self._stamp:
+        if new and self._stamped() == self.stamp:
             return None
         with contextlib.suppress(UserError):
             return read_result(self.folder)
         return None
 
-    def _stamped(self) -> tuple[int, int] | None:
+    def _stamped(self) -> str:
         # Every record is a file of its own, moved to its place.
         try:
             found = (self.folder / FILE_NAME).stat()
         except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
+            return NO_RECORD
+        return f"{found.st_ino}-{found.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def searches(config: DictConfig) -> bool:
 def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
     """What is done with the cell: first by the record it has, and by a check only if it is to run."""
     try:
-        cell.record = read_result(cell.folder) if cell._stamp else None
+        cell.record = read_result(cell.folder) if cell.stamp != NO_RECORD else None
         if cell.record is not None and cell.record.cell != cell.folder.name:
             raise UserError(f"{cell.folder / FILE_NAME} is the record of another cell, {cell.record.cell}")
     except UserError as error:

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
+from normzoo.results import CellResult, cell_id, write_result
 from normzoo.sweep import fork_server
 
 TINY = (
@@ -25,6 +26,7 @@ TINY = (
     "trainer.max_epochs=2",
     "batch_size_per_device=8",
 )
+SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=1")
 
 
 @pytest.fixture
@@ -44,6 +46,18 @@ def config() -> Callable[..., dict[str, Any]]:
 def composed(*overrides: str) -> dict[str, Any]:
     with initialize_config_module("normzoo.conf", version_base="1.3"):
         return OmegaConf.to_container(compose("train", [*TINY, *overrides]), resolve=True)  # type: ignore[return-value]
+
+
+@pytest.fixture
+def leave(config: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
+    """Leave a record of a cell of a sweep into `s` that is tiny and `SHORT`, as an earlier run would have."""
+
+    def left(status: str, *overrides: str, **entries: Any) -> Path:
+        of = config(*SHORT, *overrides)
+        record: dict[str, Any] = {"cell": cell_id(of), "status": status, "config": of, "seed": of["seed"], **entries}
+        return write_result(tmp_path / "s" / cell_id(of), CellResult(**record))
+
+    return left
 
 
 # Of pytest for each test, and of Lightning for each cell.

@@ -1,5 +1,6 @@
 """Sweeps on other engines than the local one: each really runs here where it can."""
 
+import functools
 import importlib.util
 import json
 import math
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 from dying import die
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
 
 from normzoo.results import read_result, read_results
@@ -198,6 +200,32 @@ def test_processes_share_the_cores_that_the_user_asks_ray_for(
         "+hydra.launcher.ray.remote.num_cpus=2",
     )  # fmt: skip
     assert len(cluster) == 2
+
+
+class Late(BasicLauncher):
+    """An engine with a queue, in which the cells wait until another sweep has run them."""
+
+    done: Callable[..., Path]
+
+    def __init__(self, **_: object) -> None: ...
+
+    def launch(self, job_overrides: Any, initial_job_idx: int) -> Any:
+        for overrides in job_overrides:
+            type(self).done(next(override for override in overrides if override.startswith("seed=")))
+        return super().launch(job_overrides, initial_job_idx)
+
+
+def test_a_queued_cell_that_another_sweep_has_run_is_not_run_again(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: Callable[..., Path]
+) -> None:
+    monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: Late)
+    monkeypatch.setattr(Late, "done", staticmethod(functools.partial(leave, "ok")), raising=False)
+    first = leave("killed", "seed=0")
+    code, out, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=joblib", "seed=0,1", "sweep.retry=failed")
+    assert "2 cells: 2 to run" in out
+    assert code == 0, out + err
+    assert read_result(first).status == "ok"
+    assert not list(tmp_path.glob("s/*/cell.log"))  # of a process of the cell
 
 
 @pytest.mark.parametrize("continued", [True, False])
