@@ -26,7 +26,12 @@ class ReportCallback(Callback):
     def __init__(self, command: str | None = None) -> None:
         self.claims_only = command is not None
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, goes_on: bool = False, **kwargs: Any) -> None:
+        """As Hydra calls it.
+
+        Args:
+            goes_on: Whether the sweep was interrupted, and its launcher says how it goes on.
+        """
         if OmegaConf.select(config, "sweep.dry_run"):
             return
         folder = config.hydra.sweep.dir
@@ -41,7 +46,7 @@ class ReportCallback(Callback):
         parts = [part for part in (made, judged) if part is not None]
         print("\n\n".join(part.text for part in parts))
         cells = (made.failed if made else 0) + (sum(one.failed for one in judged.judged) if judged else 0)
-        if cells:
+        if cells and not goes_on:
             print(f"\nthis command runs again what failed:\n  {go_on(folder, retry='failed')}")
         if any(part.failed for part in parts):
             sys.exit(1)

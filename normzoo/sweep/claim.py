@@ -55,10 +55,12 @@ class Claim:
 
     def give_back(self) -> None:
         """Let others have it, and take half-written files away: nobody is left to finish them."""
-        for draft in (*self.folder.glob(".*.tmp"), *self.folder.glob(".probe-*")):
-            draft.unlink(missing_ok=True)
-        (self.folder / FILE_NAME).unlink(missing_ok=True)
-        os.close(self.descriptor)
+        try:
+            for draft in (*self.folder.glob(".*.tmp"), *self.folder.glob(".probe-*")):
+                draft.unlink(missing_ok=True)
+            (self.folder / FILE_NAME).unlink(missing_ok=True)
+        finally:
+            os.close(self.descriptor)
 
 
 class Inherited:

@@ -1,5 +1,8 @@
 """The right to run a cell, and its folder as it is to find it."""
 
+from pathlib import Path
+
+from normzoo.errors import UserError
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.pool import Elsewhere
 from normzoo.training.callbacks import CURVE
@@ -14,15 +17,33 @@ def claimed(cell: Cell, *, resume: bool) -> Claim | Elsewhere:
 
     Args:
         resume: Whether it goes on from the checkpoint in its folder.
+
+    Raises:
+        UserError: If what an earlier attempt has left cannot be removed.
     """
     claim = Claim.take(cell.folder)
     if claim is None:
         return Elsewhere.RUNS
-    if cell.result(new=True) is not None:
+    try:
+        done = cell.result(new=True) is not None
+        if not done:
+            _clear(cell.folder, resume=resume)
+    except BaseException:  # whoever outlives it would hold the others off
+        claim.give_back()
+        raise
+    if done:
         claim.give_back()
         return Elsewhere.DONE
-    if not resume:
-        (cell.folder / CHECKPOINT).unlink(missing_ok=True)
-    if not (cell.folder / CHECKPOINT).exists():
-        (cell.folder / CURVE).unlink(missing_ok=True)  # of an earlier attempt
     return claim
+
+
+def _clear(folder: Path, *, resume: bool) -> None:
+    try:
+        if not resume:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        if not (folder / CHECKPOINT).exists():
+            (folder / CURVE).unlink(missing_ok=True)  # of an earlier attempt
+    except OSError as error:
+        raise UserError(
+            f"cannot remove {error.filename}: {error.strerror}; choose another folder with hydra.sweep.dir"
+        ) from error

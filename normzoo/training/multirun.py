@@ -151,7 +151,8 @@ def _say_goodbye(launcher: "NormzooLauncher", left: int, at_once: bool) -> NoRet
     folder = launcher.config.hydra.sweep.dir
     if not at_once:
         with contextlib.suppress(SystemExit):  # the exit code says that it was interrupted
-            launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None)
+            # What goes on with the sweep is said below, and the report says no other command.
+            launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None, goes_on=left > 0)
     if not left:
         raise KeyboardInterrupt(f"interrupted when no cell was left to run; the results are in {folder}")
     cells = "1 cell is" if left == 1 else f"{left} cells are"

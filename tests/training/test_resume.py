@@ -9,14 +9,19 @@ from typing import Any
 
 import pytest
 
-from normzoo.results import CellResult, cell_id, read_result, read_results, write_result
+from normzoo.errors import UserError
+from normzoo.results import read_result, read_results, write_result
 from normzoo.sweep.claim import Claim
+from normzoo.training import multirun
 from normzoo.training.cell import describe
+from normzoo.training.claimed import claimed
+from normzoo.training.compose import Composition
+from normzoo.training.plan import Cell
 
 Cli = Callable[..., tuple[int, str, str]]
 Sweep = Callable[..., tuple[int, str, str]]
 
-SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=1")
+SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=1")  # as in conftest
 FAILED = ("error", "killed", "oom", "timeout")
 
 
@@ -24,18 +29,6 @@ FAILED = ("error", "killed", "oom", "timeout")
 def sweep(cli: Cli, tiny: tuple[str, ...]) -> Sweep:
     """Run a sweep of two seeds."""
     return lambda *overrides: cli("train", "-m", *tiny, *SHORT, "seed=0,1", "hydra.sweep.dir=s", *overrides)
-
-
-@pytest.fixture
-def leave(config: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
-    """Leave a record of a cell of that sweep, as an earlier run would have."""
-
-    def left(status: str, *overrides: str, **entries: Any) -> Path:
-        of = config(*SHORT, *overrides)
-        record: dict[str, Any] = {"cell": cell_id(of), "status": status, "config": of, "seed": of["seed"], **entries}
-        return write_result(tmp_path / "s" / cell_id(of), CellResult(**record))
-
-    return left
 
 
 def states(out: str) -> dict[str, str]:
@@ -67,6 +60,32 @@ def test_without_resume_everything_runs(sweep: Sweep, leave: Callable[..., Path]
     out = sweep("sweep.dry_run=true", "sweep.resume=false")[1]
     assert states(out) == {"seed=0": "to run", "seed=1": "to run"}
     assert [path.read_bytes() for path in before] == contents
+
+
+def test_an_interrupted_sweep_ends_with_one_command(
+    sweep: Sweep, leave: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(run: multirun._Run, *_: object) -> int:
+        run.stop.draining = True
+        return 2
+
+    monkeypatch.setattr(multirun._Run, "through", interrupted)
+    leave("error", "seed=0", reason="why")
+    code, out, err = sweep("seed=range(3)")
+    assert code == 130
+    assert "error, 1 cell: why" in out  # the report is there
+    commands = [line for line in (out + err).splitlines() if line.startswith("  normzoo train")]
+    assert len(commands) == 1, out + err
+    assert "2 cells are left" in err
+    assert commands[0] in err
+    assert "sweep.retry" not in commands[0]
+
+
+def test_what_cannot_be_cleared_leaves_no_claim(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.ckpt").mkdir()
+    with pytest.raises(UserError, match=r"cannot remove .*checkpoint\.ckpt: .*hydra\.sweep\.dir"):
+        claimed(Cell(Composition(b""), {}, tmp_path), resume=False)
+    assert Claim.take(tmp_path) is not None
 
 
 def test_failed_cells_run_again_by_the_command_that_is_printed(
