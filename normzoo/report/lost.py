@@ -50,5 +50,8 @@ def _read_on(status: str, rows: Sequence[Row]) -> Path | None:
 
 
 def short(text: str, most: int) -> str:
-    """The text, cut where it is longer."""
-    return text if len(text) <= most else f"{text[:most].rstrip()} …"
+    """The text; where it is longer, as many whole sentences of it as there is room for, or else words."""
+    if len(text) <= most:
+        return text
+    kept = re.match(rf"(?s)(.{{1,{most - 1}}}[.;:!?])\s", text) or re.match(rf"(?s)(.{{1,{most}}})\s", text)
+    return f"{kept[1].rstrip() if kept else text[:most]} …"

@@ -55,7 +55,8 @@ def lost_text(table: Table, width: int) -> str:
     found = causes(table)
     lines = []
     for cause in found[:_MOST_CAUSES]:
-        said = f"{cause.status}, {describe.number(len(cause.rows), 'cell')}: {short(cause.said, 300)}"
+        most = 300 if cause.read_on else 1000  # where no file says more, the text ends with what mends it
+        said = f"{cause.status}, {describe.number(len(cause.rows), 'cell')}: {short(cause.said, most)}"
         more = f" [read on in {cause.read_on}]" if cause.read_on else ""
         lines.append(textwrap.fill(said + more, max(width, 40), subsequent_indent="  ", break_long_words=False))
     if len(found) > _MOST_CAUSES:

@@ -33,13 +33,12 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
         seconds |= {cell.folder.name: others.seconds(cell) for cell in unlike}
     rows = [("cell", "state", "expected time")]
     for cell in plan.cells:
-        state = f"{cell.state}: {cell.refused}" if cell.refused else str(cell.state)
+        state = str(cell.state)  # why it is refused has been said when it was planned
         if cell.state is State.FAILED_BEFORE and cell.record is not None:
             state += f": {cell.record.status}"
         time = seconds.get(cell.folder.name)
         rows.append((cell.label, state, clock(time) if time is not None else "?" if cell.runs else ""))
-    # A reason may be longer than any line, and takes no part in how wide its column is.
-    widths = [max(len(row[0]) for row in rows), max((len(row[1]) for row in rows if ":" not in row[1]), default=0)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [
         wrapped(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip(), hang=widths[0] + 2) for row in rows
     ]
@@ -117,6 +116,8 @@ class Expected:
         self.likenesses = likenesses
         self._sums: list[dict[str, tuple[float, float]]] = [{} for _ in likenesses]
         for record in records:
+            if not _is_a_cell(record.config):
+                continue
             accumulated = record.config["trainer"].get("accumulate_grad_batches", 1)
             batches, wall = (record.metrics.get("steps") or 0) * accumulated, record.time.get("wall_s")
             if record.status != "ok" or wall is None:
@@ -134,6 +135,12 @@ class Expected:
             if cost:
                 return seconds / cost * (1.0 if likeness is _but_the_seed else cell.cost)
         return None
+
+
+def _is_a_cell(config: Mapping[str, Any]) -> bool:
+    """Whether it is of a cell as they are composed here; another program's records may hold anything."""
+    groups = [config.get(group) or {} for group in ("norm", "model", "data")]
+    return all(isinstance(one, Mapping) for one in (*groups, config.get("trainer"))) and "devices" in config["trainer"]
 
 
 def _name(config: Mapping[str, Any], group: str) -> Any:

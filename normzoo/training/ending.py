@@ -1,6 +1,7 @@
 """What became of a cell, also of one whose process did not live to say so."""
 
 import signal
+import textwrap
 
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.keeper import Ending
@@ -65,7 +66,8 @@ def outcome(result: CellResult) -> str:
     if result.status == "ok":
         error = result.metrics.get("val_error_running")
         return "no validation" if error is None else f"error {error:.2f} %"
-    return f"{result.status}: {(result.reason or '').split(chr(10))[0]:.120}"
+    first_line = (result.reason or "").split("\n")[0]
+    return f"{result.status}: {textwrap.shorten(first_line, 120, placeholder=' …')}"
 
 
 def _kernel() -> str:

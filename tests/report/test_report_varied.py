@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from normzoo.report import report
-from normzoo.report.lost import causes
+from normzoo.report.lost import causes, short
 from normzoo.report.panels import Panel
 from normzoo.report.table import build_table
 from normzoo.report.text import grid_table
-from normzoo.report.varied import axes_of, best, grid_of, over_batches
+from normzoo.report.varied import axes_of, best, grid_of, over_batches, said
 from normzoo.report.varied_panels import varied_panels
 from normzoo.results import CellResult
 
@@ -144,3 +144,19 @@ def test_causes_are_counted_and_say_where_to_read_on(cell: Maker, sweep: Sweep, 
         assert line in made.text.splitlines()
     assert f"read on in `{cells[1].cell}/error.txt`" in made.summary.read_text()
     assert [cause.status for cause in causes(build_table(cells))] == ["error", "error", "timeout", "refused"]
+
+
+def test_the_advice_of_a_refusal_is_kept_and_no_word_is_cut(cell: Maker, sweep: Sweep) -> None:
+    why = "norm0: one value per channel, " + "which it normalizes to nothing, " * 15 + "so choose group_norm"
+    made = report(sweep([cell(seed=0), cell(seed=1, status="refused", reason=why)]), width=4000)
+    assert f"refused, 1 cell: {why}" in made.text.splitlines()
+    assert short("It failed. See there for more", 14) == "It failed. …"
+    assert short("cut somewhere in here", 16) == "cut somewhere in …"
+    assert short("x" * 20, 10) == "x" * 10 + " …"
+
+
+def test_true_is_no_1(cell: Maker) -> None:
+    """Which are equal keys of a dict."""
+    grid = grid_of(build_table([cell(error=float(value), config={"a": {"b": value}}) for value in (1, True, 2)]))
+    assert grid.label(next(iter(grid.points))) == "batch_norm"
+    assert sorted(said(x) for x in grid.xs) == ["1", "2", "true"]

@@ -59,7 +59,7 @@ def test_a_sweep_runs_the_other_cells(cli: Cli, tiny: tuple[str, ...], tmp_path:
         "train", "-m", *tiny, "optimizer.base_lr=-1,0.05", "sweep.dry_run=true", "hydra.sweep.dir=s",
     )  # fmt: skip
     assert code == 0, err
-    assert "refused: optimizer.base_lr=-1 must be a number" in out
+    assert "refused: optimizer.base_lr=-1: optimizer.base_lr=-1 must be a number" in out
     assert "2 cells: 1 to run" in out
     assert not (tmp_path / "s").exists()
 

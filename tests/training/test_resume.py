@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from normzoo.errors import UserError
-from normzoo.results import read_result, read_results, write_result
+from normzoo.results import CellResult, read_result, read_results, write_result
 from normzoo.sweep.claim import Claim
 from normzoo.training import multirun
 from normzoo.training.cell import describe
@@ -135,7 +135,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(sweep: Sweep, leave: Calla
     assert code == 0, err
     assert list(tmp_path.iterdir()) == []
     assert states(out)["seed=0 norm=identity"] == "to run"
-    assert re.search(r"^seed=1 norm=instance_norm +refused: .*\(8, 64, 1, 1\)", out, re.M), out
+    assert re.search(r"^seed=1 norm=instance_norm +refused$", out, re.M), out
+    assert re.search(r"^refused: seed=0 norm=instance_norm and 1 more: .*\(8, 64, 1, 1\)", out, re.M), out
+    assert out.count("(8, 64, 1, 1)") == 1
     assert "4 cells: 2 to run" in out
     assert "expected time: unknown until a cell like these has run" in " ".join(out.split())
 
@@ -159,12 +161,14 @@ def test_a_dry_run_tells_times_from_the_cells_that_have_run(sweep: Sweep, leave:
 
 
 def test_a_dry_run_in_a_new_folder_tells_times_from_the_sweeps_beside_it(
-    sweep: Sweep, leave: Callable[..., Path], config: Callable[..., dict[str, Any]]
+    sweep: Sweep, leave: Callable[..., Path], config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     here = describe(config())["device"]
     ran: dict[str, Any] = {"metrics": {"steps": 12}, "time": {"wall_s": 31.2}, "device": here}
     leave("ok", "norm=identity", **ran)
     leave("ok", "norm=group_norm", "model=mlp", **{**ran, "device": {**here, "name": "another machine"}})
+    for number, foreign in enumerate([{"lr": 1}, {"trainer": {}}, {"trainer": {"devices": 1}, "norm": "batch"}]):
+        write_result(tmp_path / "other" / str(number), CellResult(cell="?", status="ok", config=foreign, **ran))
     planned = ("norm=identity,layer_norm", "sweep.dry_run=true", "hydra.sweep.dir=new", "hydra.launcher.n_jobs=1")
     out = sweep(*planned, "model=mlp,plain_cnn")[1]  # another machine's times tell nothing of this one
     assert len(re.findall(r"^seed=[01] norm=\w+ model=plain_cnn +to run +0:31$", out, re.M)) == 4, out

@@ -46,5 +46,5 @@ def test_the_refusals_of_a_dry_run_fit_the_terminal(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     _, out, err = cli("train", "-m", *tiny, "norm=identity,instance_norm", "sweep.dry_run=true", "hydra.sweep.dir=s")
     assert max(map(len, out.splitlines())) <= 90, out + err
-    assert len(re.findall(r"^norm=instance_norm +refused: .*\n {20}\S", out, re.M)) == 1, out
+    assert re.search(r"^norm=instance_norm +refused$", out, re.M), out
     assert re.search(r"^refused: norm=instance_norm: .*\n  \S", out, re.M), out
