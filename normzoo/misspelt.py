@@ -1,10 +1,11 @@
 """What Hydra says of a choice or a key that is not there, in one line: what was meant, or what is missing."""
 
 import difflib
+import inspect
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from normzoo.errors import UserError, exit_with
@@ -70,6 +71,9 @@ def key_error(error: Exception) -> UserError:
     applied, loaded = frames.get("_apply_overrides_to_config", {}), frames.get("_load_configuration_impl", {})
     override, config = applied.get("override"), applied.get("cfg")
     said = " ".join(str(error.__cause__ or error).split("\n    full_key", 1)[0].split())
+    several = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ?(?:1\.|requires)", said)
+    if several:
+        return UserError(f"{several[1]}: several values make a sweep: add -m, as in normzoo train -m {several[1]}")
     twice = re.match(r"Multiple values for (\S+)\. .* '?override \S+ (.+?)'$", said)
     if twice:
         return UserError(f"+{twice[1]}={twice[2]}: {twice[1]} is chosen already; write {twice[1]}={twice[2]}")
@@ -93,8 +97,21 @@ def key_error(error: Exception) -> UserError:
         meant = f"{chosen} has {', '.join(str(option) for option in options if option != 'name')}"
     else:
         meant = "`normzoo train --help` lists what there is"
-    adds = parent in groups and not override.is_delete() and not parent.startswith("hydra")
+    adds = not override.is_delete() and parent in groups and key.rpartition(".")[2] in _taken(parent, options)
     return UserError(f"{line}: there is no {key}; {meant}{f' (+{line} would add it)' if adds else ''}")
+
+
+def _taken(group: str, options: Any) -> Container[str]:
+    """The arguments that a choice of this group takes beyond those that its config has set."""
+    from hydra.utils import get_class
+
+    if group == "trainer":
+        from lightning import Trainer
+
+        return inspect.signature(Trainer).parameters
+    with suppress(Exception):  # no target, or none that can be looked into: then it is not said
+        return inspect.signature(get_class(options["_target_"])).parameters
+    return ()
 
 
 def _select(config: Any, key: str) -> Any:

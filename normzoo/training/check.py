@@ -22,6 +22,7 @@ from normzoo.training.build import (
     schedule,
 )
 from normzoo.training.loggers import check_logger
+from normzoo.training.names import check_names
 from normzoo.training.numbers import check_numbers
 from normzoo.training.ranks import check_nodes, world_size
 from normzoo.training.trained import choose_trained, chosen
@@ -97,6 +98,7 @@ def check_options(config: Config, data: Any, *, devices_here: bool = True) -> No
     if devices_here:
         check_devices(config)
     check_logger(config)
+    check_names(config)
     check_numbers(config)
     per_device = config["batch_size_per_device"]
     if not isinstance(per_device, int) or per_device < 1:
@@ -182,6 +184,7 @@ def _check_last_batch(model: nn.Module, config: Config, data: Any) -> None:
     together = batch_over_devices(config)
     batches, left = divmod(data.num_train, together)
     limit = config["trainer"].get("limit_train_batches", 1.0)
+    limit = 1.0 if limit is None else limit  # as Lightning has it
     reached = limit == 1.0 if isinstance(limit, float) else limit > batches
     if getattr(data, "drop_last", True) or not left or not reached:
         return

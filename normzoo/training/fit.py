@@ -91,7 +91,11 @@ def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callba
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # Of the loaders it is not true that they cannot go on within an epoch; Lightning knows another way alone.
-    for message in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*your dataloader is not resumable.*"):
+    # And what is logged is logged once an epoch, however few its batches.
+    for message in (
+        ".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*your dataloader is not resumable.*",
+        ".*is smaller than the logging interval.*",
+    ):  # fmt: skip
         warnings.filterwarnings("ignore", message)
     arguments = {key: value for key, value in config["trainer"].items() if key not in ("name", "threads")}
     arguments["accelerator"] = "cuda" if on_gpu(config) else "cpu"

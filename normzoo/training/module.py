@@ -156,6 +156,7 @@ class Classifier(LightningModule):
         loader = data.loader(split, batch_size, drop_last=size is not None)
         count = len(loader) if samples is None else math.ceil(samples / (batch_size * self.trainer.world_size))
         limit = self.config["trainer"]["limit_val_batches"]  # a count of validation's batches, or a fraction of them
+        limit = 1.0 if limit is None else limit
         most = len(loader) * limit if isinstance(limit, float) else limit * data.eval_batch_size / batch_size
         convert = self.trainer.precision_plugin.convert_input
         return ((convert(x), y) for x, y in itertools.islice(loader, min(count, max(1, int(most)))))

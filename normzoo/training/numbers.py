@@ -22,13 +22,13 @@ def _or_null(inside: _Is) -> _Is:
 
 
 def _limit(least: int) -> _Is:
-    return lambda value: _whole(least)(value) or (type(value) is float and 0 < value <= 1)
+    return _or_null(lambda value: _whole(least)(value) or (type(value) is float and 0 < value <= 1))
 
 
 _COUNT = "a whole number, 1 or more"
 _RANGES: dict[str, tuple[_Is, str]] = {
     "seed": (_whole(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
-    "trainer.max_epochs": (_whole(1), _COUNT),
+    "trainer.max_epochs": (_whole(1), f"{_COUNT}, or null where trainer.max_steps ends the training"),
     "trainer.threads": (_whole(1), _COUNT),
     "trainer.check_val_every_n_epoch": (_whole(1), _COUNT),
     "trainer.limit_train_batches": (_limit(1), "a number of batches, 1 or more, or a share of them, up to 1.0"),

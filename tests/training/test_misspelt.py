@@ -9,9 +9,10 @@ Cli = Callable[..., tuple[int, str, str]]
 
 MISSPELT = {
     "modle=lenet5": "there is no modle; did you mean model?",
-    "optimizer.base_rl=0.1": (
-        "there is no optimizer.base_rl; did you mean optimizer.base_lr? (+optimizer.base_rl=0.1 would add it)"
-    ),
+    "optimizer.base_rl=0.1": "there is no optimizer.base_rl; did you mean optimizer.base_lr?\n",
+    "optimizer.momentun=0.5": "there is no optimizer.momentun; did you mean optimizer.momentum?\n",
+    "optimizer.dampening=0.1": "(+optimizer.dampening=0.1 would add it)\n",
+    "trainer.max_steps=5": "(+trainer.max_steps=5 would add it)\n",
     "trainer.max_epoch=2": "there is no trainer.max_epoch; did you mean trainer.max_epochs?",
     "norm.num_group=4": "there is no norm.num_group; norm=batch_norm has eps, momentum, affine, track_running_stats",
     "hydra.launcher.n_job=2": "there is no hydra.launcher.n_job; did you mean hydra.launcher.n_jobs?",
@@ -29,6 +30,17 @@ MISSPELT = {
     "experiment=smal_batch": "is not there; did you mean small_batch",
     "norm=batchnorm2": "no norm is called 'batchnorm2'; did you mean batch_norm",
 }
+
+
+SEVERAL = ("norm=batch_norm,group_norm", "optimizer.momentum=0.5,0.9", "seed=range(3)", "norm=glob(*)")
+
+
+def test_several_values_without_a_sweep(cli: Cli, tmp_path: Path) -> None:
+    for argument in SEVERAL:
+        assert cli("train", argument) == (
+            2, "", f"error: {argument}: several values make a sweep: add -m, as in normzoo train -m {argument}\n",
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mode", [(), ("-m",)], ids=["alone", "sweep"])

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from normzoo.errors import UserError
+from normzoo.results import read_result
+from normzoo.training.names import check_names
 from normzoo.training.numbers import check_numbers
 from normzoo.training.verdicts import Verdicts
 
@@ -22,7 +24,8 @@ WRONG = [
 ]  # fmt: skip
 RIGHT = [
     ("seed", 0), ("trainer.limit_train_batches", 3), ("trainer.limit_val_batches", 0), ("optimizer.momentum", 0),
-    ("trainer.gradient_clip_val", None), ("trainer.gradient_clip_val", 0.5), ("optimizer.warmup", 1),
+    ("trainer.limit_train_batches", None), ("trainer.limit_val_batches", None), ("trainer.gradient_clip_val", None),
+    ("trainer.gradient_clip_val", 0.5), ("optimizer.warmup", 1),
 ]  # fmt: skip
 
 
@@ -40,6 +43,31 @@ def test_numbers_out_of_range(config: Compose) -> None:
         check_numbers(changed(whole, name, value))
     steps = changed(changed(whole, "trainer.max_epochs", None), "trainer.max_steps", 5)
     check_numbers(steps)
+
+
+def test_names_that_lightning_does_not_know(config: Compose) -> None:
+    whole = config()
+    for name, value, meant in (
+        ("precision", "bf16-mixd", "did you mean bf16-mixed"), ("precision", 8, "there are 16, 16-mixed"),
+        ("strategy", "dpp", "did you mean ddp"), ("strategy", "quantum", "there are auto, "),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=rf"\Atrainer\.{name}={value} is none that Lightning knows; {meant}"):
+            check_names(changed(whole, f"trainer.{name}", value))
+    for name, value in (("precision", 16), ("precision", "bf16"), ("strategy", "ddp_find_unused_parameters_true")):
+        check_names(changed(whole, f"trainer.{name}", value))
+    assert "trainer.precision=8 is none" in (Verdicts().of(changed(whole, "trainer.precision", 8))[0] or "")
+
+
+def test_a_limit_of_null_is_none(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    code, out, err = cli(
+        "train", *tiny, "trainer.max_epochs=1", "trainer.limit_train_batches=null", "trainer.limit_val_batches=null",
+        "data.drop_last=false", "data.train_size=90", "logger=csv", "hydra.run.dir=one",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "log_every_n_steps" not in out + err + "".join(str(one.message) for one in recwarn)
+    assert read_result(tmp_path / "one").metrics["steps"] == 12
 
 
 def test_what_is_wrong_in_itself_refuses_its_cell(config: Compose) -> None:
