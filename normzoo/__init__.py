@@ -7,6 +7,7 @@
 import importlib
 from types import ModuleType
 
+from normzoo import _interrupt as _interrupt  # before anything that takes its time
 from normzoo.errors import UserError
 from normzoo.registry import (
     NormInfo,

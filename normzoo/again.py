@@ -1,4 +1,4 @@
-"""The command that goes on with a sweep."""
+"""The command that goes on with a sweep, or with a single cell."""
 
 import os
 import re
@@ -28,6 +28,11 @@ def go_on(folder: str | os.PathLike[str], arguments: Sequence[str] | None = None
         folder = folder.relative_to(Path.cwd())
     target = [f"hydra.sweep.dir={hydra_quoted(str(folder))}"] if words[1] == "train" else ["--dir", str(folder)]
     return shlex.join([*words, *(f"sweep.{name}={value}" for name, value in options.items()), *target])
+
+
+def go_on_alone(folder: str | os.PathLike[str]) -> str:
+    """The command line that goes on with the one cell in `folder`, quoted for a shell."""
+    return shlex.join([*_typed(None, {"hydra.run.dir", "sweep.resume"}), f"hydra.run.dir={hydra_quoted(str(folder))}"])
 
 
 def typed(arguments: Sequence[str] | None = None) -> str:

@@ -1,13 +1,16 @@
 """The command line: `normzoo train | report | claims | list | show | bench`."""
 
 import argparse
+import difflib
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from normzoo import __version__, bench, catalogue, claims
+from normzoo._interrupt import handle_again
 from normzoo.errors import UserError, exit_with
 from normzoo.output import to_any_reader
 from normzoo.registry import list_norms
@@ -32,11 +35,13 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
 Results go into a folder below runs/, which is named at the end.
 """
 EXIT_CODES = """Exit code: 0 when all went well, 1 when a cell or the program failed, 2 on what you can mend (an
-option, a file, a missing package), 130 when interrupted."""
+option, a file, a missing package), 130 when interrupted. A cell that diverged has not failed: that is its
+result; nor has a cell of a sweep that was refused, unless all of them were (2)."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line: exit code 0 when all went well, 1 on a failure, 2 on what the user can mend."""
+    handle_again()
     with to_any_reader():
         _main(list(sys.argv[1:] if argv is None else argv))
 
@@ -52,9 +57,11 @@ def _main(arguments: list[str]) -> None:
     except UserError as error:
         exit_with(error)
     except KeyboardInterrupt as interrupt:
-        otherwise = (
-            "interrupted; what had finished is kept, and a sweep told hydra.sweep.dir=<its folder> goes on from there"
-        )
+        otherwise = "interrupted"
+        if {"-m", "--multirun"} & set(arguments):
+            otherwise += (
+                "; what had finished is kept, and told hydra.sweep.dir=<its folder> the sweep goes on from there"
+            )
         sys.stderr.write(f"{str(interrupt) or otherwise}\n")
         sys.exit(130)
 
@@ -72,8 +79,35 @@ def _complete(arguments: Sequence[str]) -> None:
         call_hydra(arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Shows the usage of the very command that was given what it does not take."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+
+def _check_command(given: str) -> None:
+    """Refuse a command that is none.
+
+    Raises:
+        UserError: Naming the nearest.
+    """
+    if given in COMMANDS or given.startswith("-"):
+        return
+    near = difflib.get_close_matches(given, COMMANDS, n=1)
+    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+    if "=" in given:
+        meant = f"did you mean normzoo train {given}?"
+    raise UserError(f"normzoo has no command {given}; {meant}")
+
+
 def _parse(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    for given in arguments[:1]:
+        _check_command(given)
+    parser: argparse.ArgumentParser = _Parser(
         prog="normzoo",
         description=DESCRIPTION,
         epilog=EXIT_CODES,

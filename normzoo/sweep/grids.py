@@ -1,14 +1,15 @@
 """From a list of grids to one list of cells."""
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -116,6 +117,20 @@ class _Given:
         for choice in self.choices[group]:
             with contextlib.suppress(HydraException):  # what is wrong with it is said when the cells are planned
                 yield loader.load_sweep_config(self.sweeper.config, [*others, choice])
+
+
+def size(grids: Sequence[Mapping[str, Any]]) -> int:
+    """How many cells the grids have by themselves, each one once; a glob counts as one value."""
+    parser = OverridesParser.create()
+    listed: set[tuple[str, ...]] = set()
+    for grid in grids:
+        axes = []
+        for override in parser.parse_overrides([f"{key}={value}" for key, value in grid.items()]):
+            several = override.is_discrete_sweep() and not isinstance(override.value(), Glob)
+            values = override.sweep_string_iterator() if several else [override.input_line or ""]
+            axes.append([f"{override.key_or_group}={value}" for value in values])
+        listed.update(itertools.product(*axes))
+    return len(listed)
 
 
 def sweep(sweeper: "NormzooSweeper", arguments: list[str]) -> Any:

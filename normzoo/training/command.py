@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from normzoo.errors import UserError
 
@@ -23,8 +24,29 @@ def call_hydra(arguments: Sequence[str]) -> None:
     from normzoo.misspelt import hydra_says
     from normzoo.training.task import train
 
+    _check_options(arguments)
     sys.argv = [sys.argv[0], *arguments]
     # Our presets of engines bear the names of the launchers they are for, and hold to what these take.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     with hydra_says():
         hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """Refuse a `--key value` that is none of Hydra's own flags.
+
+    Raises:
+        UserError: Saying how it is written.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    flags = [flag for action in get_args_parser()._actions for flag in action.option_strings]
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--") and not any(known.startswith(flag) for known in flags):
+            key = flag.removeprefix("--").replace("-", "_")
+            if not equals:
+                value = "<value>" if not following or following.startswith("-") or "=" in following else following
+            raise UserError(
+                f"{argument} is no option of normzoo train; what a cell is made of is written {key}={value}"
+            )

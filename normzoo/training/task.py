@@ -1,7 +1,9 @@
 """What Hydra calls for each composed configuration."""
 
+import contextlib
 import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,8 +12,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from normzoo.again import go_on_alone
 from normzoo.errors import UserError, exit_with
+from normzoo.sweep.grids import size
 from normzoo.training.cell import run_cell, write_probe
+from normzoo.training.checkpoint import CHECKPOINT
+from normzoo.training.ranks import rank
 from normzoo.training.recipe import apply_recipe
 
 log = logging.getLogger("normzoo")
@@ -28,6 +34,10 @@ def train(config: DictConfig) -> float:
     folder = Path(hydra.runtime.output_dir)
     try:
         result = run_cell(plain(config), folder)
+    except KeyboardInterrupt:
+        if hydra.mode == RunMode.MULTIRUN:
+            raise
+        raise KeyboardInterrupt(_how_to_go_on(folder)) from None
     except Exception as error:
         if hydra.mode == RunMode.MULTIRUN:
             log.error("%s", error)
@@ -43,14 +53,29 @@ def train(config: DictConfig) -> float:
     return math.inf if error_rate is None or result.status != "ok" else error_rate
 
 
+def _how_to_go_on(folder: Path) -> str:
+    if not (folder / CHECKPOINT).exists():
+        return f"interrupted before its first checkpoint: {folder} holds nothing to go on from"
+    with contextlib.suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())
+    return f"interrupted; this command goes on from its checkpoint:\n  {go_on_alone(folder)}"
+
+
 class CheckOutput(Callback):
-    """Refuses an output folder that cannot be written, before Hydra makes it."""
+    """Looks at a single cell before Hydra makes its folder, and refuses one that cannot be written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             write_probe(Path(config.hydra.run.dir))
         except UserError as error:
             exit_with(error)
+        grids = OmegaConf.select(config, "hydra.sweeper.grids")
+        if grids and rank() == 0:
+            chosen = config.hydra.runtime.choices.get("experiment")
+            sys.stderr.write(
+                f"{f'experiment={chosen}' if chosen else 'hydra.sweeper.grids'} is a sweep of {size(grids)} cells: "
+                "add -m to run it; this trains one cell with its settings\n"
+            )
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -133,6 +133,24 @@ def test_a_cell_interrupted_from_elsewhere_was_killed(cli: Cli, tiny: tuple[str,
     assert (result.status, "(SIGINT)" in (result.reason or "")) == ("killed", True), out + err
 
 
+def test_an_interrupted_cell_alone_says_whether_and_how_it_goes_on(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = "model._target_=test_endings.Interrupted"
+    code, _, err = cli("train", *tiny, model, "hydra.run.dir=new one", "sweep.checkpoint_every=null")
+    assert (code, err) == (
+        130,
+        f"interrupted before its first checkpoint: {tmp_path / 'new one'} holds nothing to go on from\n",
+    )
+    code, _, err = cli("train", *tiny, model, "hydra.run.dir=old", "sweep.checkpoint_every=0", "sweep.resume=false")
+    assert code == 130
+    said, command = err.splitlines()
+    assert said == "interrupted; this command goes on from its checkpoint:"
+    assert command.split() == ["normzoo", "train", *tiny, model, "sweep.checkpoint_every=0", "hydra.run.dir=old"]
+    code, out, err = cli(*command.replace("test_endings.Interrupted", PLAIN).split()[1:])
+    assert "checkpoint.ckpt is of another cell" in out + err  # it is the one that is looked for
+
+
 @pytest.mark.ddp
 def test_a_rank_that_the_kernel_ended_for_want_of_memory(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
