@@ -61,6 +61,11 @@ class Line:
     def measured(self) -> list[tuple[int, Stat]]:
         return [(point.x, point.stat) for point in self.points if point.stat is not None]
 
+    @property
+    def ran(self) -> bool:
+        """Whether any of its cells was not refused."""
+        return any(row.status != "refused" for point in self.points for row in point.rows)
+
     def at(self, x: int) -> Point | None:
         """The cells at `x`, if a number came of one of them, or all diverged."""
         return next((point for point in self.points if point.x == x and (point.stat or point.count("diverged"))), None)

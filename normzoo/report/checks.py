@@ -42,10 +42,10 @@ def run_checks(table: Table) -> list[Check]:
 
 def _over_batch(table: Table, norm: str) -> list[Check]:
     grids = [setting for setting in table.settings if {SMALL, LARGE} <= batch_sizes(table, setting)]
-    lines = [line for setting in grids for line in batch_lines(table, setting) if line.norm == norm]
+    lines = [line for setting in grids for line in batch_lines(table, setting) if line.norm == norm and line.ran]
     complete = [line for line in lines if line.at(SMALL) and line.at(LARGE)]
     judge = _batch_norm_falls if norm == "batch_norm" else _group_norm_stays
-    return [judge(line, line.at(SMALL), line.at(LARGE), _name(line, table)) for line in complete or lines[:1]]
+    return [judge(line, line.at(SMALL), line.at(LARGE), _name(line)) for line in complete or lines[:1]]
 
 
 def _batch_norm_falls(line: Line, small: Point | None, large: Point | None, name: str) -> Check:
@@ -112,7 +112,7 @@ def _larger_maps(table: Table) -> list[Check]:
 
 def _falls_steadily(line: Line, table: Table) -> Check:
     claim = (
-        f"{_name(line, table)}, {line.step_batch} samples a step: the mean error falls each time that more samples "
+        f"{_name(line)}, {line.step_batch} samples a step: the mean error falls each time that more samples "
         f"share a statistic (the smallest normalized map has {positions(line)} positions)"
     )
     points = line.measured
@@ -148,9 +148,9 @@ def _signed(points: float, digits: int) -> str:
     return f"{points:+.{digits}f}".replace("-", "−")
 
 
-def _name(line: Line, table: Table) -> str:
+def _name(line: Line) -> str:
     devices = f", {line.devices} devices" if line.devices else ""
-    label = f", {line.setting.label}" if len(table.settings) > 1 else ""
+    label = f", {line.setting.label}" if line.setting.label else ""
     return f"{line.variant}{label}{devices}"
 
 

@@ -36,14 +36,16 @@ def seeds_by_setting(table: Table) -> str:
     each = {setting: seeds(table.by_setting[setting]) for setting in table.settings}
     if len(set(each.values())) < 2:
         return seeds(table.rows)
-    return listing(f"{setting.label}: {text}" for setting, text in each.items())
+    return listing(f"{setting.label or setting.title}: {text}" for setting, text in each.items())
 
 
 def usual_seeds(rows: Iterable[Row]) -> int:
-    """The number of seeds most groups of cells are summarised over."""
+    """The number of seeds most groups of cells are summarised over, or would be had any cell come to its end."""
+    rows = list(rows)
     groups: dict[tuple[Any, ...], set[int]] = {}
+    ended = any(row.status == "ok" for row in rows)
     for row in rows:
-        if row.status == "ok":
+        if row.status == "ok" or not ended:
             key = (row.setting, row.variant, row.placement, row.devices, row.batch, row.normalization_batch)
             groups.setdefault(key, set()).add(row.seed)
     return Counter(map(len, groups.values())).most_common(1)[0][0] if groups else 0

@@ -8,9 +8,9 @@ from typing import Any
 
 from normzoo.errors import UserError
 from normzoo.report import describe
-from normzoo.report.axes import MOST_DOTTED, draw_panel
+from normzoo.report.axes import MOST_DOTTED, cut_off, draw_panel
 from normzoo.report.panels import Panel, build_panels
-from normzoo.report.ranking import draw_ranking, ranking_size
+from normzoo.report.ranking import draw_ranking, legend_size, ranking_size
 from normzoo.report.rows import Table
 from normzoo.report.varied import over_batches
 from normzoo.report.varied_panels import varied_panels
@@ -81,11 +81,12 @@ def draw_on(figure: Any, table: Table) -> None:
     lines = textwrap.wrap(caption(table, panels), int(width * 20.4))
     foot = 0.48 + _CAPTION_LINE * len(lines)
     heights = [max(_height(panel) for panel in row) for row in rows]
-    height = _HEAD + sum(heights) + _GAP * max(len(rows) - 1, 0) + foot + (0.4 if not rows else 0.0)
+    head = _HEAD + max((legend_size(panel, width)[0] for panel in panels if panel.names), default=0.0)
+    height = head + sum(heights) + _GAP * max(len(rows) - 1, 0) + foot + (0.4 if not rows else 0.0)
     chance = chance_level(table)
     figure.set_layout_engine("none")  # every panel is put where it belongs
     figure.set_size_inches(width, height)
-    letters, y = iter(ascii_uppercase), height - _HEAD + _GAP
+    letters, y = iter(ascii_uppercase), height - head + _GAP
     for row, row_height in zip(rows, heights, strict=True):
         y -= row_height + _GAP
         share = (width - (left + right) * len(row)) / len(row)
@@ -142,8 +143,10 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         notes = [f"{note[0].upper()}{note[1:]}." for note in notes]
     drawn = []
     if any(s.n > 1 for panel in panels for curve in panel.curves for _, s in curve.points):
-        dots = "; dots: single seeds" if any(len(panel.curves) <= MOST_DOTTED for panel in panels) else ""
+        dots = "; dots: single seeds" if any(_dotted(panel) for panel in panels) else ""
         drawn.append(f"Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation{dots}.")
+        if any(cut_off(panel.curves) for panel in panels):
+            drawn.append("A bar without a lower cap goes on below the axis.")
     if any(curve.lost for panel in panels for curve in panel.curves):
         edge = "right" if any(panel.names for panel in panels) else "upper"
         drawn.append(f"Crosses on the {edge} edge: cells that diverged or died.")
@@ -156,6 +159,10 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
             f"{describe.versions(rows, ('normzoo', 'torch'))}; {describe.time(rows)}.",
         ]
     )
+
+
+def _dotted(panel: Panel) -> bool:
+    return bool(panel.names) or len(panel.curves) <= MOST_DOTTED
 
 
 def chance_level(table: Table) -> float | None:

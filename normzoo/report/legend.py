@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from normzoo.report.panels import Curve
+from normzoo.report.titles import wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +48,22 @@ def _legend(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> Legend:
     """In the upper right corner, in as many columns as keep it low and inside the axes."""
     size = 6.8 if len(names) <= 6 else 6.2 if len(names) <= 12 else 5.8
     columns = 1 if len(names) <= 6 else 2 if len(names) <= 12 else 4
+    shown = list(names)
     while True:
         # To lay a legend out is what costs time, and most of all where matplotlib is to look for the best place.
         legend = axes.legend(
-            handles, names, loc="upper right", ncols=columns, borderaxespad=0.3, fontsize=size, columnspacing=1.2
+            handles, shown, loc="upper right", ncols=columns, borderaxespad=0.3, fontsize=size, columnspacing=1.2
         )
-        if columns == 1 or legend.get_window_extent().width <= 0.97 * axes.get_window_extent().width:
+        share = 0.97 * axes.get_window_extent().width / legend.get_window_extent().width
+        if share >= 1:
             return legend
-        columns -= 1
+        if columns > 1:
+            columns -= 1
+        else:  # names of arguments, which may be as long as one likes
+            characters = int(share * max(len(line) for name in shown for line in name.split("\n"))) - 1
+            shown = [wrapped(name, max(characters, 8), 3) for name in names]
+            if characters < 8:
+                return legend
 
 
 def _boxes(axes: Axes, legend: Legend) -> dict[Corner, Bbox]:

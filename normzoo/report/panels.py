@@ -69,11 +69,11 @@ def build_panels(table: Table) -> list[Panel]:
 
 def _grid(table: Table, setting: Setting) -> list[Panel]:
     lines = batch_lines(table, setting)
-    several = f", {setting.label}" if len(table.settings) > 1 else ""
+    several = f", {setting.label}" if setting.label else ""
     curves = [_curve(line, norm_style(line.norm, line.variant)) for line in lines]
     note = f"placement {table.main_placement(setting)}"
     # A norm that was refused everywhere is missed in the picture, so it is named below it.
-    refused = [curve.style.name for curve, line in zip(curves, lines, strict=True) if _all_refused(line)]
+    refused = [curve.style.name for curve, line in zip(curves, lines, strict=True) if not line.ran]
     note += f"; refused, not drawn: {', '.join(refused)}" if refused else ""
     return [Panel(f"Batch size{several}", _BATCH, _shown(curves), _seeds(lines), note)]
 
@@ -111,7 +111,7 @@ def _placements(table: Table, setting: Setting) -> list[Panel]:
     curves = [_curve(line, placement_style(line.placement)) for line in lines]
     step = f", {_steps(lines)} samples a step" if lines[0].step_batch else ""
     norm = norm_style(lines[0].norm, lines[0].variant).name
-    label = f", {setting.label}" if len(table.settings) > 1 else ""
+    label = f", {setting.label}" if setting.label else ""
     note = f"{norm}{step}, every stage normalized unless the label says otherwise"
     return [Panel(f"Placement{label}", _NORMALIZATION_BATCH if shared else _BATCH, _shown(curves), _seeds(lines), note)]
 
@@ -124,7 +124,7 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
     levels = flat_references(table, setting, [line.step_batch for line in lines])
     for line in levels:
         curves.append(replace(_curve(line, norm_style(line.norm, line.variant)), flat=True))
-    label = f", {setting.label}" if len(table.settings) > 1 else ""
+    label = f", {setting.label}" if setting.label else ""
     note = (
         f"{_steps(lines)} samples a step, levels: norms that share nothing between samples; "
         f"inset, not measured here: {GROUP_NORM_IMAGENET.what} "
@@ -157,10 +157,6 @@ def _seeds(lines: Sequence[Line]) -> str:
         return describe.seeds(row for line in lines for point in line.points for row in point.rows)
     text = describe.seeds(row for rows in drawn for row in rows)
     return text if len(counts) < 2 else f"{text}, {counts[0]} to {counts[-1]} of them a point"
-
-
-def _all_refused(line: Line) -> bool:
-    return all(row.status == "refused" for point in line.points for row in point.rows)
 
 
 def _shown(curves: Sequence[Curve]) -> list[Curve]:

@@ -4,57 +4,67 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.axes import error_scale
+from normzoo.report.axes import draw_bars, error_scale, mark_chance, say_nothing_ended
 from normzoo.report.panels import Panel
-from normzoo.report.style import GREY, matplotlib_arguments
+from normzoo.report.style import matplotlib_arguments
+from normzoo.report.titles import put_title, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ROW, _CHARACTER = 0.165, 0.058  # inches
+_ROW, _CHARACTER, _SECOND_LINE = 0.165, 0.058, 0.12  # inches
+_KEY, _KEY_CHARACTER, _KEY_ROW = 0.5, 0.056, 0.15  # of the legend, inches
+_LONGEST = 56  # characters in a line of a name
 
 
 def ranking_size(panel: Panel) -> tuple[float, float]:
     """The height the lines take, and the room their names take on the left, in inches."""
     curves = max(1, len(panel.curves))
-    height = _ROW * (1 + 0.25 * (min(curves, 8) - 1)) * len(panel.names)
-    return max(0.7, height), 0.2 + _CHARACTER * max(map(len, panel.names), default=0)
+    names = _names(panel)
+    height = _ROW * (1 + 0.25 * (min(curves, 8) - 1)) * len(names) + _SECOND_LINE * sum("\n" in name for name in names)
+    longest = max((len(line) for name in names for line in name.split("\n")), default=0)
+    return max(0.7, height), 0.2 + _CHARACTER * longest
+
+
+def legend_size(panel: Panel, width: float) -> tuple[float, int]:
+    """The height of the legend between title and axes, in inches, and its columns, in a figure of this width."""
+    if len(panel.curves) < 2:
+        return 0.0, 1
+    longest = max(len(curve.style.name) for curve in panel.curves)
+    columns = max(1, min(4, len(panel.curves), int((width - 0.6) / (_KEY + _KEY_CHARACTER * longest))))
+    return 0.08 + _KEY_ROW * -(-len(panel.curves) // columns), columns
+
+
+def _names(panel: Panel) -> list[str]:
+    return [wrapped(name, _LONGEST) for name in panel.names]
 
 
 def draw_ranking(axes: Axes, panel: Panel, chance: float | None) -> None:
     """Draw a marker a curve on each line, with the spread over seeds; a cross on the right where cells were lost."""
-    axes.set_title(panel.title, loc="left")
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, box = figure.get_figwidth(), axes.get_position()
+    legend_height, columns = legend_size(panel, width)
+    put_title(axes, panel.title, left=(0.12 / width - box.x0) / box.width, pad=6 + 72 * legend_height)
     axes.set_xlabel("Validation error (%)")
-    log = error_scale(axes, panel.curves, "x")
-    highest = max((stat.mean for curve in panel.curves for _, stat in curve.points), default=0.0)
-    if chance is not None and highest >= 0.8 * chance:
-        axes.set_xlim(right=max(axes.get_xlim()[1], chance * 1.04))
-        axes.axvline(chance, color=GREY, lw=0.7, ls=":", zorder=0)
-        place: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate("chance", (chance, 1), xytext=(-2, 2), ha="right", fontsize=6, color=GREY, **place)
+    error_scale(axes, panel.curves, "x")
+    mark_chance(axes, panel.curves, chance, "x")
     axes.set_ylim(len(panel.names) - 0.4, -0.6)
-    axes.set_yticks(range(len(panel.names)), panel.names)
+    axes.set_yticks(range(len(panel.names)), _names(panel))
     axes.tick_params(axis="y", length=0)
     apart = min(0.16, 0.7 / max(1, len(panel.curves)))
     handles = []
     for number, curve in enumerate(panel.curves):
         shift = (number - (len(panel.curves) - 1) / 2) * apart
-        drawn = {**matplotlib_arguments(curve.style), "linestyle": "none"}
-        means = [stat.mean for _, stat in curve.points]
-        ups = [stat.std or 0.0 for _, stat in curve.points]
-        downs = [min(up, 0.9 * mean) if log else up for up, mean in zip(ups, means, strict=True)]
-        ys = [place + shift for place, _ in curve.points]
-        bars = axes.errorbar(means, ys, xerr=[downs, ups] if any(ups) else None, elinewidth=0.8, capsize=1.5, **drawn)
-        handles.append(bars.lines[0])
-        several = [(y, stat) for y, (_, stat) in zip(ys, curve.points, strict=True) if stat.n > 1]
-        values = [(value, y) for y, stat in several for value in stat.values]
-        if values:
-            faint: Any = {"ls": "none", "marker": ".", "ms": 3.0, "mew": 0, "alpha": 0.5, "zorder": 1}
-            axes.plot(*zip(*values, strict=True), color=curve.style.color, **faint)
+        looks = {**matplotlib_arguments(curve.style), "linestyle": "none"}
+        points = [(place + shift, stat) for place, stat in curve.points]
+        handles.append(draw_bars(axes, points, looks, seeds=True, which="x"))
         if curve.lost:
             edge: Any = {"ls": "none", "marker": "X", "ms": 5.5, "mfc": "white", "mec": curve.style.color}
             at = [place + shift for place in curve.lost]
             axes.plot([1.0] * len(at), at, transform=axes.get_yaxis_transform(), clip_on=False, zorder=4, **edge)
+    if not any(curve.points for curve in panel.curves):
+        say_nothing_ended(axes, "x")
     if len(panel.curves) > 1:
-        names = [curve.style.name for curve in panel.curves]
-        axes.legend(handles, names, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=min(len(names), 4))
+        names = [wrapped(curve.style.name, 110, 1) for curve in panel.curves]
+        axes.legend(handles, names, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2)

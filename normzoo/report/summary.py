@@ -118,7 +118,7 @@ def _by_what_varied(table: Table) -> list[str]:
                 stats = [stat(point.rows, metric) for metric, _ in _THREE_ERRORS]
                 judged.append([f"`{label}`", *(show(s) if s else "–" for s in stats)])
     if judged:
-        parts.append("### By the statistics that a net with statistics shared between samples is evaluated with\n")
+        parts.append("### By the statistics in evaluation, of norms that share them between samples\n")
         parts.append(markdown_table(["cells", *(name for _, name in _THREE_ERRORS)], judged[:_MOST_ENTRIES]))
         parts.append(_more(len(judged)).removeprefix("- ").capitalize())
     return parts

@@ -42,12 +42,17 @@ def build_table(results: Iterable[CellResult]) -> Table:
     differing = _differing(flats)
     own_axes = _AXES | WHERE_IT_RAN
     splitting = [key for key in differing if key not in own_axes and not key.startswith(_AXIS_GROUPS)]
-    derived = derived_entries(flats, splitting)
+    refused = [result.status == "refused" for result in kept]
+    ran = [flat for flat, out in zip(flats, refused, strict=True) if not out]
+    # What follows from the batch in all that ran follows from it; an entry that only something refused has otherwise
+    # sets that apart.
+    among = {key for key in _differing(ran) if key in splitting}
+    derived = derived_entries(ran, among) | derived_entries(flats, set(splitting) - among)
     splitting = [key for key in splitting if key not in derived]
     keys = [tuple(flat.get(key) for key in splitting) for flat in flats]
-    settings = _settings(keys, splitting, flats)
-    norms = _variants(flats, "norm", skip=(NORM_AXIS,))
-    placements = _variants(flats, "placement")
+    settings = _settings(keys, splitting, flats, refused)
+    norms = _variants(flats, refused, "norm", skip=(NORM_AXIS,))
+    placements = _variants(flats, refused, "placement")
     rows = [
         _row(result, flat, settings[key], norm, placement)
         for result, flat, key, norm, placement in zip(kept, flats, keys, norms, placements, strict=True)
@@ -89,7 +94,7 @@ def _preference(result: CellResult) -> tuple[bool, str]:
 
 
 def _flatten(config: Mapping[str, Any], texts: dict[str, str]) -> dict[str, Any]:
-    """All entries under their full names, a list as its JSON.
+    """All entries under their full names, a list as its JSON, and so `true`, which in Python equals 1.
 
     Args:
         texts: The JSON of lists met before, by how Python shows them.
@@ -106,6 +111,8 @@ def _flatten(config: Mapping[str, Any], texts: dict[str, str]) -> dict[str, Any]
             elif kind is list:
                 shown = repr(value)
                 flat[f"{prefix}{key}"] = texts.get(shown) or texts.setdefault(shown, json.dumps(value))
+            elif kind is bool:
+                flat[f"{prefix}{key}"] = "true" if value else "false"
             else:
                 flat[f"{prefix}{key}"] = value
 
@@ -128,7 +135,10 @@ def _differing(flats: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _settings(
-    keys: Sequence[tuple[Any, ...]], names: Sequence[str], flats: Sequence[Mapping[str, Any]]
+    keys: Sequence[tuple[Any, ...]],
+    names: Sequence[str],
+    flats: Sequence[Mapping[str, Any]],
+    refused: Sequence[bool],
 ) -> dict[tuple[Any, ...], Setting]:
     points: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
     sizes: Counter[tuple[Any, ...]] = Counter(keys)
@@ -137,27 +147,47 @@ def _settings(
         points[key].add((flat.get("norm.name"), flat.get("batch_size_per_device")))
         example.setdefault(key, flat)
     ordered = sorted(sizes, key=lambda key: (-len(points[key]), -sizes[key], repr(key)))
-    labels = describe([dict(zip(names, key, strict=True)) for key in ordered], [example[key] for key in ordered])
-    return {key: Setting(i, label, title) for i, (key, (label, title)) in enumerate(zip(ordered, labels, strict=True))}
+
+    def described(chosen: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[str, str]]:
+        entries = [dict(zip(names, key, strict=True)) for key in chosen]
+        return dict(zip(chosen, describe(entries, [example[key] for key in chosen]), strict=True))
+
+    # What ran is told apart without what was refused.
+    ran = {key for key, out in zip(keys, refused, strict=True) if not out}
+    labels = described(ordered) | described([key for key in ordered if key in ran])
+    return {key: Setting(i, *labels[key]) for i, key in enumerate(ordered)}
 
 
-def _variants(flats: Sequence[Mapping[str, Any]], group: str, skip: tuple[str, ...] = ()) -> list[str]:
-    """Name each cell's norm (or placement), with the arguments in which cells of the same name differ."""
+def _variants(
+    flats: Sequence[Mapping[str, Any]], refused: Sequence[bool], group: str, skip: tuple[str, ...] = ()
+) -> list[str]:
+    """Name each cell's norm (or placement), with the arguments in which cells of the same name differ.
+
+    What was refused renames nothing that ran: it has the name of what ran with the same arguments, or else one of its
+    own, with all those in which it differs.
+    """
     prefix = f"{group}."
     skipped = {f"{prefix}name", *skip}
-    named: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for flat in flats:
-        named[str(flat.get(f"{prefix}name", "?"))].append(flat)
-    telling: dict[str, list[str]] = {}
-    for name, group_flats in named.items():
-        own = [
-            {key: flat[key] for key in flat if key.startswith(prefix) and key not in skipped} for flat in group_flats
-        ]
-        telling[name] = list(_differing(own))
+    names = [str(flat.get(f"{prefix}name", "?")) for flat in flats]
+    own = [{key: flat[key] for key in flat if key.startswith(prefix) and key not in skipped} for flat in flats]
+    every: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    ran: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for name, entries, out in zip(names, own, refused, strict=True):
+        every[name].append(entries)
+        if not out:
+            ran[name].append(entries)
+    telling = {name: _differing(ran[name] or found) for name, found in every.items()}
+    all_telling = {
+        name: _differing(found) if len(ran[name]) < len(found) else telling[name] for name, found in every.items()
+    }
+    alike = {
+        name: {tuple(entries.get(key) for key in all_telling[name]) for entries in found} for name, found in ran.items()
+    }
     variants = []
-    for flat in flats:
-        name = str(flat.get(f"{prefix}name", "?"))
-        arguments = ", ".join(f"{key.removeprefix(prefix)}={flat.get(key)}" for key in telling[name])
+    for name, entries, out in zip(names, own, refused, strict=True):
+        stranger = out and tuple(entries.get(key) for key in all_telling[name]) not in alike[name]
+        keys = all_telling[name] if stranger else telling[name]
+        arguments = ", ".join(f"{key.removeprefix(prefix)}={entries.get(key)}" for key in keys)
         variants.append(f"{name}({arguments})" if arguments else name)
     return variants
 

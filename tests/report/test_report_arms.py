@@ -15,6 +15,7 @@ from normzoo.report.arms import (
     stat,
     values_lines,
 )
+from normzoo.report.checks import run_checks
 from normzoo.report.figure import caption, chance_level
 from normzoo.report.panels import build_panels
 from normzoo.report.style import norm_style, placement_style
@@ -56,7 +57,7 @@ def test_whatever_differs_makes_a_setting_and_what_follows_the_batch_does_not(ce
             for augment in (True, False)
         ]
     )
-    assert [setting.label for setting in table.settings] == ["augment=False", "augment=True"]
+    assert [setting.label for setting in table.settings] == ["augment=false", "augment=true"]
     assert "optimizer.lr" in table.differing
 
 
@@ -87,6 +88,26 @@ def test_variants_of_a_norm_are_lines_of_their_own(cell: Maker) -> None:
     assert names == ["group_norm(num_groups=1)", "group_norm(num_groups=8)"]
     styles = {norm_style("group_norm", name).marker for name in names}
     assert len(styles) == 2
+
+
+def test_what_was_refused_renames_nothing(cell: Maker) -> None:
+    """Neither the norms that ran, nor their setting, nor is it judged."""
+    ran = [cell(norm, batch, seed) for norm in ("batch_norm", "group_norm") for batch in (2, 32) for seed in (0, 1)]
+    odd = {"norm": {"name": "group_norm", "num_groups": 7}}
+    refused = [
+        cell("group_norm", 2, status="refused", reason="8 channels, 7 groups", config=odd),
+        cell("batch_norm", 32, status="refused", reason="lr", config={"optimizer": {"name": "sgd", "base_lr": -1}}),
+    ]
+    alone, beside = build_table(ran), build_table([*ran, *refused])
+    assert run_checks(beside) == run_checks(alone)
+    assert {row.variant for row in beside.rows} == {"batch_norm", "group_norm", "group_norm(num_groups=7)"}
+    assert [panel.title for panel in build_panels(beside)] == ["Batch size"]
+    assert beside.settings[0].label == ""
+    (same,) = [
+        row for row in build_table([*ran, cell("group_norm", 64, status="refused"), *refused]).rows if row.batch == 64
+    ]
+    assert same.variant == "group_norm"
+    assert {row.variant for row in build_table(refused[:1]).rows} == {"group_norm"}
 
 
 def test_devices_are_lines_of_their_own(cell: Maker) -> None:
