@@ -207,7 +207,11 @@ def test_an_unknown_name_gets_the_nearest_on_one_line(run):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [("show",), ("list", "--rank", "four"), ("list", "--kind", "layers"), ("lst",)])
+def test_an_unknown_command_gets_the_nearest_on_one_line(run):
+    assert run("lst") == (2, "", "error: normzoo has no command lst; did you mean list?\n")
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("list", "--rank", "four"), ("list", "--kind", "layers")])
 def test_a_wrong_command_ends_with_its_usage(run, arguments):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
