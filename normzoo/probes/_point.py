@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normzoo.probes._batches import check_pair
+
 Loss = Callable[[Any, Any], Tensor]
 """Called with the model's output and the target, gives a scalar: `torch.nn.functional.cross_entropy`."""
 
@@ -54,6 +56,7 @@ def loss_at(
     model: nn.Module, loss: Loss, batch: Batch, parameters: Mapping[str, Tensor], *, across: bool = False
 ) -> float:
     """The loss of the batch at these parameters; see `gradient_at`."""
+    check_pair(batch)
     with same_random_numbers(model), torch.no_grad():
         value = loss(output_of(at(model, parameters), batch[0]), batch[1])
     return float(mean_over_processes(value) if across else value)
@@ -78,7 +81,11 @@ def gradient_at(
         of: The parameters to take the gradient by; all that are trainable unless given.
         across: Whether to average over all processes of the default group, which all must call then: the loss and the
             gradient are those of the step that data-parallel training takes.
+
+    Raises:
+        TypeError: If the batch is no pair of input and target.
     """
+    check_pair(batch)
     with same_random_numbers(model), torch.enable_grad():
         point = at(model, {**trainable(model), **parameters})
         variables = {name: variable for name, variable in trainable(point).items() if of is None or name in of}

@@ -45,7 +45,7 @@ def activation_distribution(
     Cost: one forward pass. Above 2²⁴ values a layer's quantiles are those of every k-th value.
 
     Args:
-        inputs: The input of the model, or a tuple of inputs.
+        inputs: The input of the model, a tuple of inputs, or (x, y).
         channel_dim: Where channels stand, for the statistics of each channel.
     """
     q = torch.tensor(quantiles, dtype=torch.float64)

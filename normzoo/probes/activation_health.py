@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from normzoo.errors import UserError
 from normzoo.probes._activations import watch_activations
+from normzoo.probes._batches import batches_of
 from normzoo.probes._callback import StepProbe, over_rows, probe_batches
 from normzoo.probes._layers import weight_layers
 from normzoo.probes._point import Batch, Loss, gradient_at, length
@@ -70,7 +71,8 @@ def activation_health(
     Cost: one forward pass an input.
 
     Args:
-        inputs: Batches, each the input of the model or a tuple of inputs.
+        inputs: Batches, each the input of the model, a tuple of inputs, or (x, y) as a data loader gives it; or a
+            single (x, y).
         margin: From above 0 to below 0.5.
         channel_dim: Where channels stand.
 
@@ -83,8 +85,6 @@ def activation_health(
     """
     if not 0 < margin < 0.5:
         raise ValueError(f"margin is a share of the range, above 0 and below 0.5; got {margin}")
-    if isinstance(inputs, Tensor):
-        raise TypeError("inputs are several batches: give a list, [x], for one")
     # sigmoid(x) = (1 + tanh(x / 2)) / 2: both reach the margin where tanh is 1 − 2 · margin.
     ends = {"tanh": math.atanh(1 - 2 * margin), "sigmoid": 2 * math.atanh(1 - 2 * margin)}
     counts: dict[str, _Counts] = {}
@@ -100,7 +100,7 @@ def activation_health(
             alive = active.movedim(channel_dim, 0).flatten(1).any(1)
             count.alive = alive if count.alive is None else count.alive | alive
 
-    for batch in inputs:
+    for batch in batches_of(model, inputs):
         watch_activations(model, batch, observe)
     shares = torch.tensor([count.shares() for count in counts.values()], dtype=torch.float64).view(-1, 3)
     return ActivationHealth(tuple(counts), tuple(count.kind for count in counts.values()), *shares.unbind(1))

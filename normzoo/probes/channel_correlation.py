@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
+from normzoo.probes._batches import input_of
 from normzoo.probes._callback import Callback, inner, probe_batches
 from normzoo.probes._layers import all_norms
 from normzoo.probes._point import at, output_of, same_random_numbers
@@ -24,7 +25,7 @@ def channel_correlation(model: nn.Module, inputs: Any, *, channel_dim: int = 1) 
     Cost: one forward pass. The model is measured in the mode it is in and left as it is.
 
     Args:
-        inputs: The input of the model, or a tuple of inputs.
+        inputs: The input of the model, a tuple of inputs, or (x, y).
         channel_dim: Where channels stand.
 
     Returns:
@@ -39,7 +40,7 @@ def channel_correlation(model: nn.Module, inputs: Any, *, channel_dim: int = 1) 
     for name, norm in all_norms(point):
         norm.register_forward_hook(lambda _, __, y, name=name: observe(name, y))
     with same_random_numbers(model):
-        output_of(point, inputs)
+        output_of(point, input_of(model, inputs))
     return found
 
 

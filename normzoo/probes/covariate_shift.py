@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normzoo.probes._batches import check_pair
 from normzoo.probes._callback import StepProbe, inner, median, over_rows
 from normzoo.probes._layers import weight_layers
 from normzoo.probes._point import (
@@ -77,6 +78,7 @@ def covariate_shift(
     for name in trainable(model):
         if name not in before or name not in after:
             raise ValueError(f"before and after need every trainable parameter of the model; {name} is missing")
+    check_pair(batch)
     layers, place = _order(model, batch[0])
     if not layers:
         raise ValueError("this model calls no layer with a trainable weight")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
+from normzoo.probes._batches import batches_of
 from normzoo.probes._callback import Callback, inner, probe_batches, training_batch_size
 from normzoo.probes._layers import all_norms
 from normzoo.probes._point import at, output_of, same_random_numbers
@@ -48,7 +49,7 @@ def statistic_noise(
     Cost: one forward pass a batch.
 
     Args:
-        batches: Inputs, each a tensor or a tuple of them, of equal size; two or more.
+        batches: Inputs, each a tensor, a tuple of them, or (x, y), of equal size; two or more.
         group_size: Take the statistics over groups of so many samples; over the whole batch unless given.
         channel_dim: Where channels stand.
 
@@ -68,7 +69,7 @@ def statistic_noise(
             if channels.shape[1] == values[name]:  # not the rest of a batch that groups do not divide
                 moments.setdefault(name, []).append((mean, var))
 
-    for inputs in batches:
+    for inputs in batches_of(model, batches):
         point = at(model, {})
         for name, norm in all_norms(point):
             norm.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from normzoo.data.loader import mix
+from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, write_atomic, write_result
 from normzoo.training.build import Config
@@ -68,10 +69,12 @@ class EpochLines(Callback):
         if not trainer.is_global_zero:
             return
         point: dict[str, Any] = module.curve[-1]  # type: ignore[index, assignment]
-        errors = "  ".join(f"{name} {_percent(point[key])}" for name, key in MODES)
+        errors = f"validation error {_percent(point['val_error_running'])}"
+        if differs(module.model):  # type: ignore[arg-type]
+            errors = f"validation error with statistics: {'  '.join(f'{n} {_percent(point[key])}' for n, key in MODES)}"
         log.info(
             f"epoch {point['epoch']}/{trainer.max_epochs}  step {point['step']}  train loss {point['train_loss']:.4f}  "
-            f"train error {_percent(point['train_error'])}  validation error with statistics: {errors}"
+            f"train error {_percent(point['train_error'])}  {errors}"
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import normzoo
 from normzoo.errors import UserError
@@ -18,6 +19,10 @@ from normzoo.probes.activation_distribution import (
     drift,
 )
 from normzoo.probes.activation_health import ActivationHealthProbe, activation_health, gradient_norms
+from normzoo.probes.channel_correlation import channel_correlation
+from normzoo.probes.loss_landscape import loss_landscape
+from normzoo.probes.loss_surface import loss_surface
+from normzoo.probes.statistic_noise import statistic_noise
 from normzoo.recording import read_recording
 from normzoo.training.cell import run_cell
 
@@ -209,3 +214,40 @@ def test_continued_probes_keep_their_rows_and_names() -> None:
     )
     again.load_state_dict(health.state_dict())
     assert again.summary() == {"dead": 0.25, "dead_worst": 0.25, "gradient_decades": pytest.approx(-1.0)}
+
+
+class Masked(nn.Module):
+    """A second input that may be left out."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return F.relu(x if mask is None else x * mask)
+
+
+def test_batches_of_a_loader_are_taken_without_their_targets() -> None:
+    x, y = torch.randn(8, 3), torch.arange(8) % 3
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU())
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)  # of lists
+    expected = activation_health(net, [x[:4], x[4:]]).inactive
+    for given in (loader, list(loader), [(x[:4], y[:4]), (x[4:], y[4:])]):
+        assert torch.equal(activation_health(net, given).inactive, expected)
+    whole = activation_health(net, [x]).inactive
+    for one in ((x, y), [x, y], (x, torch.randn(8))):
+        assert torch.equal(activation_health(net, one).inactive, whole)
+        assert torch.equal(activation_distribution(net, one).mean, activation_distribution(net, x).mean)
+        assert channel_correlation(net, one) == channel_correlation(net, x)
+    assert torch.equal(statistic_noise(net, loader).mean, statistic_noise(net, [x[:4], x[4:]]).mean)
+
+
+def test_several_inputs_are_given_as_they_are() -> None:
+    x, mask = torch.ones(2, 4), torch.tensor([[1.0, 0, 0, 0]] * 2)
+    assert activation_health(Masked(), [(x, mask)]).inactive == 0.75
+    assert activation_health(Masked(), [(x, torch.tensor([1, 0]))]).inactive == 0  # labels
+    assert activation_health(Masked(), [x, x]).inactive == 0  # two batches
+
+
+@pytest.mark.parametrize("wrong", [torch.randn(4, 3), (torch.randn(4, 3),)], ids=["tensor", "one"])
+def test_a_loss_takes_input_and_target(wrong: Any) -> None:
+    net = nn.Linear(3, 2)
+    for measure in (gradient_norms, loss_landscape, loss_surface):
+        with pytest.raises(TypeError, match=r"pair, \(input, target\).*got a (Tensor of shape \(4, 3\)|tuple of 1)"):
+            measure(net, F.cross_entropy, wrong)

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import normzoo
 from normzoo.errors import UserError
 from normzoo.results import read_result
 from normzoo.training.build import learning_rate, schedule
+from normzoo.training.callbacks import EpochLines
 from normzoo.training.cell import run_cell
 from normzoo.training.check import RefusedError
 
@@ -53,6 +56,21 @@ def test_same_seed_same_result_bit_for_bit(config: Compose, tmp_path: Path, norm
 def test_the_three_errors_agree_for_a_norm_without_running_statistics(config: Compose, tmp_path: Path) -> None:
     metrics = run_cell(config("norm=layer_norm"), tmp_path).metrics
     assert metrics["val_error_running"] == metrics["val_error_population"] == metrics["val_error_batch"]
+
+
+@pytest.mark.parametrize(("norm", "said"), [("group_norm", 1), ("batch_norm", 3)])
+def test_the_line_of_an_epoch_says_as_many_errors_as_there_are(
+    norm: str, said: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("normzoo.training.callbacks.log.info", lines.append)
+    point = {"epoch": 1, "step": 2, "train_loss": 0.5, "train_error": 3.0}
+    point |= dict.fromkeys(("val_error_running", "val_error_population", "val_error_batch"), 4.74)
+    module: Any = SimpleNamespace(model=normzoo.create(norm, 8), curve=[point])
+    EpochLines().on_validation_end(SimpleNamespace(is_global_zero=True, max_epochs=2), module)  # type: ignore[arg-type]
+    (line,) = lines
+    assert line.count("4.74 %") == said
+    assert ("running 4.74 %" in line) == (said == 3)
 
 
 def test_the_three_errors_part_for_batch_norm_at_batch_2(config: Compose, tmp_path: Path) -> None:
