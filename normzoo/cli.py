@@ -41,7 +41,6 @@ result; nor has a cell of a sweep that was refused, unless all of them were (2).
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line: exit code 0 when all went well, 1 on a failure, 2 on what the user can mend."""
-    handle_again()
     with to_any_reader():
         _main(list(sys.argv[1:] if argv is None else argv))
 
@@ -50,7 +49,9 @@ def _main(arguments: list[str]) -> None:
     try:
         if arguments[:1] == ["train"]:
             call_hydra(arguments[1:])
-        elif arguments[:1] in (["-sc"], ["--shell-completion"]):
+            return
+        handle_again()
+        if arguments[:1] in (["-sc"], ["--shell-completion"]):
             _complete(arguments)
         else:
             _parse(arguments)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from normzoo import _interrupt
+from normzoo.cli import main
 
 # In place of torch: interrupts who imports it, and waits for the end.
 TORCH = """
@@ -36,5 +37,16 @@ def test_the_command_takes_it_over_and_nobody_elses() -> None:
             signal.signal(signal.SIGINT, handler)
             _interrupt.handle_again()
             assert signal.getsignal(signal.SIGINT) is after
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_train_has_it_until_all_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning", None)  # as where it is not installed
+    before = signal.signal(signal.SIGINT, _interrupt._end)
+    try:
+        with pytest.raises(SystemExit):
+            main(["train"])
+        assert signal.getsignal(signal.SIGINT) is _interrupt._end
     finally:
         signal.signal(signal.SIGINT, before)

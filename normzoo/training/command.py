@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from normzoo._interrupt import handle_again
 from normzoo.errors import UserError
 
 
@@ -24,6 +25,7 @@ def call_hydra(arguments: Sequence[str]) -> None:
     from normzoo.misspelt import hydra_says
     from normzoo.training.task import train
 
+    handle_again()  # only now: an import in C that is broken off may end as an error of any other kind
     _check_options(arguments)
     sys.argv = [sys.argv[0], *arguments]
     # Our presets of engines bear the names of the launchers they are for, and hold to what these take.
