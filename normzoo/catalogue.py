@@ -111,14 +111,22 @@ def _row(norm: NormInfo) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Sequence[str]], width: int) -> str:
-    """Columns two spaces apart, the last as wide as the terminal leaves it or left out."""
+    """Columns two spaces apart, the last as wide as the terminal leaves it.
+
+    Where that is too little, columns are left out: the third to the last but one, from the right, then the last.
+    """
     *widths, last = (max(map(len, column)) for column in zip(*rows, strict=True))
-    room = width - sum(widths) - 2 * len(widths)
-    last = min(last, room) if room >= LEAST_PAPER else 0
+
+    def room() -> int:
+        return width - sum(widths) - 2 * len(widths)
+
+    while room() < min(last, LEAST_PAPER) and len(widths) > 2:
+        widths.pop()
+    last = min(last, room()) if room() >= min(last, LEAST_PAPER) else 0
     lines = []
-    for *cells, final in rows:
-        padded = [cell.ljust(column) for cell, column in zip(cells, widths, strict=True)]
-        lines.append("  ".join([*padded, _shortened(final, last)] if last else padded).rstrip())
+    for row in rows:
+        padded = [cell.ljust(column) for cell, column in zip(row, widths, strict=False)]
+        lines.append("  ".join([*padded, _shortened(row[-1], last)] if last else padded).rstrip())
     return "\n".join(_shortened(line, max(width, 1)) for line in lines)
 
 
@@ -185,7 +193,12 @@ def _measured_in(file: Path, name: str) -> list[str]:
 
 def _target(figure: Mapping[str, Any]) -> str:
     verdict = {True: "reached", False: "NOT reached", None: "not measured"}[figure["reached"]]
-    return f"target: {figure['name']} ≤ {figure['target']:g} {figure['unit']}, {verdict}"
+    found, target = figure.get("median"), figure["target"]
+    if found is not None:
+        # With as many digits as tell it from the target.
+        digits = next((n for n in range(2, 9) if (round(found, n) > target) == (found > target)), 9)
+        verdict += f": {found:.{digits}f}"
+    return f"target: {figure['name']} ≤ {target:g} {figure['unit']}, {verdict}"
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:

@@ -14,5 +14,6 @@ class UserError(Exception):
 
 def exit_with(error: UserError) -> NoReturn:
     """Print the error on a line of its own and end the process with code 2."""
-    sys.stderr.write(f"error: {error}\n")
+    # What is looked up in Python by a call, is here by a command.
+    sys.stderr.write(f"error: {error}\n".replace("normzoo.list_norms() lists", "`normzoo list` lists"))
     sys.exit(2)

@@ -230,7 +230,7 @@ def _find(name: str) -> NormInfo:
 
 
 def _unknown(name: str, key: str) -> str:
-    nearest = dict.fromkeys(_names[match] for match in difflib.get_close_matches(key, _names, n=6, cutoff=0.5))
+    nearest = dict.fromkeys(_names[match] for match in difflib.get_close_matches(key, _names, n=6, cutoff=0.76))
     guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(sorted(_infos))}."
     broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in plugins.broken.items())
     return f"no norm is called {name!r}; {guess} normzoo.list_norms() lists all {len(_infos)}.{broken}"

@@ -82,15 +82,18 @@ def test_where_no_norm_has_the_facts_nothing_is_listed_and_it_is_said(run):
     assert run("list", "--rank", "9", "--json") == (0, "[]\n", "")
 
 
-@pytest.mark.parametrize("width", [20, 60, 120, 300])
+@pytest.mark.parametrize("width", [20, 60, 80, 120, 300])
 def test_the_table_fits_the_terminal(terminal, width):
     header, *rows = terminal(width, "list")
     assert [row.split(" ")[0].rstrip("…") for row in rows] == [name[: width - 1] for name in normzoo.list_norms()]
     assert all(len(line) <= width for line in (header, *rows))
-    assert ("paper" in header) == (width >= 120)
-    assert any(row.endswith("…") for row in rows) == (width < 300)
-    if width >= 120:
-        places = [header.index(column) for column in COLUMNS]
+    assert ("paper" in header) == (width >= 80)
+    assert any(row.endswith("…") for row in rows) == (width in (20, 80, 120))
+    if width >= 80:
+        shown = COLUMNS if width >= 120 else [*COLUMNS[:2], "paper"]
+        assert header.split("  ")[0] == "name"
+        assert [column for column in COLUMNS if column in header] == list(shown)
+        places = [header.index(column) for column in shown]
         assert all(row[place - 1] == " " != row[place] for row in rows for place in places[1:])
 
 
@@ -151,7 +154,8 @@ def test_show_has_the_figures_of_a_bench_file_or_says_how_to_get_some(run, tmp_p
     assert f"time by that of nn.RMSNorm: forward {row['forward']['median']:.2f} (" in lines[2]
     assert f"of the input: {row['saved']:.2f}, nn.RMSNorm {row['saved_against']:.2f}" in lines[3]
     assert lines[4] == "  rms_norm, tokens, input 2×16×8"
-    assert lines[-1] == "  target: rms_norm, tokens, saved ≤ 2 × the input, reached"
+    (saved,) = (each["median"] for each in figures["targets"] if each["name"] == "rms_norm, tokens, saved")
+    assert lines[-1] == f"  target: rms_norm, tokens, saved ≤ 2 × the input, reached: {saved:.2f}"
     elsewhere = str((tmp_path / "runs").rename(tmp_path / "elsewhere") / "bench_layers.json")
     assert (
         f"not in {elsewhere}; normzoo bench layers --norms group_norm"
@@ -277,3 +281,22 @@ def test_every_command_is_completed_and_described(run):
     assert all(f"  normzoo {command}" in said for command in cli.COMMANDS)
     refusal = run("unknown")[2]
     assert all(command in refusal for command in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("median", "said"), [(1.0517, "NOT reached: 1.052"), (1.0498, "reached: 1.05"), (1.2, "NOT reached: 1.20")]
+)
+def test_a_target_is_told_with_enough_digits_to_see_why(median, said):
+    target = {"name": "group_norm, forward", "unit": "×", "target": 1.05, "median": median, "reached": median <= 1.05}
+    assert catalogue._target(target) == f"target: group_norm, forward ≤ 1.05 ×, {said}"
+
+
+def test_a_name_that_is_none_is_answered_with_those_alike_and_the_command(run):
+    for name, guess in (("grop_norm", "did you mean group_norm or layer_norm? `"), ("nope", "known: ")):  # GroupNorm1
+        code, _, err = run("show", name)
+        assert code == 2
+        assert guess in err
+        assert "`normzoo list` lists all" in err
+        assert "list_norms()" not in err
+        with pytest.raises(normzoo.UnknownNormError, match=r"normzoo\.list_norms\(\) lists all"):
+            normzoo.info(name)

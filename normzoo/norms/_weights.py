@@ -24,8 +24,11 @@ def weight_of(norm: str, module: Any, tensor_name: str) -> Tensor:
     return weight
 
 
-def check_dim(norm: str, weight: Tensor, dim: int | None) -> None:
+def check_dim(norm: str, weight: Tensor, dim: int | None, also: str = "") -> None:
     """Refuse a dimension that the weight has not.
+
+    Args:
+        also: What else the norm takes, for the message.
 
     Raises:
         NormValueError: A ValueError with the weight's shape.
@@ -33,8 +36,8 @@ def check_dim(norm: str, weight: Tensor, dim: int | None) -> None:
     rank = weight.dim()
     if dim is not None and not -rank <= dim < rank:
         raise NormValueError(
-            f"{norm}: dim is one of the {rank} of the weight, 0 to {rank - 1}, whose shape is {tuple(weight.shape)}; "
-            f"got {dim}"
+            f"{norm}: dim is one of the {rank} of the weight, 0 to {rank - 1}{also}, whose shape is "
+            f"{tuple(weight.shape)}; got {dim}"
         )
 
 

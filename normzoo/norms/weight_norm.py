@@ -41,14 +41,16 @@ def weight_norm(module: nn.Module, *, tensor_name: str = "weight", dim: int | No
     Args:
         module: The layer, which is changed and returned; `parametrize.remove_parametrizations` changes it back.
         tensor_name: Which of its tensors.
-        dim: The dimension of the outputs, 1 in a transposed convolution; None for one length of the whole tensor.
+        dim: The dimension of the outputs, 1 in a transposed convolution; None, or as in torch -1, for one length of
+            the whole tensor.
 
     Raises:
         ValueError: If the module has no such weight, or that no such dimension.
 
     Source: Salimans & Kingma 2016, arXiv:1602.07868, equation 2.
     """
-    check_dim("weight_norm", weight_of("weight_norm", module, tensor_name), dim)
+    weight = weight_of("weight_norm", module, tensor_name)
+    check_dim("weight_norm", weight, dim, " (None or -1 for one length of the whole tensor)")
     parametrizations.weight_norm(module, tensor_name, dim)  # type: ignore[arg-type]  # None is documented
     module.get_submodule(f"parametrizations.{tensor_name}")[0] = _WeightNorm(dim)  # type: ignore[operator]
     return module

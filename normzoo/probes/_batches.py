@@ -30,7 +30,7 @@ def batches_of(model: nn.Module, inputs: Iterable[Any]) -> Iterable[Any]:
     """
     if isinstance(inputs, Tensor):
         raise TypeError("inputs are several batches: give a list, [x], for one")
-    if _is_pair(inputs) and _is_target(*inputs):  # type: ignore[misc]
+    if _is_pair(inputs) and _is_target(*inputs):
         inputs = [inputs]
     return (input_of(model, batch) for batch in inputs)
 

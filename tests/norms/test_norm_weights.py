@@ -258,3 +258,11 @@ def test_first_parameter_is_the_layer(norm):
     first, *rest = inspect.signature(normzoo.info(norm).build).parameters.values()
     assert first.name == "module"
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in rest)
+
+
+def test_weight_norm_says_that_minus_one_is_the_whole_tensor():
+    """As in torch, where -2 is the last dimension but one."""
+    with pytest.raises(ValueError, match=r"0 to 3 \(None or -1 for one length of the whole tensor\).*got 4"):
+        normzoo.create("weight_norm", nn.Conv2d(3, 8, 3), dim=4)
+    layer = normzoo.create("weight_norm", nn.Conv2d(3, 8, 3), dim=-1)
+    assert layer.parametrizations.weight.original0.dim() == 0
