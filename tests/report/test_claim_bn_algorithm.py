@@ -1,7 +1,11 @@
 """The verdict on batch normalization's definition, from made-up records."""
 
+from pathlib import Path
+
+from made_up import made_up
 from matplotlib.figure import Figure
 
+from normzoo.report.claims._figure import _spread
 from normzoo.report.claims.bn_algorithm import _STATEMENTS, draw, judge
 from normzoo.results import CellResult
 
@@ -47,3 +51,24 @@ def test_it_draws_without_recordings() -> None:
     figure = Figure()
     draw([record()], figure)
     assert len(figure.axes) == 3
+
+
+def test_norms_that_agree_are_both_seen(tmp_path: Path) -> None:
+    """The second as a hollow marker around the first; and the caption speaks of no bands, which there are not."""
+    averages = {f"running_mean_{name}": [1.0, 2.0] for name in ("torch", "fraction", "caffe", "cumulative")}
+    arrays = {"scales": [1.0, 10.0], "departure_with_eps": [0.1, 0.01], "true_mean": [3.0], **averages}
+    metrics = record().metrics
+    norms = ("batch_norm", "batch_norm_scratch")
+    records = [
+        made_up(tmp_path, norm=norm, seed=seed, metrics=metrics, arrays=arrays) for norm in norms for seed in (0, 1)
+    ]
+    figure = Figure()
+    draw(records, figure)
+    first, second = (line for line in figure.axes[2].lines if line.get_label() in norms)
+    assert second.get_markersize() > first.get_markersize() + 2
+    assert second.get_markerfacecolor() == "none"
+    assert _spread(figure) == ""
+    figure.axes[0].fill_between([1, 2], [1, 1], [2, 2])
+    assert _spread(figure).startswith(" Bands: ± sample std over seeds")
+    figure.axes[0].errorbar([1], [1], yerr=[1])
+    assert _spread(figure).startswith(" Bands and error bars: ")

@@ -100,6 +100,9 @@ def test_it_draws(tmp_path: Path) -> None:
     figure = Figure()
     draw(facts(tmp_path, 1e-12) + trained(tmp_path, FASTER) + trained(tmp_path, {RAW: None}, rate=1.0), figure)
     assert len(figure.axes) == len(NAMES) + 2
+    histograms = figure.axes[: len(NAMES)]
+    assert histograms[0].yaxis.get_tick_params().get("labelleft", True)  # the numbers of all
+    assert all(axes.get_shared_y_axes().joined(axes, histograms[0]) for axes in histograms)
     left, right = figure.axes[-2:]
     assert (len(left.lines), len(right.lines)) == (len(NAMES) + 2, len(NAMES))  # a cross, and what it means
     assert left.get_legend_handles_labels()[1][-1] == "loss not finite"

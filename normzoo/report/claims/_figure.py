@@ -41,7 +41,7 @@ def drawn(
         layout = figure.get_layout_engine()
         if isinstance(layout, ConstrainedLayoutEngine):  # a claim that sets its axes by hand writes its own caption
             width, height = figure.get_size_inches()
-            lines = textwrap.wrap(f"{claim.name}: {ran(records)}", int(width * 20.4))
+            lines = textwrap.wrap(f"{claim.name}: {ran(records)}{_spread(figure)}", int(width * 20.4))
             foot = (0.06 + 0.125 * len(lines)) / height
             layout.set(rect=(0, foot, 1, 1 - foot))
             figure.text(0.01, 0.04 / height, "\n".join(lines), fontsize=6.4, color="#555555", va="bottom")
@@ -49,7 +49,7 @@ def drawn(
 
 
 def ran(records: Sequence[CellResult]) -> str:
-    """What was run, from the records: data, models, seeds, hardware, versions; and what bands are."""
+    """What was run, from the records: data, models, seeds, hardware, versions."""
     table = build_table(records)
     trained = [row for row in table.rows if not row.result.config.get("study")]
     parts = [f"{describe.models(trained)} on {describe.data(trained)}"] if trained else []
@@ -59,11 +59,16 @@ def ran(records: Sequence[CellResult]) -> str:
         describe.hardware(table.rows),
         describe.versions(table.rows, ("normzoo", "torch")),
     ]
-    spread = (
-        " Bands and error bars: ± sample std over seeds, unless an axis says otherwise." if _seeds(records) > 1 else ""
-    )
-    return "; ".join(parts) + "." + spread
+    return "; ".join(parts) + "."
 
 
-def _seeds(records: Sequence[CellResult]) -> int:
-    return len({record.seed for record in records})
+def _spread(figure: "Figure") -> str:
+    """What bands and error bars are, if there are any."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.container import ErrorbarContainer
+
+    drawn = {type(part) for axes in figure.axes for part in (*axes.collections, *axes.containers)}
+    found = {PolyCollection: "bands", ErrorbarContainer: "error bars"}
+    named = [name for kind, name in found.items() if any(issubclass(part, kind) for part in drawn)]
+    what = " and ".join(named).capitalize()
+    return f" {what}: ± sample std over seeds, unless an axis says otherwise." if named else ""

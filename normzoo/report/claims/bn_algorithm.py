@@ -127,8 +127,9 @@ def _departures(axes: "Axes", records: Sequence[CellResult]) -> None:
         scales, stats = series(cells, "scales", lambda arrays: arrays["departure_with_eps"])
         if not scales:
             continue
-        looks: dict[str, Any] = {"color": style.color, "marker": MARKERS[i], "ms": 4}
-        face = style.color if style.filled else "white"
+        # The next one, which may be where the one before is, is a larger hollow marker around it.
+        looks: dict[str, Any] = {"color": style.color, "marker": MARKERS[i], "ms": 4 + 3 * i}
+        face = "none" if i else style.color
         axes.plot(scales, [stat.mean for stat in stats], lw=0.8, ls=style.dash, mfc=face, label=name, **looks)
         for scale, stat in zip(scales, stats, strict=True):
             axes.plot([scale] * stat.n, stat.values, ls="none", marker=".", ms=2.5, color=GREY)

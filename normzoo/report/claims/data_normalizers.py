@@ -73,7 +73,7 @@ def draw(records: Sequence[CellResult], figure: "Figure") -> None:
     arrays = next(
         (found for r in where(records, study="normalizers") if (found := read_recording(r.folder or "."))), {}
     )
-    above = grid[0].subgridspec(1, len(NAMES)).subplots(squeeze=False)[0]
+    above = grid[0].subgridspec(1, len(NAMES)).subplots(squeeze=False, sharey=True)[0]
     for axes, (name, (label, color, _)) in zip(above, NAMES.items(), strict=True):
         _histogram(axes, arrays, name, color)
         axes.set_title("before, 0 to 1" if name == RAW else label, loc="left")
@@ -185,4 +185,3 @@ def _histogram(axes: "Axes", arrays: Mapping[str, Any], name: str, color: str) -
         axes.stairs(arrays[f"{name}_histogram"], arrays[f"{name}_edges"], fill=True, color=color)
         axes.set_yscale("log")
     axes.set_xlabel("value")
-    axes.tick_params(labelleft=False, left=False, which="both")
