@@ -68,7 +68,7 @@ def _spread(figure: "Figure") -> str:
     from matplotlib.container import ErrorbarContainer
 
     drawn = {type(part) for axes in figure.axes for part in (*axes.collections, *axes.containers)}
-    found = {PolyCollection: "bands", ErrorbarContainer: "error bars"}
-    named = [name for kind, name in found.items() if any(issubclass(part, kind) for part in drawn)]
+    kinds: tuple[tuple[type, str], ...] = ((PolyCollection, "bands"), (ErrorbarContainer, "error bars"))
+    named = [name for kind, name in kinds if any(issubclass(part, kind) for part in drawn)]
     what = " and ".join(named).capitalize()
     return f" {what}: ± sample std over seeds, unless an axis says otherwise." if named else ""
