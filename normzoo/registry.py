@@ -230,7 +230,10 @@ def _find(name: str) -> NormInfo:
 
 
 def _unknown(name: str, key: str) -> str:
-    nearest = dict.fromkeys(_names[match] for match in difflib.get_close_matches(key, _names, n=6, cutoff=0.76))
+    # Also by what stands before "norm", of names rather than of aliases, and of the shortest of them.
+    ordered = sorted(_names.items(), key=lambda entry: (entry[0] == _key(entry[1]), -len(entry[0])))
+    known = {stem: name for each, name in ordered if len(stem := each.partition("norm")[0]) > 3} | _names
+    nearest = dict.fromkeys(known[match] for match in difflib.get_close_matches(key, known, n=6, cutoff=0.76))
     guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(sorted(_infos))}."
     broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in plugins.broken.items())
     return f"no norm is called {name!r}; {guess} normzoo.list_norms() lists all {len(_infos)}.{broken}"
