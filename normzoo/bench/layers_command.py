@@ -77,12 +77,13 @@ def run(chosen: argparse.Namespace) -> None:
         raise UserError(f"--threads is 1 or more; got {chosen.threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(chosen.threads)
+    busy = load()  # before the compiling, which is work of its own
     try:
         if chosen.compile:
             _compile_ahead(chosen)
         rows = measure_layers(chosen.norms, chosen.shape, chosen.rounds, compile=chosen.compile, device=chosen.device)
         keep_freed_memory()
-        where, busy, found, taken = machine(chosen.device), load(), list[LayerRow](), list[float | None]()
+        where, found, taken = machine(chosen.device), list[LayerRow](), list[float | None]()
         print(heading(where, chosen.shape, chosen.rounds, chosen.compile))
         others = _others()
         for row in rows:

@@ -216,8 +216,14 @@ class Late(BasicLauncher):
 
 
 def test_a_queued_cell_that_another_sweep_has_run_is_not_run_again(
-    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: Callable[..., Path]
+    cli: Cli,
+    config: Callable[..., dict[str, Any]],
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    leave: Callable[..., Path],
 ) -> None:
+    config(*SHORT[:2], "seed=1")  # composed now: within a sweep of this process Hydra cannot start again
     monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: Late)
     monkeypatch.setattr(Late, "done", staticmethod(functools.partial(leave, "ok")), raising=False)
     first = leave("killed", "seed=0")
