@@ -16,12 +16,29 @@ def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator
     """Start the server that jobs are forked from, having imported the modules `preload` once.
 
     A forked job starts in milliseconds where a new interpreter takes seconds to import torch. The server, unlike this
-    process, has run nothing, so that no threads and no CUDA state are forked.
+    process, has run nothing, so that no threads and no CUDA state are forked. Where one runs already, that one serves.
 
     Args:
         preload: Modules the server imports, while this process goes on.
         environment: Variables that the server, and so every job, has beyond those of this process.
     """
+    context = multiprocessing.get_context("forkserver")
+    if _runs():
+        yield context
+        return
+    _start_server(context, preload, environment)
+    try:
+        yield context
+    finally:
+        _stop_server()
+
+
+def _runs() -> bool:
+    server: Any = multiprocessing.forkserver._forkserver
+    return server._forkserver_pid is not None
+
+
+def _start_server(context: Any, preload: Sequence[str], environment: dict[str, str]) -> None:
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     # A Ctrl-C in the terminal is for the sweep to act upon. Processes inherit what is blocked; to start the
@@ -29,7 +46,6 @@ def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator
     multiprocessing.resource_tracker.ensure_running()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(preload))
         multiprocessing.forkserver.ensure_running()
     finally:
@@ -39,10 +55,6 @@ def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-    try:
-        yield context
-    finally:
-        _stop_server()
 
 
 def forget_server() -> None:

@@ -3,10 +3,12 @@
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 
 from normzoo._interrupt import handle_again
 from normzoo.errors import UserError
+from normzoo.training.server import cell_server, wants_server
 
 
 def call_hydra(arguments: Sequence[str]) -> None:
@@ -15,6 +17,12 @@ def call_hydra(arguments: Sequence[str]) -> None:
     Raises:
         UserError: a package that training needs is missing.
     """
+    # Begun now, the server imports what cells need while this process imports what it needs itself.
+    with cell_server() if wants_server(arguments) else nullcontext():
+        _call_hydra(arguments)
+
+
+def _call_hydra(arguments: Sequence[str]) -> None:
     try:
         import hydra
         import lightning  # noqa: F401

@@ -26,8 +26,8 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
             sweeps beside it.
     """
     expected = Expected(read_results(folder)[0] if Path(folder).is_dir() else [])
-    seconds = {cell.folder.name: expected.seconds(cell) for cell in plan.todo}
-    unlike = [cell for cell in plan.todo if seconds[cell.folder.name] is None]
+    seconds = {cell.folder.name: expected.seconds(cell) for cell in plan.to_run}
+    unlike = [cell for cell in plan.to_run if seconds[cell.folder.name] is None]
     if unlike:
         others = Expected(islice(_beside(Path(folder), unlike[0]), MOST_BESIDE), Expected.LIKENESSES[:-1])
         seconds |= {cell.folder.name: others.seconds(cell) for cell in unlike}
@@ -44,7 +44,7 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
     ]
     known = [time for time in seconds.values() if time is not None]
     beside = str(Path(folder).absolute().parent)
-    if not plan.todo:
+    if not plan.to_run:
         total = "nothing to run"
     elif not known:
         total = f"expected time: unknown until a cell like these has run, in this folder or beside it in {beside}"

@@ -68,7 +68,7 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
     planned = plan(launcher, job_overrides, initial_job_idx)
     folder = launcher.config.hydra.sweep.dir
     kinds: dict[Resources, list[Cell]] = {}
-    for cell in planned.todo:
+    for cell in planned.to_run:
         kinds.setdefault(resources(cell.config, launcher), []).append(cell)
     if launcher.extra == "ray":
         for needed, cells in kinds.items():
@@ -77,14 +77,14 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
         if not searches(launcher.config):
             check_any(planned.asked)
     if planned.options.dry_run:
-        print(table(planned, max(1, len(planned.todo)), folder))
+        print(table(planned, max(1, len(planned.to_run)), folder))
         return []
     record_refused(planned.cells)
-    log.info("%s", wrapped(planned.line(len(planned.todo), folder)))
+    log.info("%s", wrapped(planned.line(len(planned.to_run), folder)))
     said: dict[str, str] = {}
     started = time.time()
     try:
-        with Watch(planned.todo):
+        with Watch(planned.to_run):
             for needed, cells in kinds.items():
                 options = fitted(launcher.extra, launcher.options, needed, cells)
                 said |= dict.fromkeys(
@@ -95,7 +95,7 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
             f"interrupted; what has finished is kept, what the engine still runs may finish; this command goes on:\n"
             f"  {go_on(folder)}"
         ) from None
-    _settle(planned.todo, said, started)
+    _settle(planned.to_run, said, started)
     return [job_return(cell) for cell in planned.asked]
 
 

@@ -1,5 +1,6 @@
 """The LightningModule that trains one classifier and measures it under three kinds of statistics."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from normzoo.probes.train_eval_gap import (
 )
 from normzoo.results import decisive
 from normzoo.training.build import Config, batch_over_devices, build_optimizer, schedule
+from normzoo.training.convolutions import Convolving
 from normzoo.training.trained import trained
 
 # Steps between looks at what the processes must agree on, such as a finite loss: a look makes a GPU wait.
@@ -33,11 +35,13 @@ class Classifier(LightningModule):
         model: Maps images (N, C, H, W) to logits (N, num_classes).
         num_classes: Of the data set.
         config: The resolved configuration: the optimizer and what to evaluate on.
+        convolving: The context in which batches of its `batch_size_per_device` are convolved.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, config: Config) -> None:
+    def __init__(self, model: nn.Module, num_classes: int, config: Config, convolving: Convolving) -> None:
         super().__init__()
         self.model = model
+        self.convolving = convolving
         self.config = config
         self.save_hyperparameters(decisive(config))  # for the loggers, which show runs by them
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -50,6 +54,13 @@ class Classifier(LightningModule):
         self.val_loss_sum = torch.zeros(())
         self._steps_summed = 0
         self._val_samples = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes here which hook runs, fifty times a batch; a module would look whether that is a parameter.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -66,9 +77,17 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        loss = F.cross_entropy(self.model(x), y)
+        with self.convolving:
+            loss = F.cross_entropy(self.model(x), y)
         self._sum_up(loss.detach())
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        with self.convolving:
+            super().backward(loss, *args, **kwargs)
+
+    # Lightning looks at it before every batch, and Python would put it together anew each time.
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def _sum_up(self, loss: Tensor) -> None:
         self._steps_summed += 1
@@ -136,14 +155,15 @@ class Classifier(LightningModule):
         population = None
         if can_recalibrate(self.model):
             inputs = (x.to(self.device) for x, _ in self._batches("train", size, population_samples))
-            with self.trainer.precision_plugin.forward_context():
+            with self.trainer.precision_plugin.forward_context(), self.convolving:
                 population = with_population_statistics(self.model, inputs)
             for buffer in population.buffers():
                 if buffer.is_floating_point():
                     buffer.copy_(self._sum(buffer) / self.trainer.world_size)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         fits = size * self.trainer.world_size <= data.num_val
-        batch = self._error_over(with_batch_statistics(self.model), self._batches("val", size)) if fits else None
+        with self.convolving:
+            batch = self._error_over(with_batch_statistics(self.model), self._batches("val", size)) if fits else None
         return {
             "val_error_population": self._error_over(population, self._batches("val", None)) if population else None,
             "val_error_batch": batch,

@@ -17,7 +17,6 @@ from normzoo.again import go_on
 from normzoo.errors import UserError
 from normzoo.results import CellResult
 from normzoo.sweep.claim import Claim
-from normzoo.sweep.fork_server import fork_server
 from normzoo.sweep.job import Job
 from normzoo.sweep.keeper import Ending
 from normzoo.sweep.leases import Leases, Locks, Need, visible_gpus
@@ -35,6 +34,7 @@ from normzoo.training.compose import Composition
 from normzoo.training.dry_run import table
 from normzoo.training.ending import outcome, settle
 from normzoo.training.plan import Cell, Plan, plan
+from normzoo.training.server import cell_server
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import NormzooLauncher
@@ -57,13 +57,11 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs} must be 1 or more, or null for all cores")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended sweep ends its cells
-    environment = {"OMP_NUM_THREADS": str(launcher.config.trainer.threads)}
     dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
-    server = fork_server(["normzoo.training.warm"] if not dry_run else [], environment)
-    with server as context:
+    with contextlib.nullcontext() if dry_run else cell_server() as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
         leases = Leases(visible_gpus(), processor_cores(), Locks())
-        n_jobs = max(1, leases.at_once(_need(cell.config) for cell in planned.todo[: launcher.n_jobs]))
+        n_jobs = max(1, leases.at_once(_need(cell.config) for cell in planned.to_run[: launcher.n_jobs]))
         folder = launcher.config.hydra.sweep.dir
         if planned.options.dry_run:
             print(table(planned, n_jobs, folder))
@@ -88,7 +86,7 @@ class _Run:
     """The cells of one sweep that are to run, while they do."""
 
     def __init__(self, launcher: "NormzooLauncher", planned: Plan, n_jobs: int) -> None:
-        self.launcher, self.cells, self.resume = launcher, planned.todo, planned.options.resume
+        self.launcher, self.cells, self.resume = launcher, planned.to_run, planned.options.resume
         labels, costs = [cell.label for cell in self.cells], [cell.cost for cell in self.cells]
         norms = [cell.config["norm"]["name"] for cell in self.cells]
         self.progress = Progress(labels, costs, n_jobs, norms=norms)

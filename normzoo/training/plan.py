@@ -119,7 +119,7 @@ class Plan:
     options: SweepOptions
 
     @property
-    def todo(self) -> list[Cell]:
+    def to_run(self) -> list[Cell]:
         """The cells to run."""
         return [cell for cell in self.cells if cell.runs]
 
@@ -129,7 +129,7 @@ class Plan:
         continued = f" ({count[State.CONTINUES]} from a checkpoint)" if count[State.CONTINUES] else ""
         failed = count[State.FAILED_BEFORE]
         return (
-            f"{len(self.cells)} cells: {len(self.todo)} to run{continued}, {n_jobs} at a time; "
+            f"{len(self.cells)} cells: {len(self.to_run)} to run{continued}, {n_jobs} at a time; "
             f"{count[State.DONE]} done before, "
             + (f"{failed} failed before (sweep.retry=failed runs them again), " if failed else "")
             + f"{count[State.REFUSED]} refused; results in {folder}"

@@ -118,6 +118,7 @@ def cli(
     from normzoo.cli import main
 
     monkeypatch.setattr(multiprocessing.forkserver, "ensure_running", kept_server.ensure_running)
+    monkeypatch.setattr(fork_server, "_runs", lambda: False)
     monkeypatch.setattr(fork_server, "_stop_server", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
