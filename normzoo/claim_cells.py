@@ -104,7 +104,7 @@ def of_claims_alone(folder: str | os.PathLike[str]) -> bool:
     if not Path(folder).is_dir():
         return False
     claims = read_claims(folder)
-    if len(claims) < 2 and not any(claim.command.startswith("normzoo claims") for claim in claims):
+    if not any(claim.command.startswith("normzoo claims") for claim in claims):
         return False
     theirs = {cell for claim in claims for cell in claim.cells}
     return theirs.issuperset(record.parent.name for record in Path(folder).glob(f"*/{RECORD}"))

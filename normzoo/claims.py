@@ -111,8 +111,9 @@ def _typed(chosen: argparse.Namespace) -> str:
 
 def _check_writable(folder: Path) -> None:
     """Fail now, and by the name of our own option; nothing is left behind."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:

@@ -20,6 +20,7 @@ from normzoo.errors import UserError
 LEAST = 2e-3  # seconds in one measurement: a shorter step is repeated, so that the clock and Python do not show
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of GNU's malloc.h
 KEPT = 2**30  # bytes: of more that is free a process gives some back
+MOST_FROM_THE_HEAP = 2**25  # bytes: GNU's malloc may map larger blocks one by one, whatever it is told
 FEWEST = 8  # rounds whose quartiles say anything
 BUSY = 0.5  # of `load`, above which figures are not to be trusted
 
@@ -154,8 +155,9 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # other systems, other libraries
         return
-    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-        mallopt(option, KEPT)
+    # Set first, and where it is too much the most that is allowed: to set the other one freezes it as it is.
+    if any(mallopt(M_MMAP_THRESHOLD, most) for most in (KEPT, MOST_FROM_THE_HEAP)):
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ BASELINE = Path(__file__).parents[2] / "scripts" / "template_baseline" / "train.
 NAME = "a grid, to the usual Lightning-Hydra template"
 # Of the default grid: as many cells at batch 2, where a step costs most, as at 32.
 PART = {"norm": "group_norm,batch_norm", "batch_size_per_device": "2,8,32", "seed": "0"}
+SHARED = "data.image_size=8"  # what both are told besides
 MAY_FAIL = (0, 1)  # exit codes: with 1 some cells have failed, and others have not
 
 Grid = Mapping[str, str]
@@ -35,14 +36,11 @@ def default_grid() -> list[Grid]:
     return [{key: str(value) for key, value in grid.items()} for grid in grids["hydra"]["sweeper"]["grids"]]
 
 
-def against_template(
-    grids: Sequence[Grid] | None = None, shared: Sequence[str] = ("data.image_size=8",), keep: Path | None = None
-) -> Figure:
+def against_template(grids: Sequence[Grid] | None = None, keep: Path | None = None) -> Figure:
     """How many times longer the whole commands of the usual program take than `normzoo train -m` on the same cells.
 
     Args:
         grids: Each an override with its values, comma-separated; None for the default experiment.
-        shared: What both are told besides.
         keep: A folder for what both write. What is there already, with its time, is not run again.
 
     Raises:
@@ -53,7 +51,7 @@ def against_template(
     with tempfile.TemporaryDirectory() as temporary:
         folder = (keep or Path(temporary)).absolute()
         here = folder / "normzoo"
-        seconds = _once(here, lambda: sweep(_ours(grids, shared), here, MAY_FAIL)[0])
+        seconds = _once(here, lambda: sweep(_ours(grids), here, MAY_FAIL)[0])
         finished: dict[str, CellResult] = {}
         refused: set[str] = set()
         for result in (one.result for one in ended(here)):
@@ -65,7 +63,7 @@ def against_template(
         for number, grid in enumerate(default_grid() if grids is None else grids):
             there = folder / f"template_{number}"
             # It has no check before training: an instance norm on a 1×1 map would end it.
-            command = _theirs(grid, refused, shared, there)
+            command = _theirs(grid, refused, there)
             others += _once(there, lambda command=command: run(command, folder, MAY_FAIL))  # type: ignore[misc]
             for file in there.glob("*/metrics.json"):
                 errors[_cell(_read_yaml(file.parent / ".hydra" / "config.yaml"))] = _read_error(file)
@@ -100,19 +98,19 @@ def _once(folder: Path, run_into: Callable[[], float]) -> float:
     return seconds
 
 
-def _ours(grids: Sequence[Grid] | None, shared: Sequence[str]) -> list[str]:
+def _ours(grids: Sequence[Grid] | None) -> list[str]:
     if grids is None:
         return ["experiment=small_batch"]
     listed = ",".join(
         "{" + ",".join(f"{hydra_quoted(key)}:{hydra_quoted(value)}" for key, value in grid.items()) + "}"
         for grid in grids
     )
-    return ["trainer=cpu", *shared, f"hydra.sweeper.grids=[{listed}]"]
+    return ["trainer=cpu", SHARED, f"hydra.sweeper.grids=[{listed}]"]
 
 
-def _theirs(grid: Grid, refused: set[str], shared: Sequence[str], target: Path) -> list[str]:
+def _theirs(grid: Grid, refused: set[str], target: Path) -> list[str]:
     norms = ",".join(norm for norm in grid["norm"].split(",") if norm not in refused)
-    told = [one for one in shared if one.split("=")[0] not in grid]
+    told = [SHARED] if SHARED.split("=")[0] not in grid else []
     values = [f"{key}={value}" for key, value in {**grid, "norm": norms}.items()]
     # An option that only some norms have is new to the others' configuration.
     return [sys.executable, str(BASELINE), "-m", *told, *values, f"hydra.sweep.dir={hydra_quoted(str(target))}"]

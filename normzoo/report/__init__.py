@@ -16,7 +16,7 @@ from normzoo.report.summary import build_summary
 from normzoo.report.table import build_table
 from normzoo.report.terminal import lost_text, terminal_table, terminal_text
 from normzoo.report.text import rows_csv
-from normzoo.report.varied import figure_name
+from normzoo.report.varied import FIGURE_NAMES, figure_name
 from normzoo.results import FILE_NAME, read_results, write_atomic
 
 __all__ = ["Check", "ReportPaths", "report"]
@@ -76,6 +76,9 @@ def _report(root: Path, width: int | None) -> ReportPaths:
     name = figure_name(table)
     written_png = write_atomic(root / f"{name}.png", png)
     written_svg = write_atomic(root / f"{name}.svg", svg)
+    for other in {*FIGURE_NAMES} - {name}:  # of a report on fewer cells
+        for kind in ("png", "svg"):
+            (root / f"{other}.{kind}").unlink(missing_ok=True)
     written_page = write_atomic(root / "report.html", build_page(summary, svg, f"normzoo: {root.resolve().name}"))
     width = width or shutil.get_terminal_size().columns
     in_columns = terminal_table(table, width)

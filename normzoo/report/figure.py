@@ -8,7 +8,8 @@ from typing import Any
 
 from normzoo.errors import UserError
 from normzoo.report import describe
-from normzoo.report.axes import MOST_DOTTED, cut_off, draw_panel
+from normzoo.report.axes import MOST_DOTTED, draw_panel
+from normzoo.report.errors_axis import cut_off
 from normzoo.report.panels import Panel, build_panels
 from normzoo.report.ranking import draw_ranking, legend_size, ranking_size
 from normzoo.report.rows import Table

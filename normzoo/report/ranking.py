@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from normzoo.report.axes import draw_bars, error_scale, mark_chance, say_nothing_ended
+from normzoo.report.errors_axis import draw_bars, error_scale, mark_chance, mark_lost, say_nothing_ended
 from normzoo.report.panels import Panel
 from normzoo.report.style import matplotlib_arguments
 from normzoo.report.titles import put_title, wrapped
@@ -59,10 +59,7 @@ def draw_ranking(axes: Axes, panel: Panel, chance: float | None) -> None:
         looks = {**matplotlib_arguments(curve.style), "linestyle": "none"}
         points = [(place + shift, stat) for place, stat in curve.points]
         handles.append(draw_bars(axes, points, looks, seeds=True, which="x"))
-        if curve.lost:
-            edge: Any = {"ls": "none", "marker": "X", "ms": 5.5, "mfc": "white", "mec": curve.style.color}
-            at = [place + shift for place in curve.lost]
-            axes.plot([1.0] * len(at), at, transform=axes.get_yaxis_transform(), clip_on=False, zorder=4, **edge)
+        mark_lost(axes, [place + shift for place in curve.lost], curve.style.color, "x")
     if not any(curve.points for curve in panel.curves):
         say_nothing_ended(axes, "x")
     if len(panel.curves) > 1:

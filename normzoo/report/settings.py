@@ -1,9 +1,13 @@
 """What sets groups of cells apart, and how to call them."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 # Of several entries that split the cells alike, the one a reader would name comes first.
 _TELLING = ("data.name", "data.image_size", "model.name", "data.train_size")
@@ -39,17 +43,23 @@ def derived_entries(flats: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> 
     return frozenset(derived)
 
 
+def telling_apart(items: Sequence[T], keys: Mapping[K, Callable[[T], Any]]) -> list[K]:
+    """Of these keys, the first ones preferred, each that tells apart some of the items that those before it do not."""
+    telling: list[K] = []
+    classes = 1
+    for key in keys:
+        found = len({tuple(keys[one](item) for one in (*telling, key)) for item in items})
+        if found > classes:
+            telling.append(key)
+            classes = found
+    return telling
+
+
 def describe(settings: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """A (label, title) for each setting: the fewest entries that tell all of them apart, and the whole phrase."""
+    """A (label, title) for each setting: the entries that tell it from the others, and the whole phrase."""
     names = list(settings[0]) if settings else []
     ranked = sorted(names, key=lambda name: (_TELLING.index(name) if name in _TELLING else len(_TELLING), name))
-    telling: list[str] = []
-    classes = 1
-    for name in ranked:
-        split = len({tuple(setting[key] for key in (*telling, name)) for setting in settings})
-        if split > classes:
-            telling.append(name)
-            classes = split
+    telling = telling_apart(settings, {name: itemgetter(name) for name in ranked})
     described = []
     for setting, example in zip(settings, examples, strict=True):
         label = ", ".join(_phrase(name, setting[name]) for name in telling)

@@ -37,9 +37,7 @@ _LOST = (
 )
 
 
-def build_summary(
-    table: Table, checks: Sequence[Check], unreadable: Sequence[str], unfinished: int, root: Path | None = None
-) -> str:
+def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[str], unfinished: int, root: Path) -> str:
     """The whole page; sections without data are left out.
 
     Args:
@@ -211,7 +209,7 @@ def _reference() -> list[str]:
     return ["For comparison, the curve of the GN paper:\n", markdown_table(["norm", *map(str, columns)], body), text]
 
 
-def _not_run(table: Table, root: Path | None, status: str, title: str, lead: str) -> str:
+def _not_run(table: Table, root: Path, status: str, title: str, lead: str) -> str:
     found = causes(table, status)
     if not found:
         return ""
@@ -232,9 +230,9 @@ def _not_run(table: Table, root: Path | None, status: str, title: str, lead: str
     return f"## {title}\n\n{lead}\n\n" + "\n".join(entries) + f"\n{_more(len(found))}"
 
 
-def _from(root: Path | None, file: Path) -> Path:
+def _from(root: Path, file: Path) -> Path:
     """The file as seen from the sweep's folder, where this page lies."""
-    return file.relative_to(root) if root is not None and file.is_relative_to(root) else file
+    return file.relative_to(root) if file.is_relative_to(root) else file
 
 
 def _devices(line: Line) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from normzoo.report.arms import Point, Stat, batch_lines, normalization_lines, placement_lines, point_of, remembered
 from normzoo.report.rows import Row, Table
+from normzoo.report.settings import telling_apart
 from normzoo.report.table import NORM_AXIS, WHERE_IT_RAN
 
 Key = tuple[Any, ...]
@@ -68,7 +69,7 @@ def over_batches(table: Table) -> bool:
 
 @remembered
 def axes_of(table: Table) -> list[Axis]:
-    """The fewest entries that tell all cells apart but for the seed, those a reader would name first."""
+    """Entries that tell all cells apart but for the seed, those a reader would name first."""
     several = len({row.norm for row in table.rows}) > 1
     # Several norms are told apart with their options; those of one norm are entries like others.
     within = ("placement.", "norm.") if several else ("placement.",)
@@ -81,14 +82,7 @@ def axes_of(table: Table) -> list[Axis]:
         *(Axis(key.removesuffix(".name"), partial(_entry, key)) for key in keys),
         Axis("devices", lambda row: row.devices),
     ]
-    chosen: list[Axis] = []
-    classes = 1
-    for axis in candidates:
-        found = len({tuple(one.of(row) for one in (*chosen, axis)) for row in table.rows})
-        if found > classes:
-            chosen.append(axis)
-            classes = found
-    return chosen or [_NORM]
+    return telling_apart(table.rows, {axis: axis.of for axis in candidates}) or [_NORM]
 
 
 def _entry(key: str, row: Row) -> Any:
@@ -136,6 +130,9 @@ def _mean(point: Point) -> float:
     return point.stat.mean if point.stat is not None else float("inf")
 
 
+FIGURE_NAMES = ("small_batch", "errors")
+
+
 def figure_name(table: Table) -> str:
     """What the figure's files are called."""
-    return "small_batch" if over_batches(table) else "errors"
+    return FIGURE_NAMES[0] if over_batches(table) else FIGURE_NAMES[1]

@@ -6,13 +6,14 @@ standard library is used, so that a record can be read where nothing else of the
 """
 
 from normzoo.results.identity import cell_id, decisive
-from normzoo.results.read import read_result, read_results
+from normzoo.results.read import NO_RECORD, read_result, read_results, stamp
 from normzoo.results.record import FILE_NAME, FINISHED, SCHEMA, STATUSES, CellResult
 from normzoo.results.write import write_atomic, write_result
 
 __all__ = [
     "FILE_NAME",
     "FINISHED",
+    "NO_RECORD",
     "SCHEMA",
     "STATUSES",
     "CellResult",
@@ -20,6 +21,7 @@ __all__ = [
     "decisive",
     "read_result",
     "read_results",
+    "stamp",
     "write_atomic",
     "write_result",
 ]

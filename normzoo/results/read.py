@@ -8,6 +8,8 @@ from pathlib import Path
 from normzoo.errors import UserError
 from normzoo.results.record import FILE_NAME, KINDS, SCHEMA, CellResult, fault
 
+NO_RECORD = "none"
+
 
 def read_result(path: str | os.PathLike[str]) -> CellResult:
     """Read one record, given its file or the folder it lies in.
@@ -19,6 +21,15 @@ def read_result(path: str | os.PathLike[str]) -> CellResult:
     if file.is_dir():
         file = file / FILE_NAME
     return _read(str(file))
+
+
+def stamp(folder: str | os.PathLike[str]) -> str:
+    """What tells the record in a cell's folder from the next one there; `NO_RECORD` where there is none."""
+    try:
+        found = (Path(folder) / FILE_NAME).stat()
+    except OSError:
+        return NO_RECORD
+    return f"{found.st_ino}-{found.st_mtime_ns}"  # every record is a file of its own, moved to its place
 
 
 def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[str]]:

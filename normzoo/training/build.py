@@ -111,9 +111,6 @@ def learning_rate(config: Config) -> float:
     linear: Goyal et al. 2017 (arXiv:1706.02677), section 2.1; sqrt: Krizhevsky 2014 (arXiv:1404.5997), section 5.
     """
     optimizer = config["optimizer"]
-    base_lr = optimizer["base_lr"]
-    if isinstance(base_lr, bool) or not isinstance(base_lr, (int, float)) or not 0 <= base_lr < math.inf:
-        raise UserError(f"optimizer.base_lr={base_lr!r} must be a number, 0 or more")
     ratio = global_batch(config) / optimizer["base_batch"]
     rules = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}
     if optimizer["lr_rule"] not in rules:

@@ -73,8 +73,8 @@ class EpochLines(Callback):
         if differs(module.model):  # type: ignore[arg-type]
             errors = f"validation error with statistics: {'  '.join(f'{n} {_percent(point[key])}' for n, key in MODES)}"
         log.info(
-            f"epoch {point['epoch']}/{trainer.max_epochs}  step {point['step']}  train loss {point['train_loss']:.4f}  "
-            f"train error {_percent(point['train_error'])}  {errors}"
+            f"epoch {point['epoch']}{_of(trainer.max_epochs)}  step {point['step']}  "
+            f"train loss {point['train_loss']:.4f}  train error {_percent(point['train_error'])}  {errors}"
         )
 
 
@@ -204,6 +204,10 @@ def curve_so_far(folder: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return points if isinstance(points, list) else []
+
+
+def _of(epochs: int | None) -> str:
+    return f"/{epochs}" if epochs is not None and epochs > 0 else ""  # without an end the steps end it
 
 
 def _percent(value: float | None) -> str:

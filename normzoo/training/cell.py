@@ -17,7 +17,7 @@ import torch
 
 from normzoo.errors import UserError
 from normzoo.recording import write_recording
-from normzoo.results import FILE_NAME, CellResult, cell_id, read_result, write_atomic, write_result
+from normzoo.results import CellResult, cell_id, read_result, stamp, write_atomic, write_result
 from normzoo.sweep.options import sweep_options
 from normzoo.training.build import Config, Parts, build_data, build_study
 from normzoo.training.callbacks import curve_so_far
@@ -63,11 +63,13 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
     write_probe(folder)
     config = apply_recipe(config)
     record = describe(config)
-    before = _stamp(folder)
+    before = stamp(folder)
     if rank() == 0:
         (folder / ERROR).unlink(missing_ok=True)
     try:
-        study = build_study(config)
+        with _refusing():
+            check_numbers(config)
+            study = build_study(config)
         return _study(study, config, folder, record) if study else _train(config, folder, record)
     except RefusedError as error:
         if rank() == 0:
@@ -105,7 +107,7 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "cell": cell_id(config),
         "config": dict(config),
-        "seed": config["seed"],
+        "seed": config["seed"] if type(config["seed"]) is int else 0,  # another is refused; `config` has it
         "time": {"started": datetime.now(UTC).isoformat(timespec="seconds")},
         "device": {
             # A GPU's own name is asked for once the cell trains: asking starts CUDA in this process.
@@ -137,16 +139,7 @@ def _is_to_write(error: Exception, folder: Path, before: object) -> bool:
     if not under_torchrun() or not lost_another(error):
         return True
     time.sleep(GRACE_S)
-    return rank() == 0 and _stamp(folder) == before
-
-
-def _stamp(folder: Path) -> tuple[int, int] | None:
-    """What tells one record in the folder from the next."""
-    try:
-        found = (folder / FILE_NAME).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+    return rank() == 0 and stamp(folder) == before
 
 
 def _study(study: Callable[..., Any], config: Config, folder: Path, record: dict[str, Any]) -> CellResult:
@@ -165,7 +158,6 @@ def _study(study: Callable[..., Any], config: Config, folder: Path, record: dict
 def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult | None:
     started = time.perf_counter()
     with _refusing():
-        check_numbers(config)
         check_devices(config)
         ranks = has_ranks(config)
         lightning.seed_everything(config["seed"], workers=True, verbose=False)

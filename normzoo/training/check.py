@@ -23,7 +23,6 @@ from normzoo.training.build import (
 )
 from normzoo.training.loggers import check_logger
 from normzoo.training.names import check_names
-from normzoo.training.numbers import check_numbers
 from normzoo.training.ranks import check_nodes, world_size
 from normzoo.training.trained import choose_trained, chosen
 
@@ -76,7 +75,7 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shape
     """Check the options, build the cell's model without memory and pass one batch's shape through it.
 
     Args:
-        config: The resolved configuration.
+        config: The resolved configuration, its numbers looked at by `check_numbers`.
         data: Its data module, set up.
         devices_here: Whether it trains on this machine, so that its devices can be counted.
 
@@ -99,7 +98,6 @@ def check_options(config: Config, data: Any, *, devices_here: bool = True) -> No
         check_devices(config)
     check_logger(config)
     check_names(config)
-    check_numbers(config)
     per_device = config["batch_size_per_device"]
     if not isinstance(per_device, int) or per_device < 1:
         raise UserError(f"batch_size_per_device={per_device} must be a whole number of samples, 1 or more")

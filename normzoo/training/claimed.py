@@ -25,7 +25,9 @@ def claimed(cell: Cell, *, resume: bool) -> Claim | Elsewhere:
     if claim is None:
         return Elsewhere.RUNS
     try:
-        done = cell.result(new=True) is not None
+        found = cell.result(new=True)
+        # Of one that waits in an engine's queue another process may have written that its worker never began it.
+        done = found is not None and found.status != "killed"
         if not done:
             _clear(cell.folder, resume=resume)
     except BaseException:  # whoever outlives it would hold the others off

@@ -202,10 +202,6 @@ class Composer:
         with read_write(task), open_dict(task):
             del task["hydra"]
         raw = json.dumps(OmegaConf.to_container(task, resolve=False), default=str)
-        # Left with Hydra's node alone, as a job has it; Hydra's own way copies everything first.
-        with read_write(whole), open_dict(whole):
-            for name in [name for name in whole if name != "hydra"]:
-                del whole[name]
         try:
             resolved, references = _resolved(task, whole), _references(raw)
         except OmegaConfBaseException:

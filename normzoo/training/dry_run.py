@@ -29,7 +29,7 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
     seconds = {cell.folder.name: expected.seconds(cell) for cell in plan.to_run}
     unlike = [cell for cell in plan.to_run if seconds[cell.folder.name] is None]
     if unlike:
-        others = Expected(islice(_beside(Path(folder), unlike[0]), MOST_BESIDE), Expected.LIKENESSES[:-1])
+        others = Expected(_beside(Path(folder), unlike[0]), Expected.LIKENESSES[:-1])
         seconds |= {cell.folder.name: others.seconds(cell) for cell in unlike}
     rows = [("cell", "state", "expected time")]
     for cell in plan.cells:
@@ -73,15 +73,15 @@ def _beside(folder: Path, like: Cell) -> Iterator[CellResult]:
         )
     except OSError:
         return
-    for sweep in sweeps:
-        # No deeper: the folder may be anybody's, with anything in it.
-        for file in sorted(Path(sweep.path).glob(f"*/{FILE_NAME}")):
-            try:
-                record = read_result(file)
-            except UserError:
-                continue
-            if all(record.device.get(key) == device[key] for key in ("type", "name")):
-                yield record
+    # No deeper: the folder may be anybody's, with anything in it.
+    files = (file for sweep in sweeps for file in sorted(Path(sweep.path).glob(f"*/{FILE_NAME}")))
+    for file in islice(files, MOST_BESIDE):
+        try:
+            record = read_result(file)
+        except UserError:
+            continue
+        if all(record.device.get(key) == device[key] for key in ("type", "name")):
+            yield record
 
 
 def _of_the_same(*groups: str) -> Callable[[Mapping[str, Any]], Any]:

@@ -70,16 +70,17 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
     kinds: dict[Resources, list[Cell]] = {}
     for cell in planned.to_run:
         kinds.setdefault(resources(cell.config, launcher), []).append(cell)
+    unfit: list[Cell] = []
     if launcher.extra == "ray":
         for needed, cells in kinds.items():
-            _hold_to_cluster(needed, cells, launcher)
+            unfit += _too_large(needed, cells, launcher)
         kinds = {needed: cells for needed, cells in kinds.items() if cells[0].runs}
         if not searches(launcher.config):
             check_any(planned.asked)
     if planned.options.dry_run:
         print(table(planned, max(1, len(planned.to_run)), folder))
         return []
-    record_refused(planned.cells)
+    record_refused(unfit)
     log.info("%s", wrapped(planned.line(len(planned.to_run), folder)))
     said: dict[str, str] = {}
     started = time.time()
@@ -148,18 +149,19 @@ def _ray_has_gpus(launcher: "EngineLauncher") -> bool:
     return any(node.get("GPU", 0) > 0 for node in ray_cluster.nodes(launcher.options["ray"]["init"]))
 
 
-def _hold_to_cluster(needed: Resources, cells: Sequence[Cell], launcher: "EngineLauncher") -> None:
-    """Refuse cells of a kind that no node of the Ray cluster can ever hold."""
+def _too_large(needed: Resources, cells: Sequence[Cell], launcher: "EngineLauncher") -> Sequence[Cell]:
+    """Refuse cells of a kind that no node of the Ray cluster can ever hold, and tell them."""
     ray = fitted(launcher.extra, launcher.options, needed, cells)["ray"]
     reason = ray_cluster.too_much(ray["remote"]["num_cpus"], ray["remote"]["num_gpus"], ray_cluster.nodes(ray["init"]))
     if reason is None:
-        return
+        return []
     if ray_cluster.may_grow(ray["init"]):
         log.info("%s", wrapped(f"waits until the Ray cluster has such a node: {cells[0].label}: {reason}"))
-        return
+        return []
     for cell in cells:
         refuse(cell, reason)
     say_refused(cells)
+    return cells
 
 
 def _run(engine: Any, launcher: "EngineLauncher", cells: Sequence[Cell]) -> str:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from normzoo.again import typed
 from normzoo.claim_cells import gather, write_claims
 from normzoo.errors import UserError
-from normzoo.results import FILE_NAME, FINISHED, CellResult, cell_id, read_result
+from normzoo.results import FILE_NAME, FINISHED, NO_RECORD, CellResult, cell_id, read_result, stamp
 from normzoo.sweep.claim import FILE_NAME as CLAIM
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.options import SweepOptions, sweep_options
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("normzoo")
 
 BATCHES_TO_START = 300  # what starting a cell costs, in batches; only the time left is told from it
-
-NO_RECORD = "none"
 
 
 class State(StrEnum):
@@ -65,7 +63,7 @@ class Cell:
     stamp: str = ""  # what tells that record from the next; found when the cell is planned, here or elsewhere
 
     def __post_init__(self) -> None:
-        self.stamp = self.stamp or self._stamped()
+        self.stamp = self.stamp or stamp(self.folder)
 
     @property
     def hydra_config(self) -> DictConfig:
@@ -75,8 +73,11 @@ class Cell:
     @property
     def cost(self) -> float:
         """Roughly, in batches."""
-        batches = self.num_train / batch_over_devices(self.config)
-        return (self.config["trainer"]["max_epochs"] or 1) * batches + BATCHES_TO_START
+        trainer, batches = self.config["trainer"], self.num_train / batch_over_devices(self.config)
+        epochs, steps = trainer["max_epochs"], trainer.get("max_steps") or -1
+        ends = [epochs * batches] if epochs is not None and epochs >= 0 else []
+        ends += [steps * trainer.get("accumulate_grad_batches", 1)] if steps >= 0 else []
+        return min(ends, default=batches) + BATCHES_TO_START
 
     @property
     def runs(self) -> bool:
@@ -89,19 +90,11 @@ class Cell:
         Args:
             new: Leave out a record that was there already when the cell was planned.
         """
-        if new and self._stamped() == self.stamp:
+        if new and stamp(self.folder) == self.stamp:
             return None
         with contextlib.suppress(UserError):
             return read_result(self.folder)
         return None
-
-    def _stamped(self) -> str:
-        # Every record is a file of its own, moved to its place.
-        try:
-            found = (self.folder / FILE_NAME).stat()
-        except OSError:
-            return NO_RECORD
-        return f"{found.st_ino}-{found.st_mtime_ns}"
 
 
 @dataclass(frozen=True)

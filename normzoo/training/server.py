@@ -1,4 +1,4 @@
-"""The server that cells are forked from, as it can be started before anything heavy is imported here."""
+"""The server that cells are forked from, as it can be started before Hydra and Lightning are imported here."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,6 +11,8 @@ PRELOAD = ("normzoo.report.callback", "normzoo.training.warm")
 # The server computes nothing, and each cell says how many threads it has.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
+_SHOWS = ("-h", "--h", "-c", "--cfg", "-i", "--info")  # options of Hydra's that run nothing
+
 
 def cell_server() -> AbstractContextManager[Any]:
     """The server, which goes on where it runs already."""
@@ -19,5 +21,5 @@ def cell_server() -> AbstractContextManager[Any]:
 
 def wants_server(arguments: Sequence[str]) -> bool:
     """Whether `normzoo train` with these arguments sweeps on this machine, as far as can be told without Hydra."""
-    elsewhere = any(argument.startswith(("hydra/launcher=", "sweep.dry_run=")) for argument in arguments)
-    return bool({"-m", "--multirun"} & set(arguments)) and not elsewhere
+    runs_none = any(argument.startswith(("hydra/launcher=", "sweep.dry_run=", *_SHOWS)) for argument in arguments)
+    return bool({"-m", "--multirun"} & set(arguments)) and not runs_none

@@ -243,6 +243,8 @@ def test_where_claims_stand_alone(tmp_path: Path) -> None:
     assert not of_claims_alone(tmp_path / "none")
     assert not of_claims_alone(tmp_path)
     write_claims(tmp_path, [ClaimCells(name, "A.", "S", ("1",)) for name in "ab"])
+    assert not of_claims_alone(tmp_path)  # two sweeps of `normzoo train`, which ends with a report on all cells
+    write_claims(tmp_path, [ClaimCells("a", "A.", "S", ("1",), command="normzoo claims")])
     assert of_claims_alone(tmp_path)
     for number in ("1", "2"):
         (tmp_path / number).mkdir()

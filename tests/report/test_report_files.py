@@ -260,3 +260,10 @@ def test_the_page_says_what_the_summary_says_and_fetches_nothing(default_sweep: 
         for cell_text in line.split("|") if line.startswith("|") and "---" not in line else [line.lstrip("#- ")]:
             plain = cell_text.strip(" \\").replace("`", "").replace("**", "")
             assert plain.startswith("![") or set(plain) <= set("|-: ") or plain in page.words
+
+
+def test_a_figure_of_another_name_does_not_stay(cell: Maker, sweep: Sweep) -> None:
+    first = report(sweep([cell("batch_norm", 2)]))
+    again = report(sweep([cell("batch_norm", 2), cell("batch_norm", 8)]))
+    assert (first.png.name, again.png.name) == ("errors.png", "small_batch.png")
+    assert sorted(path.name for path in again.png.parent.glob("*.[ps][nv]g")) == ["small_batch.png", "small_batch.svg"]

@@ -26,9 +26,11 @@ from normzoo.models.plain_cnn import PlainCNN
 
 
 class Gated(PlainCNN):
-    """Notes that it trains, and waits until the file `go` is there."""
+    """Notes that it is planned or trains, which waits until the file `go` is there."""
 
     def forward(self, x):
+        if x.device.type == "meta":
+            Path("planned").touch()
         if x.device.type != "meta" and self.training and not hasattr(self, "noted"):
             self.noted = True
             with open("started", "a") as stream:

@@ -79,7 +79,7 @@ def test_a_killed_sweep_takes_its_cells_and_their_ranks_with_it(tmp_path: Path) 
 
 def test_control_c_while_cells_are_planned(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "seed=range(20000)")
-    until(lambda: len(sweep.below()) > 1, 120.0)  # the fork server and, before it, what tracks its resources
+    until(lambda: (tmp_path / "planned").exists(), 120.0)
     sweep.control_c()
     assert sweep.end() == 130, sweep.said()
     assert started(tmp_path) == []

@@ -145,6 +145,7 @@ def test_a_value_that_refers_to_one_that_each_cell_gives(tmp_path: Path) -> None
 
 LEFT_TO_HYDRA = {
     "a value looked up in what Hydra knows of the cell": ["+name=${hydra:job.name}"],
+    "one that Hydra looks up in the cell": ["hydra.job.name=of_${seed}", "+name=${hydra:job.name}"],
     "a value taken away if it is this one": ["~seed=0"],
 }
 

@@ -234,6 +234,22 @@ def test_a_queued_cell_that_another_sweep_has_run_is_not_run_again(
     assert not list(tmp_path.glob("s/*/cell.log"))  # of a process of the cell
 
 
+def test_a_queued_cell_runs_although_another_sweep_has_given_it_up(
+    cli: Cli,
+    config: Callable[..., dict[str, Any]],
+    tiny: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    leave: Callable[..., Path],
+) -> None:
+    config(*SHORT[:2], "seed=0")
+    monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: Late)
+    given_up: list[Path] = []
+    monkeypatch.setattr(Late, "done", staticmethod(lambda seed: given_up.append(leave("killed", seed))), raising=False)
+    code, out, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=joblib", "seed=0")
+    assert code == 0, out + err
+    assert read_result(given_up[0]).status == "ok"
+
+
 @pytest.mark.parametrize("continued", [True, False])
 def test_the_record_of_a_dead_cell_has_the_curve_of_this_attempt_alone(
     config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, continued: bool

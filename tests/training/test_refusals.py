@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from normzoo.errors import UserError
-from normzoo.results import read_result
+from normzoo.results import read_result, read_results
+from normzoo.training.compose import Composition
 from normzoo.training.names import check_names
 from normzoo.training.numbers import check_numbers
+from normzoo.training.plan import BATCHES_TO_START, Cell
 from normzoo.training.verdicts import Verdicts
 
 Compose = Callable[..., dict[str, Any]]
@@ -21,11 +23,14 @@ WRONG = [
     ("trainer.limit_train_batches", 1.5), ("trainer.limit_val_batches", -1), ("trainer.gradient_clip_val", -1),
     ("optimizer.base_batch", 0), ("optimizer.momentum", 2), ("optimizer.momentum", 1), ("optimizer.warmup", 2),
     ("evaluation.train_samples", 0), ("evaluation.population_samples", -3),
+    ("optimizer.base_lr", -1), ("optimizer.base_lr", True), ("trainer.max_steps", None), ("trainer.max_steps", "x"),
 ]  # fmt: skip
 RIGHT = [
     ("seed", 0), ("trainer.limit_train_batches", 3), ("trainer.limit_val_batches", 0), ("optimizer.momentum", 0),
     ("trainer.limit_train_batches", None), ("trainer.limit_val_batches", None), ("trainer.gradient_clip_val", None),
     ("trainer.gradient_clip_val", 0.5), ("optimizer.warmup", 1),
+    ("trainer.limit_val_batches", 0.0), ("evaluation.train_samples", None), ("evaluation.population_samples", None),
+    ("trainer.max_steps", -1), ("optimizer.base_lr", 0),
 ]  # fmt: skip
 
 
@@ -41,8 +46,25 @@ def test_numbers_out_of_range(config: Compose) -> None:
             check_numbers(changed(whole, name, value))
     for name, value in RIGHT:
         check_numbers(changed(whole, name, value))
-    steps = changed(changed(whole, "trainer.max_epochs", None), "trainer.max_steps", 5)
-    check_numbers(steps)
+    for epochs in (None, -1):
+        by_steps = changed(whole, "trainer.max_epochs", epochs)
+        check_numbers(changed(by_steps, "trainer.max_steps", 5))
+        with pytest.raises(UserError, match=r"\Atrainer\.max_steps=None must be "):
+            check_numbers(changed(by_steps, "trainer.max_steps", None))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "batches"),
+    [
+        ({"max_epochs": 3}, 30), ({"max_epochs": None, "max_steps": 7}, 7), ({"max_epochs": -1, "max_steps": 7}, 7),
+        ({"max_epochs": 3, "max_steps": 7, "accumulate_grad_batches": 2}, 14),
+        ({"max_epochs": 3, "max_steps": 70}, 30), ({"max_epochs": 3, "max_steps": -1}, 30),
+    ],
+)  # fmt: skip
+def test_what_a_cell_costs(config: Compose, tmp_path: Path, trainer: dict[str, Any], batches: int) -> None:
+    whole = config("batch_size_per_device=8")
+    cell = Cell(Composition(b""), {**whole, "trainer": {**whole["trainer"], **trainer}}, tmp_path, num_train=80)
+    assert cell.cost == batches + BATCHES_TO_START
 
 
 def test_names_that_lightning_does_not_know(config: Compose) -> None:
@@ -72,7 +94,7 @@ def test_a_limit_of_null_is_none(
 
 def test_what_is_wrong_in_itself_refuses_its_cell(config: Compose) -> None:
     whole, verdicts = config(), Verdicts(devices_here=False)
-    for name, value in [*WRONG, ("optimizer.base_lr", -1), ("batch_size_per_device", 0), ("data.train_size", 0)]:
+    for name, value in [*WRONG, ("batch_size_per_device", 0), ("data.train_size", 0)]:
         refused = verdicts.of(changed(whole, name, value))[0]
         assert refused is not None
         assert name.rpartition(".")[2] in refused
@@ -90,6 +112,24 @@ def test_a_sweep_runs_the_other_cells(cli: Cli, tiny: tuple[str, ...], tmp_path:
     assert "refused: optimizer.base_lr=-1: optimizer.base_lr=-1 must be a number" in out
     assert "2 cells: 1 to run" in out
     assert not (tmp_path / "s").exists()
+
+
+def test_a_seed_that_is_none_is_recorded_as_refused(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = cli("train", "-m", *tiny, "trainer.max_epochs=1", "seed=0,0.5", "hydra.sweep.dir=s")
+    assert code == 0, err
+    assert "refused: seed=0.5: seed=0.5 must be a whole number" in out
+    found = {record.config["seed"]: record.status for record in read_results(tmp_path / "s")[0]}
+    assert found == {0: "ok", 0.5: "refused"}
+    code, _, err = cli("train", *tiny, "seed=0.5", "hydra.run.dir=alone")
+    assert (code, "error: seed=0.5 must be" in err) == (2, True)
+    assert read_result(tmp_path / "alone").status == "refused"
+
+
+def test_a_study_is_refused_alone_as_in_a_sweep(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("train", "experiment=bn_algorithm", "trainer.threads=0", "hydra.run.dir=one")
+    assert code == 2
+    assert err.endswith("error: trainer.threads=0 must be a whole number, 1 or more\n")
+    assert read_result(tmp_path / "one").status == "refused"
 
 
 def test_a_recipe_that_is_none_refuses_its_cell(cli: Cli, tiny: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The server that cells are forked from, begun before anything heavy is imported."""
+"""The server that cells are forked from, begun before Hydra and Lightning are imported."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,8 @@ from normzoo.training import command, server
         (["norm=batch_norm"], False),
         (["-m", "hydra/launcher=ray"], False),
         (["-m", "sweep.dry_run=true"], False),
+        (["-m", "--cfg", "job"], False),
+        (["-m", "--help"], False),
     ],
 )
 def test_a_sweep_on_this_machine_wants_it(arguments: Sequence[str], wanted: bool) -> None:

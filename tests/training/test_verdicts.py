@@ -13,6 +13,7 @@ from normzoo.norms.batch_norm import BatchNorm
 from normzoo.training import verdicts as module
 from normzoo.training.build import build_data
 from normzoo.training.check import check_cell
+from normzoo.training.numbers import check_numbers
 from normzoo.training.verdicts import Verdicts, find_places
 
 Compose = Callable[..., dict[str, Any]]
@@ -21,6 +22,10 @@ Cells = Iterator[dict[str, Any]]
 
 def alone(cell: dict[str, Any], known: dict[str, Any]) -> str | None:
     """What the check of this cell alone says; None if nothing is wrong with it."""
+    try:
+        check_numbers(cell)
+    except UserError as error:
+        return str(error)
     key = repr(cell["data"])
     if key not in known:
         known[key] = build_data({**cell, "batch_size_per_device": 1})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from normzoo.report.arms import Stat
 from normzoo.report.claims._cells import entry, ran, split, spread
 from normzoo.report.claims._draw import CHANCE, log_scale
+from normzoo.report.errors_axis import mark_lost
 from normzoo.report.style import GREY, matplotlib_arguments, norm_style
 from normzoo.results import CellResult
 
@@ -79,12 +80,8 @@ def draw_along(axes: "Axes", records: Sequence[CellResult], key: str, label: str
         )
         counts = {value: [r.status for r in own].count("diverged") for value, own in along(cells, key).items()}
         lost = {value * apart: f"{count}/{len(along(cells, key)[value])}" for value, count in counts.items() if count}
-        if lost:  # an empty line that is not clipped takes the layout to the corner of the page
-            crossed = True
-            axes.plot(
-                list(lost), [1.0] * len(lost), transform=axes.get_xaxis_transform(), ls="none", marker="X", ms=6,
-                mfc="white", mec=style.color, clip_on=False, zorder=4,
-            )  # fmt: skip
+        crossed = crossed or bool(lost)
+        mark_lost(axes, list(lost), style.color)
         for x, count in lost.items():
             axes.annotate(
                 count, (x, 1.0), xycoords=axes.get_xaxis_transform(), xytext=(0, 4.5), textcoords="offset points",

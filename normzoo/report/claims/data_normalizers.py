@@ -10,6 +10,7 @@ from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._recorded import series
+from normzoo.report.errors_axis import mark_lost
 from normzoo.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
 from normzoo.results import CellResult
 
@@ -174,9 +175,7 @@ def _crosses(axes: "Axes", cells: Sequence[CellResult], name: str) -> bool:
     """On the upper edge, at the learning rates where the loss of some seed was not finite; whether there are any."""
     order = list(NAMES).index(name) - (len(NAMES) - 1) / 2
     lost = [rate * 1.3**order for rate, stat in along_rates(cells).items() if stat is None]
-    if lost:
-        looks: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 4}
-        axes.plot(lost, [1.0] * len(lost), ls="none", marker="X", ms=5, mfc="white", mec=NAMES[name][1], **looks)
+    mark_lost(axes, lost, NAMES[name][1])
     return bool(lost)
 
 
