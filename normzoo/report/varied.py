@@ -1,7 +1,7 @@
 """What a sweep varied, whatever it is, and the errors by it: for sweeps that are not over batch sizes."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,13 +41,18 @@ class Grid:
         """The name of a line, which needs no more than its value where there is one entry."""
         if len(self.lines) == 1:
             return said(key[0])
-        return ", ".join(axis.label(value) for axis, value in zip(self.lines, key, strict=True))
+        return labels(self.lines, key)
 
     @property
     def xs(self) -> list[Any]:
         """The values across, numbers in order, others as they were found."""
         found = dict.fromkeys(x for points in self.points.values() for x in points)
         return sorted(found) if self.across is not None and is_number(found) else list(found)
+
+
+def labels(axes: Sequence[Axis], key: Key) -> str:
+    """What cells are, by each of these entries that they have: an option of one norm is none of another's."""
+    return ", ".join(axis.label(value) for axis, value in zip(axes, key, strict=True) if value is not None)
 
 
 def said(value: Any) -> str:
@@ -118,7 +123,7 @@ def best(table: Table) -> tuple[str, Stat] | None:
     if len(points) < 2 or not measured:
         return None
     key, stat = min(measured.items(), key=lambda item: item[1].mean)
-    return ", ".join(axis.label(value) for axis, value in zip(axes, key, strict=True)), stat
+    return labels(axes, key), stat
 
 
 def is_number(values: Any) -> bool:

@@ -325,6 +325,7 @@ def test_nothing_to_draw_leaves_an_axis_linear_and_without_a_legend() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", claims.known_claims())
 @pytest.mark.parametrize("status", ["timeout", "diverged"])
 def test_cells_that_all_came_to_nothing_are_judged_and_drawn(

@@ -159,3 +159,10 @@ def test_true_is_no_1(cell: Maker) -> None:
     """Which are equal keys of a dict."""
     grid = grid_of(build_table([cell(error=float(value), config={"a": {"b": value}}) for value in (1, True, 2)]))
     assert sorted(map(grid.label, grid.points)) == ["1", "2", "true"]
+
+
+def test_the_best_is_told_without_options_that_its_norm_has_not(cell: Maker) -> None:
+    cells = [cell("ghost_batch_norm", 64, error=9.0, group_size=size) for size in (2, 4)]
+    found = best(build_table([*cells, cell("identity", 64, error=5.0)]))
+    assert found is not None
+    assert found[0] == "identity"

@@ -131,9 +131,9 @@ class Chaos:
                 continue
 
     def run(self, folder: Path) -> None:
-        """The grid, killed and started again until all of it is done."""
-        statuses: list[str] = []
-        while statuses != ["ok"] * CELLS:
+        """The grid, killed and started again until all of it is done and reported."""
+        code: int | None = None
+        while code != 0:
             sweep = begin(folder, "sweep.retry=failed")
             while sweep.process.poll() is None and self.kills.total() < KILLS:
                 self.strike(sweep)
