@@ -4,8 +4,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 # What the command must not repeat: where it writes is said anew, and what has been done stays done.
 _DROPPED = ("hydra.sweep.dir", "sweep.resume", "sweep.dry_run")
@@ -14,15 +15,23 @@ _DROPPED = ("hydra.sweep.dir", "sweep.resume", "sweep.dry_run")
 COMMAND = "hydra.callbacks.report.command"
 
 
-def go_on(folder: str | os.PathLike[str], arguments: Sequence[str] | None = None, **options: str) -> str:
+def command_of(config: Any) -> str:
+    """What the user of a sweep has typed, given the sweep's configuration."""
+    from omegaconf import OmegaConf
+
+    command: str | None = OmegaConf.select(config, COMMAND)
+    return command or shlex.join(["normzoo", "train", *sys.argv[1:]])
+
+
+def go_on(folder: str | os.PathLike[str], command: str, **options: str) -> str:
     """The command line that goes on with a sweep in `folder`, quoted for a shell.
 
     Args:
         folder: The sweep's.
-        arguments: Of `normzoo train`, as they were given; None for those of this process.
+        command: The one that began it, from `command_of`.
         options: Of the `sweep` block, to be set in this command: `retry="failed"`.
     """
-    words = _typed(arguments, {*_DROPPED, *(f"sweep.{name}" for name in options)})
+    words = _without(command, {*_DROPPED, *(f"sweep.{name}" for name in options)})
     folder = Path(folder)
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
@@ -32,22 +41,17 @@ def go_on(folder: str | os.PathLike[str], arguments: Sequence[str] | None = None
 
 def go_on_alone(folder: str | os.PathLike[str]) -> str:
     """The command line that goes on with the one cell in `folder`, quoted for a shell."""
-    return shlex.join([*_typed(None, {"hydra.run.dir", "sweep.resume"}), f"hydra.run.dir={hydra_quoted(str(folder))}"])
+    words = _without(shlex.join(["normzoo", "train", *sys.argv[1:]]), {"hydra.run.dir", "sweep.resume"})
+    return shlex.join([*words, f"hydra.run.dir={hydra_quoted(str(folder))}"])
 
 
-def typed(arguments: Sequence[str] | None = None) -> str:
-    """The command line of a sweep as its user has typed it, but for where it writes and what it skips."""
-    return shlex.join(_typed(arguments, {*_DROPPED, "sweep.retry"}))
+def anew(command: str) -> str:
+    """The command line of a sweep, but for where it writes and what it skips."""
+    return shlex.join(_without(command, {*_DROPPED, "sweep.retry"}))
 
 
-def _typed(arguments: Sequence[str] | None, dropped: Container[str]) -> list[str]:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    other = next((argument for argument in given if argument.startswith(f"+{COMMAND}=")), None)
-    if other is None:
-        words = ["normzoo", "train", *given]
-    else:
-        words = shlex.split(_unquoted(other.partition("=")[2]).replace("\\${", "${"))
-    return [word for word in words if word.lstrip("+").split("=")[0] not in dropped]
+def _without(command: str, dropped: Container[str]) -> list[str]:
+    return [word for word in shlex.split(command) if word.lstrip("+").split("=")[0] not in dropped]
 
 
 def hydra_quoted(value: str) -> str:
@@ -57,10 +61,3 @@ def hydra_quoted(value: str) -> str:
     # Backslashes count only before a quote, the closing one among them.
     doubled = re.sub(r"(\\*)('|$)", r"\1\1\2", value)
     return "'" + doubled.replace("'", "\\'") + "'"
-
-
-def _unquoted(value: str) -> str:
-    """The text that `hydra_quoted` made this of."""
-    if not value.startswith("'"):
-        return value
-    return re.sub(r"(\\+)(?='|$)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])

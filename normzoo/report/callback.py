@@ -7,7 +7,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from normzoo.again import go_on
+from normzoo.again import command_of, go_on
 from normzoo.errors import UserError, exit_with
 from normzoo.report import report
 from normzoo.report.claims import judge_claims
@@ -47,6 +47,6 @@ class ReportCallback(Callback):
         print("\n\n".join(part.text for part in parts))
         cells = (made.failed if made else 0) + (sum(one.failed for one in judged.judged) if judged else 0)
         if cells and not goes_on:
-            print(f"\nthis command runs again what failed:\n  {go_on(folder, retry='failed')}")
+            print(f"\nthis command runs again what failed:\n  {go_on(folder, command_of(config), retry='failed')}")
         if any(part.failed for part in parts):
             sys.exit(1)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from normzoo.again import go_on, hydra_quoted
+from normzoo.again import command_of, go_on, hydra_quoted
 from normzoo.errors import UserError
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.claim import Claim
@@ -94,7 +94,7 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; what has finished is kept, what the engine still runs may finish; this command goes on:\n"
-            f"  {go_on(folder)}"
+            f"  {go_on(folder, command_of(launcher.config))}"
         ) from None
     _settle(planned.to_run, said, started)
     return [job_return(cell) for cell in planned.asked]

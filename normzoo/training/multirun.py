@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import OmegaConf
 
-from normzoo.again import go_on
+from normzoo.again import command_of, go_on
 from normzoo.errors import UserError
 from normzoo.results import CellResult
 from normzoo.sweep.claim import Claim
@@ -153,10 +153,9 @@ def _say_goodbye(launcher: "NormzooLauncher", left: int, at_once: bool) -> NoRet
             launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None, goes_on=left > 0)
     if not left:
         raise KeyboardInterrupt(f"interrupted when no cell was left to run; the results are in {folder}")
+    again = go_on(folder, command_of(launcher.config))
     cells = "1 cell is" if left == 1 else f"{left} cells are"
-    raise KeyboardInterrupt(
-        f"interrupted; {cells} left, what has finished is kept; this command goes on:\n  {go_on(folder)}"
-    )
+    raise KeyboardInterrupt(f"interrupted; {cells} left, what has finished is kept; this command goes on:\n  {again}")
 
 
 def _run_cell(hydra_context: HydraContext, task: TaskFunction, composition: Composition) -> None:

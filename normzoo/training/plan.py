@@ -12,7 +12,7 @@ from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from normzoo.again import typed
+from normzoo.again import anew, command_of
 from normzoo.claim_cells import gather, write_claims
 from normzoo.errors import UserError
 from normzoo.results import FILE_NAME, FINISHED, NO_RECORD, CellResult, cell_id, read_result, stamp
@@ -185,7 +185,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
     say_refused(planned.cells)
     if not options.dry_run:
         write_probe(folder)
-        write_claims(folder, gather(claimed, typed()))
+        write_claims(folder, gather(claimed, anew(command_of(launcher.config))))
         record_refused(planned.cells)
     return planned
 
