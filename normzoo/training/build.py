@@ -47,7 +47,7 @@ def norm_info(config: Config) -> NormInfo:
         raise UserError(
             f"norm={name}: there is a config of that name, but nothing installed registers such a norm: install "
             f"the package that does, and names it under the entry points `normzoo.norms`; or, if the config errs: "
-            f"{error}"
+            f"{error.at_command_line or error}"
         ) from error
 
 

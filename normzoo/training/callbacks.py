@@ -20,9 +20,9 @@ from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, write_atomic, write_result
 from normzoo.training.build import Config
-from normzoo.training.check import Shapes, values_per_statistic
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.module import CHECK_EVERY
+from normzoo.training.passage import Shapes, values_per_statistic
 from normzoo.training.ranks import AGENT, under_torchrun, world_size, world_size_here
 from normzoo.training.trained import counts
 
@@ -99,7 +99,7 @@ class Recorder(Callback):
     Args:
         folder: The cell's.
         record: What is known of the cell beforehand.
-        shapes: Of the input of each norm layer, from `statistic_shapes`.
+        shapes: Of the input of each norm layer, from `passage_of`.
         lr: The peak learning rate.
         started: `time.perf_counter()` when the cell began.
         probes: Callbacks whose `summary()` joins the metrics and whose `recording()` goes into `recording.npz`.

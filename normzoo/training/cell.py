@@ -166,9 +166,9 @@ def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult |
         data: Any = build_data(config)
         data.prepare_data()
         data.setup("fit")
-        shapes = check_cell(config, data)
+        passage = check_cell(config, data)
     checkpoint = find_checkpoint(folder, record["cell"], resume=sweep_options(config).resume)
-    run = Run(config, folder, record, shapes, started, checkpoint)
+    run = Run(config, folder, record, passage, started, checkpoint)
     if not ranks:
         fit(run, data)
         return read_result(folder) if rank() == 0 else None

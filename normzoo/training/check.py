@@ -1,4 +1,4 @@
-"""What can be known of a cell before it trains: whether it can be, and how many values each statistic averages."""
+"""What can be known of a cell before it trains: whether it can be."""
 
 import math
 import os
@@ -23,10 +23,10 @@ from normzoo.training.build import (
 )
 from normzoo.training.loggers import check_logger
 from normzoo.training.names import check_names
+from normzoo.training.passage import Passage, passage_of
 from normzoo.training.ranks import check_nodes, world_size
 from normzoo.training.trained import choose_trained, chosen
 
-Shapes = Mapping[str, tuple[int, ...]]
 PROCESSES_PER_CORE = 4  # of one cell: slower than one for each core, and the same result; more are a slip of the hand
 
 
@@ -71,7 +71,7 @@ def check_devices(config: Config) -> None:
         )
 
 
-def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shapes:
+def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Passage:
     """Check the options, build the cell's model without memory and pass one batch's shape through it.
 
     Args:
@@ -80,7 +80,7 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Shape
         devices_here: Whether it trains on this machine, so that its devices can be counted.
 
     Returns:
-        The shape of the input of each norm layer, by the layer's name.
+        What the batch meets in the model.
 
     Raises:
         RefusedError: If the batch is larger than the training set, the model cannot be built for these images, or a
@@ -152,7 +152,7 @@ def check_optimizer(config: Config) -> None:
     chosen(config)
 
 
-def check_shapes(config: Config, data: Any, build: Callable[[], nn.Module]) -> Shapes:
+def check_shapes(config: Config, data: Any, build: Callable[[], nn.Module]) -> Passage:
     """Pass the shapes of the cell's batches through the model that `build` makes, all of it without memory.
 
     Raises:
@@ -163,9 +163,9 @@ def check_shapes(config: Config, data: Any, build: Callable[[], nn.Module]) -> S
             model = build()
             choose_trained(model, config)
             plan_processes(model, world_size(config))
-            shapes = statistic_shapes(model, torch.empty(config["batch_size_per_device"], *data.image_shape))
+            passage = passage_of(model, torch.empty(config["batch_size_per_device"], *data.image_shape))
             _check_last_batch(model, config, data)
-            return shapes
+            return passage
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise RefusedError(str(error)) from error
 
@@ -190,7 +190,7 @@ def _check_last_batch(model: nn.Module, config: Config, data: Any) -> None:
     plan_processes(model, min(left, processes))
     for size in {math.ceil(left / processes), left // processes} - {0}:
         try:
-            statistic_shapes(model, torch.empty(size, *data.image_shape))
+            passage_of(model, torch.empty(size, *data.image_shape))
         except (UserError, ValueError, RuntimeError) as error:
             raise RefusedError(
                 f"the last batch of an epoch holds {left} of the {data.num_train} images: {error}; or set "
@@ -205,42 +205,3 @@ def missing_options(config: Mapping[str, Any], within: str = "") -> Iterator[str
             yield from missing_options(value, f"{within}{key}.")
         elif value == "???":
             yield f"{within}{key}"
-
-
-def statistic_shapes(model: nn.Module, x: torch.Tensor) -> Shapes:
-    """The shape of each norm layer's input when `model` sees `x` in training mode, on any device, also `meta`."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def recorder(name: str) -> Callable[[nn.Module, tuple[torch.Tensor]], None]:
-        return lambda layer, inputs: shapes.update({name: tuple(inputs[0].shape)})
-
-    handles = [layer.register_forward_pre_hook(recorder(name)) for name, layer in norm_layers(model)]
-    try:
-        with torch.no_grad():
-            model.train()(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
-
-
-def values_per_statistic(model: nn.Module, shapes: Shapes) -> tuple[dict[str, int], int | None]:
-    """How many values each norm layer's statistics average, and over how many samples the widest of them reaches.
-
-    Args:
-        model: The model, in the process group it trains in, since a synchronized norm counts all processes.
-        shapes: Of each norm layer's input, from `statistic_shapes`.
-
-    Returns:
-        n by layer, and the normalization batch: 1 for a norm within each sample; None without any statistic.
-    """
-    layers = dict(norm_layers(model))
-    values: dict[str, int] = {}
-    batches: list[int] = []
-    for name, shape in shapes.items():
-        count = getattr(layers[name], "values_per_statistic", None)
-        if count is not None:
-            values[name] = count(shape)
-            within_a_sample = count((2, *shape[1:])) == count((1, *shape[1:]))
-            batches.append(1 if within_a_sample else count(shape) // math.prod(shape[2:]))
-    return values, max(batches, default=None)

@@ -5,13 +5,9 @@ begins at once and computes each sample by itself. Which of them is used follows
 measurement, so that one seed gives one result.
 """
 
-import copy
-import math
 from collections.abc import Sequence
 from types import TracebackType
 
-import torch
-from torch import nn
 from torch.backends import mkldnn
 
 # Where the two took the same time, for plain nets, VGGs, LeNet and ResNets at images of 8 to 32 pixels and batches of 2
@@ -36,25 +32,8 @@ class Convolving:
         mkldnn.enabled = self._before
 
 
-def convolving(model: nn.Module, shape: Sequence[int]) -> Convolving:
-    """The context for batches of this shape (N, C, *) on their way through the model and back, in float32."""
-    if shape[0] * EACH >= WORTH:
+def convolving(batch: int, multiply_adds: Sequence[float]) -> Convolving:
+    """The context for batches of so many samples in float32, through a model of these convolutions and back."""
+    if not multiply_adds:
         return Convolving(small=False)
-    found = multiply_adds(model, shape)
-    return Convolving(small=bool(found) and shape[0] * (sum(found) / len(found) + EACH) < WORTH)
-
-
-def multiply_adds(model: nn.Module, shape: Sequence[int]) -> list[float]:
-    """Of each convolution for one sample; infinitely many for one in groups, which torch takes one after the other."""
-    found: list[float] = []
-
-    def count(layer: nn.Conv2d, _: object, output: torch.Tensor) -> None:
-        found.append(layer.weight.numel() * output[0, 0].numel() if layer.groups == 1 else math.inf)
-
-    twin = copy.deepcopy(model).to("meta").train()
-    for layer in twin.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        twin(torch.empty(*shape, device="meta"))
-    return found
+    return Convolving(small=batch * (sum(multiply_adds) / len(multiply_adds) + EACH) < WORTH)

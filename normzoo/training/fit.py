@@ -19,10 +19,11 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from normzoo.sweep.options import sweep_options
 from normzoo.training.build import Config, build_data, build_model, build_probes, learning_rate
 from normzoo.training.callbacks import Divergence, EpochLines, RankCheck, Recorder
-from normzoo.training.check import Shapes, on_gpu, plan_processes, values_per_statistic
+from normzoo.training.check import on_gpu, plan_processes
 from normzoo.training.checkpoint import Checkpoints, WholeFiles
-from normzoo.training.convolutions import Convolving, convolving
+from normzoo.training.convolutions import convolving
 from normzoo.training.module import Classifier
+from normzoo.training.passage import Passage, values_per_statistic
 from normzoo.training.ranks import DDP, rank, under_torchrun, world_size
 from normzoo.training.trained import choose_trained
 
@@ -37,7 +38,7 @@ class Run:
         config: Resolved and plain.
         folder: The cell's.
         record: What is known of it beforehand.
-        shapes: Of the input of each norm layer.
+        passage: What a batch meets in its model.
         started: `time.perf_counter()` when the cell began.
         checkpoint: What it goes on from, None at its beginning.
     """
@@ -45,7 +46,7 @@ class Run:
     config: Config
     folder: Path
     record: dict[str, Any]
-    shapes: Shapes
+    passage: Passage
     started: float
     checkpoint: Path | None = None
 
@@ -66,18 +67,17 @@ def fit(run: Run, data: Any = None) -> None:
     model = build_model(config, data.image_shape, data.num_classes)
     choose_trained(model, config)
     plan_processes(model, world_size(config))
-    few = [name for name, count in values_per_statistic(model, run.shapes)[0].items() if count == 2]
+    few = [name for name, count in values_per_statistic(model, run.passage.shapes)[0].items() if count == 2]
     if few and rank() == 0:
         log.warning("each statistic of %s averages 2 values, so that a normalized value is only ±1", ", ".join(few))
     probes = build_probes(config)
-    recorder = Recorder(run.folder, run.record, run.shapes, learning_rate(config), run.started, probes)
+    recorder = Recorder(run.folder, run.record, run.passage.shapes, learning_rate(config), run.started, probes)
     every, goes_on = sweep_options(config).checkpoint_every, run.checkpoint is not None
     checkpoints = Checkpoints(run.folder, run.record["cell"], every, probes, goes_on=goes_on)
     callbacks = [RankCheck(config), Divergence(), EpochLines(), *probes, recorder, checkpoints]
     trainer = build_trainer(config, run.folder, callbacks)
-    small = config["trainer"]["precision"] == "32-true" and not on_gpu(config)
-    shape = (config["batch_size_per_device"], *data.image_shape)
-    context = convolving(model, shape) if small else Convolving(small=False)
+    plain = config["trainer"]["precision"] == "32-true" and not on_gpu(config)
+    context = convolving(config["batch_size_per_device"], run.passage.multiply_adds if plain else ())
     handlers = _handlers()
     try:
         trainer.fit(Classifier(model, data.num_classes, config, context), datamodule=data, ckpt_path=run.checkpoint)

@@ -11,7 +11,8 @@ import torch
 import normzoo
 from normzoo.training.build import build_data
 from normzoo.training.cell import run_cell
-from normzoo.training.check import RefusedError, Shapes, check_cell, plan_processes, values_per_statistic
+from normzoo.training.check import RefusedError, check_cell, plan_processes
+from normzoo.training.passage import Shapes, values_per_statistic
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -20,7 +21,7 @@ def checked(config: dict[str, Any]) -> Shapes:
     data = build_data(config)
     data.prepare_data()
     data.setup("fit")
-    return check_cell(config, data, devices_here=False)
+    return check_cell(config, data, devices_here=False).shapes
 
 
 @pytest.mark.parametrize(
