@@ -41,7 +41,7 @@ TYPES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_features": ("1 or more", lambda value: value >= 1),
     "eps": ("0 or more", lambda value: 0 <= value < math.inf),
-    "momentum": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "momentum": ("from 0 to 1", lambda value: 0 <= value <= 1),  # as torch's; one that is never None is the norm's own
     "channel_dim": ("other than 0, which counts the samples", lambda value: value != 0),
 }
 
@@ -71,7 +71,8 @@ def check_values(norm: str, build: Callable[..., Any], keywords: Mapping[str, An
         if name in parameters:
             allowed = _options(parameters[name].annotation)
             if all(kind in TYPES or kind is types.NoneType for kind in allowed):
-                _check(norm, name, keywords[name], allowed, RANGES.get(name))
+                own = name == "momentum" and types.NoneType not in allowed
+                _check(norm, name, keywords[name], allowed, None if own else RANGES.get(name))
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from normzoo.bench.figure import VERDICTS, told
 from normzoo.errors import UserError
 from normzoo.facts import Kind, NormInfo
 from normzoo.registry import info, list_norms
@@ -192,13 +193,9 @@ def _measured_in(file: Path, name: str) -> list[str]:
 
 
 def _target(figure: Mapping[str, Any]) -> str:
-    verdict = {True: "reached", False: "NOT reached", None: "not measured"}[figure["reached"]]
-    found, target = figure.get("median"), figure["target"]
-    if found is not None:
-        # With as many digits as tell it from the target.
-        digits = next((n for n in range(2, 9) if (round(found, n) > target) == (found > target)), 9)
-        verdict += f": {found:.{digits}f}"
-    return f"target: {figure['name']} ≤ {target:g} {figure['unit']}, {verdict}"
+    found, target, at_most = figure["median"], figure["target"], figure["at_most"]
+    verdict = VERDICTS[figure["reached"]] + (f": {told(found, target, at_most)}" if found is not None else "")
+    return f"target: {figure['name']} {'≤' if at_most else '≥'} {target:g} {figure['unit']}, {verdict}"
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:

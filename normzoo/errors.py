@@ -11,9 +11,11 @@ class UserError(Exception):
     without a traceback, and exits with code 2.
     """
 
+    at_command_line: str | None = None
+    """What the command line prints instead, where the message speaks of Python."""
+
 
 def exit_with(error: UserError) -> NoReturn:
     """Print the error on a line of its own and end the process with code 2."""
-    # What is looked up in Python by a call, is here by a command.
-    sys.stderr.write(f"error: {error}\n".replace("normzoo.list_norms() lists", "`normzoo list` lists"))
+    sys.stderr.write(f"error: {error.at_command_line or error}\n")
     sys.exit(2)

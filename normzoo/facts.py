@@ -17,6 +17,10 @@ Kind = Literal["layer", "weight", "conditional"]
 class UnknownNormError(UserError, LookupError):
     """No norm goes by this name; the message lists the nearest that do."""
 
+    def __init__(self, said: str, at_command_line: str | None = None) -> None:
+        super().__init__(said)
+        self.at_command_line = at_command_line
+
 
 class UnknownArgumentError(UserError, TypeError):
     """A keyword that is not accepted, or a needed one that is missing; the message lists the accepted ones."""

@@ -225,15 +225,19 @@ def _find(name: str) -> NormInfo:
     if key not in _names:
         plugins.load_plugins(_infos, _forget)
     if key not in _names:
-        raise UnknownNormError(_unknown(name, key))
+        raise _unknown(name, key)
     return _infos[_names[key]]
 
 
-def _unknown(name: str, key: str) -> str:
+def _unknown(name: str, key: str) -> UnknownNormError:
     # Also by what stands before "norm", of names rather than of aliases, and of the shortest of them.
     ordered = sorted(_names.items(), key=lambda entry: (entry[0] == _key(entry[1]), -len(entry[0])))
-    known = {stem: name for each, name in ordered if len(stem := each.partition("norm")[0]) > 3} | _names
+    known = {stem: norm for each, norm in ordered if len(stem := each.partition("norm")[0]) > 3} | _names
     nearest = dict.fromkeys(known[match] for match in difflib.get_close_matches(key, known, n=6, cutoff=0.76))
     guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(sorted(_infos))}."
     broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in plugins.broken.items())
-    return f"no norm is called {name!r}; {guess} normzoo.list_norms() lists all {len(_infos)}.{broken}"
+    in_python, in_a_shell = (
+        f"no norm is called {name!r}; {guess} {call} lists all {len(_infos)}.{broken}"
+        for call in ("normzoo.list_norms()", "`normzoo list`")
+    )
+    return UnknownNormError(in_python, in_a_shell)

@@ -18,7 +18,7 @@ NOT_OF = {
     float: ["1e-5", [0.1], True, 1j],
     str: [3, ["weight"]],
 }
-# Values of the right type, where an argument of this name means the same in every norm that has it.
+# Values of the right type that no norm takes for an argument of this name.
 OUT_OF_RANGE = {"eps": [-1, -1e-9, math.nan, math.inf], "momentum": [-0.1, 2, math.nan], "channel_dim": [0]}
 # Whose every value is a number that some norm can do with.
 ANY_NUMBER = {"alpha_init_value", "shift_init_value", "sigma", "alpha", "beta", "gamma", "k", "dim"}
@@ -52,7 +52,7 @@ def test_every_argument_of_every_norm_is_checked(name):
         for value, error in bad_values(key, parameter.annotation):
             with pytest.raises(normzoo.UserError, match=rf"^({name}|{title})\b.*{key}") as refusal:
                 normzoo.create(name, first, **{**needed, key: value})
-            assert isinstance(refusal.value, error), (key, value)
+            assert type(refusal.value).__name__ == f"Argument{error.__name__}", (key, value)
             assert str(value) in str(refusal.value)
 
 
@@ -61,7 +61,7 @@ def test_a_number_of_channels_that_is_none(name):
     _, needed = arguments(name)
     build = normzoo.factory(name, **needed)
     for value in (0, -1, "64", 64.0, None, True, nn.Linear(2, 2)):
-        error = ValueError if value in (0, -1) and value is not True else TypeError
+        error = ValueError if value in (0, -1) else TypeError
         with pytest.raises(error, match=rf"^{name}: num_features is a whole number, 1 or more; got ") as refusal:
             normzoo.create(name, value, **needed)
         assert isinstance(refusal.value, normzoo.UserError)
@@ -84,7 +84,7 @@ def test_no_groups(name):
 
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
 def test_a_dimension_that_a_weight_has_not(name):
-    wrong = rf"^{name}: dim is one of the 2 of the weight, 0 to 1.*, whose shape is \(3, 4\); got 2"
+    wrong = rf"^{name}: dim is one of the 2 of the weight, 0 to 1 or -2 to -1.*, whose shape is \(3, 4\); got 2"
     with pytest.raises(ValueError, match=wrong):
         normzoo.create(name, nn.Linear(4, 3), dim=2)
 

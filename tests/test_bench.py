@@ -277,15 +277,24 @@ def test_the_command_compiles_all_before_it_measures(monkeypatch, capsys):
     assert "compiled: forward" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("own_process", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_what_cannot_be_compiled_ahead_stops_no_other(monkeypatch, own_process):
+CANNOT_AND_CAN = [Case("instance_norm", (2, 8, 1, 1)), Case("layer_norm", TINY)]
+
+
+def test_what_cannot_be_compiled_ahead_stops_no_other(monkeypatch):
     seen = []
-    if not own_process:
-        monkeypatch.setattr(compiled, "ProcessPoolExecutor", lambda processes, _: ThreadPoolExecutor(processes))
-        monkeypatch.setattr(torch, "compile", lambda layer, **_: lambda x: seen.append(x.shape) or layer(x))
-    cases = [Case("instance_norm", (2, 8, 1, 1)), Case("identity", TINY)]
-    assert sorted(compiled.compile_ahead(cases, torch.get_num_threads(), processes=1)) == ["identity", "instance_norm"]
-    assert seen == ([] if own_process else [(2, 8, 1, 1), TINY])
+    monkeypatch.setattr(compiled, "ProcessPoolExecutor", lambda processes, _: ThreadPoolExecutor(processes))
+    monkeypatch.setattr(torch, "compile", lambda layer, **_: lambda x: seen.append(x.shape) or layer(x))
+    titles = list(compiled.compile_ahead(CANNOT_AND_CAN, torch.get_num_threads(), processes=1))
+    assert sorted(titles) == ["instance_norm", "layer_norm"]
+    assert seen == [(2, 8, 1, 1), TINY]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_what_a_process_has_compiled_ahead_is_on_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert len(list(compiled.compile_ahead(CANNOT_AND_CAN, torch.get_num_threads(), processes=1))) == 2
+    assert any((tmp_path / "fxgraph").iterdir())
 
 
 @pytest.mark.parametrize(

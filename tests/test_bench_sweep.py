@@ -56,6 +56,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sweep], list[tuple[str, .
         ((0.2, 0.1, 0.9), True, True, "0.2 s (0.1 to 0.9, 3 times)"),
         ((0.4,), True, False, "0.4 s (once)"),
         ((0.4,), False, True, "target ≥ 0.3 s"),
+        ((0.30004,), True, False, "0.30004 s (once)"),
+        ((0.29996,), False, False, "0.29996 s (once)"),
+        ((0.29996,), True, True, "0.3 s (once)"),
         ((), True, None, "not measured"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import normzoo
 from normzoo import catalogue, cli, plugins, registry
 from normzoo.bench.measure import BUSY
 from normzoo.catalogue import COLUMNS, FLAGS
+from normzoo.errors import exit_with
 from normzoo.facts import FACTS
 
 
@@ -155,7 +157,7 @@ def test_show_has_the_figures_of_a_bench_file_or_says_how_to_get_some(run, tmp_p
     assert f"of the input: {row['saved']:.2f}, nn.RMSNorm {row['saved_against']:.2f}" in lines[3]
     assert lines[4] == "  rms_norm, tokens, input 2×16×8"
     (saved,) = (each["median"] for each in figures["targets"] if each["name"] == "rms_norm, tokens, saved")
-    assert lines[-1] == f"  target: rms_norm, tokens, saved ≤ 2 × the input, reached: {saved:.2f}"
+    assert lines[-1] == f"  target: rms_norm, tokens, saved ≤ 2 × the input, reached: {saved:.3g}"
     elsewhere = str((tmp_path / "runs").rename(tmp_path / "elsewhere") / "bench_layers.json")
     assert (
         f"not in {elsewhere}; normzoo bench layers --norms group_norm"
@@ -284,10 +286,11 @@ def test_every_command_is_completed_and_described(run):
 
 
 @pytest.mark.parametrize(
-    ("median", "said"), [(1.0517, "NOT reached: 1.052"), (1.0498, "reached: 1.05"), (1.2, "NOT reached: 1.20")]
+    ("median", "said"), [(1.0517, "NOT reached: 1.052"), (1.0498, "reached: 1.05"), (1.2, "NOT reached: 1.2")]
 )
 def test_a_target_is_told_with_enough_digits_to_see_why(median, said):
-    target = {"name": "group_norm, forward", "unit": "×", "target": 1.05, "median": median, "reached": median <= 1.05}
+    target = {"name": "group_norm, forward", "unit": "×", "target": 1.05, "median": median, "at_most": True}
+    target["reached"] = median <= 1.05
     assert catalogue._target(target) == f"target: group_norm, forward ≤ 1.05 ×, {said}"
 
 
@@ -298,5 +301,12 @@ def test_a_name_that_is_none_is_answered_with_those_alike_and_the_command(run):
         assert guess in err
         assert "`normzoo list` lists all" in err
         assert "list_norms()" not in err
-        with pytest.raises(normzoo.UnknownNormError, match=r"normzoo\.list_norms\(\) lists all"):
+        with pytest.raises(normzoo.UnknownNormError, match=r"normzoo\.list_norms\(\) lists all") as refusal:
             normzoo.info(name)
+        assert pickle.loads(pickle.dumps(refusal.value)).at_command_line == err.removeprefix("error: ").strip()
+
+
+def test_the_command_line_prints_other_messages_as_they_are(capsys):
+    with pytest.raises(SystemExit):
+        exit_with(normzoo.UserError("a plug-in of which normzoo.list_norms() lists none"))
+    assert capsys.readouterr().err == "error: a plug-in of which normzoo.list_norms() lists none\n"

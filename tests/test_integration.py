@@ -146,6 +146,13 @@ def test_timm_mobilenet_asks_for_norm_and_activation_in_one(name):
     train_one_step(model, least=0 if name in FADING else 0.5)
 
 
+def test_timm_mobilenet_v3_takes_no_norm_from_outside():
+    """Not torch's own either, as README says."""
+    for norm_layer in (normzoo.factory("group_norm"), nn.BatchNorm2d):
+        with pytest.raises(TypeError, match="multiple values for keyword argument 'norm_layer'"):
+            build(functools.partial(timm.create_model, "mobilenetv3_small_050"), norm_layer)
+
+
 @pytest.mark.parametrize("name", ["batch_norm", "group_norm", "instance_norm"])
 def test_timm_densenet121(name):
     """Its blocks call for norm and activation without a keyword that would say so."""

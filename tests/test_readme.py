@@ -109,6 +109,22 @@ def test_the_table_holds_every_claim() -> None:
     assert sorted(listed) == sorted(claim.name for claim in read_claims())
 
 
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("grids", ["--quick", ""], ids=["quick", "full"])
+def test_the_cells_of_all_claims_are_as_many_as_it_says(grids: str, tmp_path: Path) -> None:
+    """Those that are planned: claims have cells in common, and only composed can they be told to be the same."""
+    quick, full = re.findall(r"`--quick` takes .* \((\d+) cells\) and the full run .* \((\d+) cells\)", README)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", "from normzoo.cli import main; main()", "claims", *grids.split(), "sweep.dry_run=true"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert f"\n{quick if grids else full} cells: " in done.stdout
+
+
 @pytest.mark.parametrize(
     "group", ["model", "placement", "data", "optimizer", "recipe", "trainer", "logger", "experiment"]
 )

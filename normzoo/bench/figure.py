@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+VERDICTS = {True: "reached", False: "NOT reached", None: "not measured"}
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -35,7 +37,7 @@ class Figure:
         """Whether the target is; None without a value."""
         if self.median is None:
             return None
-        return self.median <= self.target if self.at_most else self.median >= self.target
+        return reaches(self.median, self.target, self.at_most)
 
     @property
     def spread(self) -> str:
@@ -47,10 +49,10 @@ class Figure:
         """Name, median, lowest and highest value, target, and whether it is reached; the note in the line below."""
         target = f"target {'≤' if self.at_most else '≥'} {self.target:g} {self.unit}"
         if self.median is None:
-            found, verdict = "not measured", ""
+            found, verdict = VERDICTS[None], ""
         else:
-            found = f"{self.median:.3g} {self.unit}{self.spread}"
-            verdict = "reached" if self.reached else "NOT reached"
+            found = f"{told(self.median, self.target, self.at_most)} {self.unit}{self.spread}"
+            verdict = VERDICTS[self.reached]
         return f"{self.name:<44} {found:<40} {target:<22} {verdict}".rstrip() + (
             f"\n    {self.note}" if self.note else ""
         )
@@ -58,3 +60,15 @@ class Figure:
     def record(self) -> dict[str, Any]:
         """As plain data."""
         return {**asdict(self), "values": list(self.values), "median": self.median, "reached": self.reached}
+
+
+def reaches(value: float, target: float, at_most: bool) -> bool:
+    """Whether the value is on the target's good side, or the target itself."""
+    return value <= target if at_most else value >= target
+
+
+def told(value: float, target: float, at_most: bool) -> str:
+    """The value with three digits, or as many as show whether it reaches the target."""
+    reached = reaches(value, target, at_most)
+    digits = (n for n in range(3, 18) if reaches(float(f"{value:.{n}g}"), target, at_most) == reached)
+    return f"{value:.{next(digits)}g}"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normzoo.bench.figure import Figure
+from normzoo.bench.figure import VERDICTS, Figure
 from normzoo.bench.measure import Ratio
 from normzoo.bench.row import LayerRow
 from normzoo.facts import NormInfo
@@ -69,8 +69,7 @@ def _time(row: LayerRow, part: str, target: float) -> Figure:
 
 def summary(figures: Sequence[Figure]) -> str:
     """How many targets are reached, and which are not."""
-    counts = {verdict: [figure for figure in figures if figure.reached is verdict] for verdict in (True, False, None)}
-    lines = [f"{len(counts[True])} of {len(figures)} targets reached"]
-    lines += [f"NOT reached: {figure.name}" for figure in counts[False]]
-    lines += [f"not measured: {figure.name}" for figure in counts[None]]
+    lines = [f"{sum(figure.reached is True for figure in figures)} of {len(figures)} targets reached"]
+    for reached in (False, None):
+        lines += [f"{VERDICTS[reached]}: {figure.name}" for figure in figures if figure.reached is reached]
     return "\n".join(lines)

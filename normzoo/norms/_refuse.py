@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from normzoo.arguments import ArgumentValueError
 from normzoo.errors import UserError
 
 
 class NormValueError(UserError, ValueError):
-    """An input shape, or an argument, for which a norm is not defined."""
+    """An input, or a layer to be put on, for which a norm is not defined."""
 
 
 def describe(layer: nn.Module) -> str:
@@ -16,9 +17,9 @@ def describe(layer: nn.Module) -> str:
     return f"{type(layer).__name__}({layer.extra_repr()})"
 
 
-def invalid(layer: nn.Module, said: str) -> NormValueError:
+def invalid(layer: nn.Module, said: str) -> ArgumentValueError:
     """The error for an argument that a layer cannot be built with: its class, then what is expected and what came."""
-    return NormValueError(f"{type(layer).__name__}: {said}")
+    return ArgumentValueError(f"{type(layer).__name__}: {said}")
 
 
 def check_input(layer: nn.Module, shape: Sequence[int], num_features: int, *, channel_dim: int = 1) -> None:

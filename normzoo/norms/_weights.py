@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from normzoo.arguments import ArgumentValueError
 from normzoo.norms._refuse import NormValueError
 
 
@@ -31,12 +32,12 @@ def check_dim(norm: str, weight: Tensor, dim: int | None, also: str = "") -> Non
         also: What else the norm takes, for the message.
 
     Raises:
-        NormValueError: A ValueError with the weight's shape.
+        ArgumentValueError: A ValueError with the weight's shape.
     """
     rank = weight.dim()
     if dim is not None and not -rank <= dim < rank:
-        raise NormValueError(
-            f"{norm}: dim is one of the {rank} of the weight, 0 to {rank - 1}{also}, whose shape is "
+        raise ArgumentValueError(
+            f"{norm}: dim is one of the {rank} of the weight, 0 to {rank - 1} or {-rank} to -1{also}, whose shape is "
             f"{tuple(weight.shape)}; got {dim}"
         )
 

@@ -126,6 +126,7 @@ class GhostBatchNorm(BatchNorm):
         self.num_batches_tracked.add_(1)
         for running, moved in ((self.running_mean, means), (self.running_var, variances)):
             # By way of `data`, which vmap has not, unseen by autograd as what the kernel does: an earlier batch of one
-            # group refers to them in its graph, and its backward may still be to come. It does not read them.
+            # group refers to them in its graph, and its backward may still be to come. That of training does not read
+            # them; that of evaluation does, as of torch's own layer, and takes them as they are then.
             compiled = torch.compiler.is_compiling()
             (running.data if compiled or not is_transformed(running) else running).copy_(moved.mean(0))

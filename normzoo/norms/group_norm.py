@@ -27,7 +27,7 @@ def number_of_groups(
     """The number of groups that a layer's two arguments ask for, or the default: see `GroupNorm`.
 
     Raises:
-        NormValueError: A ValueError, if both are given, or the channels do not divide into such groups.
+        ArgumentValueError: A ValueError, if both are given, or the channels do not divide into such groups.
     """
     if num_groups is not None and channels_per_group is not None:
         raise invalid(

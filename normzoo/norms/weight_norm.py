@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrizations, parametrize
 
-from normzoo.norms._refuse import NormValueError
+from normzoo.arguments import ArgumentValueError
 from normzoo.norms._weights import check_dim, weight_of
 from normzoo.registry import register
 
@@ -108,7 +108,7 @@ def spectral_norm(
     weight = weight_of("spectral_norm", module, tensor_name)
     check_dim("spectral_norm", weight, dim)
     if n_power_iterations < 1:
-        raise NormValueError(f"spectral_norm: n_power_iterations is 1 or more; got {n_power_iterations}")
+        raise ArgumentValueError(f"spectral_norm: n_power_iterations is 1 or more; got {n_power_iterations}")
     rows = (1 if isinstance(module, _ConvTransposeNd) else 0) if dim is None else dim
     rule = _SpectralNorm(weight, n_power_iterations, rows, eps)
     parametrize.register_parametrization(module, tensor_name, rule)

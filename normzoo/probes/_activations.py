@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from normzoo.probes._batches import input_of
 from normzoo.probes._layers import all_norms
 from normzoo.probes._point import at, output_of, same_random_numbers
 
@@ -50,7 +49,7 @@ def watch_activations(model: nn.Module, inputs: Any, observer: Observer) -> None
         observer(path if calls[path] == 1 else f"{path}#{calls[path]}", kind, x.detach())
 
     with same_random_numbers(model), _Watch(see):
-        output_of(point, input_of(model, inputs))
+        output_of(point, inputs)
 
 
 def _drop_last(running: list[str]) -> None:

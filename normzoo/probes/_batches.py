@@ -4,35 +4,47 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
 def input_of(model: nn.Module, batch: Any) -> Any:
-    """The input in a batch: the first of a pair of tensors whose second is a target, and else the batch as it is.
+    """The input in a batch: the first of a pair whose second is a target, and else the batch as it is.
 
-    It is a target if the model needs no second input and it is of labels, or of other rank than the input, or if the
-    model takes no second input at all.
+    Of ((x1, x2), y) the second always is. Of (x, y) it is if the model takes no second input, and where one may be left
+    out, if y is of labels: whole numbers, one for each sample.
     """
-    if not _is_pair(batch):
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
         return batch
     x, y = batch
     needed, most = _inputs(model)
-    # A list of two tensors alike may be what a model of lists is called with.
-    target = _is_target(x, y) or (most < 2 and isinstance(batch, tuple))
-    return x if needed < 2 and target else batch
+    return x if isinstance(x, tuple) or most < 2 or (needed < 2 and _is_labels(y)) else batch
 
 
-def batches_of(model: nn.Module, inputs: Iterable[Any]) -> Iterable[Any]:
-    """The input in each of several batches, also where one batch (x, y) is given for them.
+def batches_of(inputs: Iterable[Any], name: str, form: str) -> Iterable[Any]:
+    """Several batches, also where one (x, y) is given for them.
+
+    Args:
+        name: What the inputs are called where they are an argument.
+        form: Which are expected, for the message.
 
     Raises:
-        TypeError: If one tensor is given where several batches are expected.
+        TypeError: If one tensor is given, or what could be one batch as well as two.
     """
     if isinstance(inputs, Tensor):
-        raise TypeError("inputs are several batches: give a list, [x], for one")
-    if _is_pair(inputs) and _is_target(*inputs):
-        inputs = [inputs]
-    return (input_of(model, batch) for batch in inputs)
+        raise TypeError(f"{name}: several batches are expected, {form}; got a Tensor of shape {tuple(inputs.shape)}")
+    if not isinstance(inputs, (tuple, list)) or len(inputs) != 2 or not isinstance(inputs[1], Tensor):
+        return inputs
+    x, y = inputs
+    if not isinstance(x, Tensor):
+        return [inputs] if isinstance(inputs, tuple) else inputs
+    if x.dim() != y.dim() or x.dtype != y.dtype:  # in which two batches for one model are alike
+        return [inputs]
+    if isinstance(inputs, list) or x.shape[:1] != y.shape[:1]:
+        return inputs
+    if x.shape == y.shape:
+        raise TypeError(f"{name}: a tuple of two tensors alike is one batch or two: give [(x, y)] or [x1, x2]")
+    return [inputs]
 
 
 def check_pair(batch: Any) -> None:
@@ -50,19 +62,14 @@ def check_pair(batch: Any) -> None:
         )
 
 
-def _is_pair(batch: Any) -> bool:
-    return isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
-
-
-def _is_target(x: Tensor, y: Tensor) -> bool:
-    labels = y.dim() <= 1 and not y.is_floating_point() and not y.is_complex()
-    return y.dim() != x.dim() or (labels and x.is_floating_point())
+def _is_labels(y: Tensor) -> bool:
+    return y.dim() <= 1 and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
 
 
 def _inputs(model: nn.Module) -> tuple[int, float]:
     """How many inputs the model needs, and how many it takes."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return 0, float("inf")
+    written = getattr(model, "_orig_mod", model)  # the forward of a compiled model takes anything
+    parameters = inspect.signature(written.forward).parameters.values()
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return sum(place.default is place.empty for place in places), len(places)
+    further = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return sum(place.default is place.empty for place in places), float("inf") if further else len(places)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from normzoo.errors import UserError
 from normzoo.probes._activations import watch_activations
+from normzoo.probes._batches import input_of
 from normzoo.probes._callback import StepProbe, median, over_rows, probe_batches
 
 QUANTILES = (0.05, 0.15, 0.5, 0.85, 0.95)
@@ -45,9 +46,14 @@ def activation_distribution(
     Cost: one forward pass. Above 2²⁴ values a layer's quantiles are those of every k-th value.
 
     Args:
-        inputs: The input of the model, a tuple of inputs, or (x, y).
+        inputs: The input of the model, a tuple of inputs, (x, y) or ((x1, x2), y).
         channel_dim: Where channels stand, for the statistics of each channel.
     """
+    return _distribution(model, input_of(model, inputs), quantiles, channel_dim)
+
+
+def _distribution(model: nn.Module, inputs: Any, quantiles: Sequence[float], channel_dim: int = 1) -> Distribution:
+    """`activation_distribution` of inputs that have no target with them."""
     q = torch.tensor(quantiles, dtype=torch.float64)
     names: list[str] = []
     rows: list[tuple[Tensor, ...]] = []
@@ -121,7 +127,7 @@ class ActivationDistributionProbe(StepProbe):
 
     def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any] | None:
         inputs = batch[0] if self.samples is None else probe_batches(trainer, self.samples, self.samples)[0][0]
-        found = activation_distribution(model, inputs, self.levels)
+        found = _distribution(model, inputs, self.levels)
         step = trainer.global_step
         if self.last is not None and self.last_step == step - 1:
             self.rows[-1]["drift"] = drift(self.last, found)

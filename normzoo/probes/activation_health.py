@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from normzoo.errors import UserError
 from normzoo.probes._activations import watch_activations
-from normzoo.probes._batches import batches_of
+from normzoo.probes._batches import batches_of, input_of
 from normzoo.probes._callback import StepProbe, over_rows, probe_batches
 from normzoo.probes._layers import weight_layers
 from normzoo.probes._point import Batch, Loss, gradient_at, length
@@ -71,20 +71,27 @@ def activation_health(
     Cost: one forward pass an input.
 
     Args:
-        inputs: Batches, each the input of the model, a tuple of inputs, or (x, y) as a data loader gives it; or a
-            single (x, y).
+        inputs: Batches, each the input of the model, a tuple of inputs, or (x, y) as a data loader gives it, with
+            several inputs ((x1, x2), y); or a single (x, y).
         margin: From above 0 to below 0.5.
         channel_dim: Where channels stand.
 
     Raises:
         ValueError: If the margin is out of its range.
-        TypeError: If one tensor is given where a list of batches is expected.
+        TypeError: If one tensor is given where a list of batches is expected, or a tuple of two tensors alike, which
+            could be (x, y) or two batches.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks, section 3
     (saturation); Lu, Shin, Su & Karniadakis 2019, Dying ReLU and initialization, arXiv:1903.06733 (dead ReLUs).
     """
     if not 0 < margin < 0.5:
         raise ValueError(f"margin is a share of the range, above 0 and below 0.5; got {margin}")
+    several = batches_of(inputs, "inputs", "a list, [x] for one")
+    return _health(model, (input_of(model, batch) for batch in several), margin, channel_dim)
+
+
+def _health(model: nn.Module, inputs: Iterable[Any], margin: float, channel_dim: int = 1) -> ActivationHealth:
+    """`activation_health` of inputs that have no targets with them."""
     # sigmoid(x) = (1 + tanh(x / 2)) / 2: both reach the margin where tanh is 1 − 2 · margin.
     ends = {"tanh": math.atanh(1 - 2 * margin), "sigmoid": 2 * math.atanh(1 - 2 * margin)}
     counts: dict[str, _Counts] = {}
@@ -100,7 +107,7 @@ def activation_health(
             alive = active.movedim(channel_dim, 0).flatten(1).any(1)
             count.alive = alive if count.alive is None else count.alive | alive
 
-    for batch in batches_of(model, inputs):
+    for batch in inputs:
         watch_activations(model, batch, observe)
     shares = torch.tensor([count.shares() for count in counts.values()], dtype=torch.float64).view(-1, 3)
     return ActivationHealth(tuple(counts), tuple(count.kind for count in counts.values()), *shares.unbind(1))
@@ -113,6 +120,9 @@ def gradient_norms(model: nn.Module, loss: Loss, batch: Batch, *, across: bool =
     the mode it is in and left as it is.
 
     Cost: one forward and backward pass.
+
+    Raises:
+        TypeError: If the batch is no pair of input and target.
     """
     _, gradients = gradient_at(model, loss, batch, {}, across=across)
     return {
@@ -155,7 +165,7 @@ class ActivationHealthProbe(StepProbe):
 
     def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any]:
         measured = [batch] if self.samples is None else probe_batches(trainer, self.samples, len(batch[1]))
-        found = activation_health(model, [x for x, _ in measured], margin=self.margin)
+        found = _health(model, [x for x, _ in measured], self.margin)
         norms = gradient_norms(model, self.loss, batch, across=trainer.world_size > 1)
         self.names = {"layers": list(found.layers), "kinds": list(found.kinds), "weights": list(norms)}
         return {

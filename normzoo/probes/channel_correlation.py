@@ -25,7 +25,7 @@ def channel_correlation(model: nn.Module, inputs: Any, *, channel_dim: int = 1) 
     Cost: one forward pass. The model is measured in the mode it is in and left as it is.
 
     Args:
-        inputs: The input of the model, a tuple of inputs, or (x, y).
+        inputs: The input of the model, a tuple of inputs, (x, y) or ((x1, x2), y).
         channel_dim: Where channels stand.
 
     Returns:

@@ -72,6 +72,7 @@ def covariate_shift(
 
     Raises:
         ValueError: If a trainable parameter is missing from `before` or `after`, or no layer with a weight is called.
+        TypeError: If the batch is no pair of input and target.
 
     Source: Santurkar, Tsipras, Ilyas & Madry 2018, arXiv:1805.11604, definition 2.1.
     """

@@ -73,6 +73,7 @@ def loss_landscape(
 
     Raises:
         ValueError: If a step size is not positive, or the model has nothing to train.
+        TypeError: If the batch is no pair of input and target.
 
     Source: Santurkar, Tsipras, Ilyas & Madry 2018, How does batch normalization help optimization?,
     arXiv:1805.11604, section 3.1.

@@ -77,6 +77,7 @@ def loss_surface(
 
     Raises:
         ValueError: If the model has no weights to move.
+        TypeError: If the batch is no pair of input and target.
 
     Source: Li, Xu, Taylor, Studer & Goldstein 2018, Visualizing the loss landscape of neural nets, arXiv:1712.09913,
     section 4.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.probes._batches import batches_of
+from normzoo.probes._batches import batches_of, input_of
 from normzoo.probes._callback import Callback, inner, probe_batches, training_batch_size
 from normzoo.probes._layers import all_norms
 from normzoo.probes._point import at, output_of, same_random_numbers
@@ -49,12 +49,15 @@ def statistic_noise(
     Cost: one forward pass a batch.
 
     Args:
-        batches: Inputs, each a tensor, a tuple of them, or (x, y), of equal size; two or more.
+        batches: Inputs, each a tensor, a tuple of them, (x, y) or ((x1, x2), y), of equal size; two or more, or one
+            with a `group_size`.
         group_size: Take the statistics over groups of so many samples; over the whole batch unless given.
         channel_dim: Where channels stand.
 
     Raises:
         ValueError: If there are fewer than two batches, or groups.
+        TypeError: If one tensor is given where a list of batches is expected, or a tuple of two tensors alike, which
+            could be (x, y) or two batches.
 
     Source: the noise that Ioffe & Szegedy 2015 (arXiv:1502.03167, section 3.4) take for a regularizer.
     """
@@ -69,12 +72,12 @@ def statistic_noise(
             if channels.shape[1] == values[name]:  # not the rest of a batch that groups do not divide
                 moments.setdefault(name, []).append((mean, var))
 
-    for inputs in batches_of(model, batches):
+    for batch in batches_of(batches, "batches", "a list of two or more, or [x] with a group_size"):
         point = at(model, {})
         for name, norm in all_norms(point):
             norm.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
         with same_random_numbers(model), torch.no_grad():
-            output_of(point.train(), inputs)
+            output_of(point.train(), input_of(model, batch))
     if min(map(len, moments.values()), default=0) < 2:
         raise ValueError("a spread is over two batches (or groups) or more, of a model that calls a norm")
     rows = [_noise(*map(torch.stack, zip(*found, strict=True))) for found in moments.values()]

@@ -129,7 +129,9 @@ def test_replicas_under_vmap():
     assert_replicas([build("moving_average_batch_norm", window=2, warmup_steps=2) for _ in range(3)])
 
 
-@pytest.mark.parametrize("keywords", [{"window": 0}, {"momentum": 0.0}, {"r_max": 0.9}, {"warmup_steps": -1}])
+@pytest.mark.parametrize(
+    "keywords", [{"window": 0}, {"momentum": 0.0}, {"momentum": 1.1}, {"r_max": 0.9}, {"warmup_steps": -1}]
+)
 def test_numbers_that_cannot_be(keywords):
     with pytest.raises(ValueError, match="window is 1 or more, momentum above 0 and at most 1, r_max 1 or more"):
         normzoo.create("moving_average_batch_norm", CHANNELS, **keywords)

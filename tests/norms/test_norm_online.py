@@ -147,7 +147,9 @@ def test_replicas_under_vmap():
     assert_replicas([build("online_norm", momentum=0.1, backward_momentum=0.1) for _ in range(3)])
 
 
-@pytest.mark.parametrize("keywords", [{"momentum": 0.0}, {"momentum": 1.0}, {"backward_momentum": 1.5}])
+@pytest.mark.parametrize(
+    "keywords", [{"momentum": 0.0}, {"momentum": 1.0}, {"momentum": 1.5}, {"backward_momentum": 1.5}]
+)
 def test_momenta_that_cannot_be(keywords):
     with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.001; got momentum="):
         normzoo.create("online_norm", CHANNELS, **keywords)

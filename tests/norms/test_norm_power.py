@@ -134,5 +134,7 @@ def test_replicas_under_vmap():
 
 @pytest.mark.parametrize("keywords", [{"momentum": 0.0}, {"momentum": 1.1}, {"warmup_steps": -1}])
 def test_numbers_that_cannot_be(keywords):
-    with pytest.raises(ValueError, match=r"momentum is (a number, from 0 to 1;|above 0 and at most 1,)"):
+    with pytest.raises(
+        ValueError, match="PowerNorm: momentum is above 0 and at most 1, and warmup_steps 0 or more; got"
+    ):
         normzoo.create("power_norm", CHANNELS, **keywords)

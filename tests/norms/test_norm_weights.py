@@ -262,7 +262,11 @@ def test_first_parameter_is_the_layer(norm):
 
 def test_weight_norm_says_that_minus_one_is_the_whole_tensor():
     """As in torch, where -2 is the last dimension but one."""
-    with pytest.raises(ValueError, match=r"0 to 3 \(None or -1 for one length of the whole tensor\).*got 4"):
+    with pytest.raises(
+        ValueError, match=r"0 to 3 or -4 to -1 \(None or -1 for one length of the whole tensor\).*got 4"
+    ):
         normzoo.create("weight_norm", nn.Conv2d(3, 8, 3), dim=4)
     layer = normzoo.create("weight_norm", nn.Conv2d(3, 8, 3), dim=-1)
     assert layer.parametrizations.weight.original0.dim() == 0
+    last_but_one = [normzoo.create("weight_norm", nn.Conv2d(3, 8, (3, 5)), dim=dim) for dim in (2, -2)]
+    assert [layer.parametrizations.weight.original0.shape for layer in last_but_one] == [(1, 1, 3, 1)] * 2

@@ -1,6 +1,7 @@
 """Distributions, saturation and death of activations that are set up by hand."""
 
 import math
+import types
 from typing import Any
 
 import numpy as np
@@ -155,8 +156,12 @@ def test_nan_is_neither_dead_nor_healthy() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"\[x\]"):
+    with pytest.raises(TypeError, match=r"inputs: several batches are expected, a list, \[x\] for one; got a Tensor"):
         activation_health(nn.ReLU(), torch.zeros(2, 2))
+    with pytest.raises(
+        TypeError, match=r"batches: several batches are expected, .* two or more, or \[x\] with a group_size"
+    ):
+        statistic_noise(nn.BatchNorm1d(2), torch.zeros(2, 2))
     with pytest.raises(ValueError, match="margin"):
         activation_health(nn.Tanh(), [torch.zeros(2, 2)], margin=0.5)
     for wrong in ({"margin": 0.7}, {"samples": 0}):
@@ -219,8 +224,12 @@ def test_continued_probes_keep_their_rows_and_names() -> None:
 class Masked(nn.Module):
     """A second input that may be left out."""
 
+    def __init__(self, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer = layer or nn.Identity()
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return F.relu(x if mask is None else x * mask)
+        return F.relu(self.layer(x) if mask is None else self.layer(x) * mask)
 
 
 def test_batches_of_a_loader_are_taken_without_their_targets() -> None:
@@ -238,11 +247,61 @@ def test_batches_of_a_loader_are_taken_without_their_targets() -> None:
     assert torch.equal(statistic_noise(net, loader).mean, statistic_noise(net, [x[:4], x[4:]]).mean)
 
 
+@pytest.mark.parametrize("targets", [torch.randn(8, 1), torch.randn(8, 3)], ids=["regression", "as many as inputs"])
+def test_targets_that_are_no_labels(targets: Tensor) -> None:
+    x = torch.randn(8, 3)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU())
+    loader = DataLoader(TensorDataset(x, targets), batch_size=4)
+    assert torch.equal(activation_health(net, loader).inactive, activation_health(net, [x[:4], x[4:]]).inactive)
+    assert torch.equal(statistic_noise(net, loader).mean, statistic_noise(net, [x[:4], x[4:]]).mean)
+    for batch in ((x, targets), [x, targets]):
+        assert channel_correlation(net, batch) == channel_correlation(net, x)
+        assert channel_correlation(torch.compile(net, backend="eager"), batch)  # type: ignore[arg-type]
+
+
+def test_one_batch_with_its_target_is_not_two() -> None:
+    x, net = torch.randn(8, 3), nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    inactive, noise = activation_health(net, [x]).inactive, statistic_noise(net, [x], group_size=4).mean
+    for one in ((x, torch.randn(8, 1)), (x, torch.ones(8, 3, dtype=torch.long)), ((x,), x)):
+        assert torch.equal(activation_health(net, one).inactive, inactive)
+        assert torch.equal(statistic_noise(net, one, group_size=4).mean, noise)
+    two = x.split(5)
+    assert torch.equal(activation_health(net, two).inactive, activation_health(net, list(two)).inactive)
+    for measure in (activation_health, statistic_noise):
+        with pytest.raises(TypeError, match=r"one batch or two: give \[\(x, y\)\] or \[x1, x2\]"):
+            measure(net, (x, x))
+
+
 def test_several_inputs_are_given_as_they_are() -> None:
     x, mask = torch.ones(2, 4), torch.tensor([[1.0, 0, 0, 0]] * 2)
     assert activation_health(Masked(), [(x, mask)]).inactive == 0.75
+    assert activation_health(Masked(), [(x, mask[0])]).inactive == 0.75  # of another rank
+    assert activation_health(Masked(), [(x, mask[0].bool())]).inactive == 0.75
     assert activation_health(Masked(), [(x, torch.tensor([1, 0]))]).inactive == 0  # labels
+    assert activation_health(Masked(), [((x, mask), torch.tensor([1, 0]))]).inactive == 0.75
+    assert activation_health(Masked(), ((x, mask), x)).inactive == 0.75
     assert activation_health(Masked(), [x, x]).inactive == 0  # two batches
+
+
+def test_an_input_that_is_needed_is_one_also_before_others() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
+            return F.relu(x * scale)
+
+    x, scale = torch.ones(2, 4), torch.tensor([1, 0, 0, 0])
+    assert activation_health(Scaled(), [(x, scale)]).inactive == 0.75
+
+
+@pytest.mark.parametrize("second", [torch.tensor([1.0, 0, 0, 0]), torch.tensor([1, 0, 0, 0])])
+def test_callbacks_leave_out_the_target_alone(second: Tensor) -> None:
+    """Also where the second input could be a target."""
+    trainer = types.SimpleNamespace(world_size=1, global_step=0)
+    model = Masked(fixed_linear(torch.eye(4).tolist(), [0.0] * 4))
+    batch = (torch.ones(2, 4), second), torch.tensor([0, 1])
+    assert ActivationHealthProbe().measure(trainer, model, batch)["inactive"] == 0.75
+    row = ActivationDistributionProbe(samples=None).measure(trainer, model, batch)
+    assert row is not None
+    assert row["mean"] == 0.25
 
 
 @pytest.mark.parametrize("wrong", [torch.randn(4, 3), (torch.randn(4, 3),)], ids=["tensor", "one"])
