@@ -18,7 +18,9 @@ def input_of(model: nn.Module, batch: Any) -> Any:
         return batch
     x, y = batch
     needed, most = _inputs(model)
-    return x if isinstance(x, tuple) or most < 2 or (needed < 2 and _is_labels(y)) else batch
+    if isinstance(x, (tuple, list)):
+        return tuple(x) if most > 1 else x  # a data loader makes lists of tuples
+    return x if most < 2 or (needed < 2 and _is_labels(y)) else batch
 
 
 def batches_of(inputs: Iterable[Any], name: str, form: str) -> Iterable[Any]:
@@ -68,7 +70,10 @@ def _is_labels(y: Tensor) -> bool:
 
 def _inputs(model: nn.Module) -> tuple[int, float]:
     """How many inputs the model needs, and how many it takes."""
-    written = getattr(model, "_orig_mod", model)  # the forward of a compiled model takes anything
+    # What torch.compile and data parallelism put around a model takes anything.
+    written = getattr(model, "_orig_mod", model)
+    if isinstance(written, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        written = getattr(written.module, "_orig_mod", written.module)
     parameters = inspect.signature(written.forward).parameters.values()
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     further = any(p.kind is p.VAR_POSITIONAL for p in parameters)

@@ -12,6 +12,7 @@ from normzoo.report.settings import telling_apart
 from normzoo.report.table import NORM_AXIS, WHERE_IT_RAN
 
 Key = tuple[Any, ...]
+ABSENT = "—"  # stands for an entry that a cell has not
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Grid:
 
 def labels(axes: Sequence[Axis], key: Key) -> str:
     """What cells are, by each of these entries that they have: an option of one norm is none of another's."""
-    return ", ".join(axis.label(value) for axis, value in zip(axes, key, strict=True) if value is not None)
+    return ", ".join(axis.label(value) for axis, value in zip(axes, key, strict=True) if value != ABSENT)
 
 
 def said(value: Any) -> str:
@@ -91,7 +92,7 @@ def axes_of(table: Table) -> list[Axis]:
 
 
 def _entry(key: str, row: Row) -> Any:
-    return row.flat.get(key)
+    return row.flat.get(key, ABSENT)
 
 
 @remembered

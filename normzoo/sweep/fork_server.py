@@ -19,8 +19,8 @@ def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator
     process, has run nothing, so that no threads and no CUDA state are forked. Where one runs already, that one serves.
 
     Args:
-        preload: Modules the server imports, while this process goes on.
-        environment: Variables that the server, and so every job, has beyond those of this process.
+        preload: Modules a server that is started here imports, while this process goes on.
+        environment: Variables that it, and so every job, has beyond those of this process.
     """
     context = multiprocessing.get_context("forkserver")
     if _runs():

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from normzoo.errors import UserError
+from normzoo.results import stamp
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.pool import Elsewhere
 from normzoo.training.callbacks import CURVE
 from normzoo.training.checkpoint import CHECKPOINT
+from normzoo.training.ending import NEVER_BEGUN
 from normzoo.training.plan import Cell
 
 
@@ -26,8 +28,11 @@ def claimed(cell: Cell, *, resume: bool) -> Claim | Elsewhere:
         return Elsewhere.RUNS
     try:
         found = cell.result(new=True)
-        # Of one that waits in an engine's queue another process may have written that its worker never began it.
-        done = found is not None and found.status != "killed"
+        # What the sweep that had put it into an engine's queue says when it gives it up, and it now begins after all.
+        given_up = found is not None and (found.reason or "").startswith(NEVER_BEGUN)
+        done = found is not None and not given_up
+        if given_up:
+            cell.stamp = stamp(cell.folder)
         if not done:
             _clear(cell.folder, resume=resume)
     except BaseException:  # whoever outlives it would hold the others off

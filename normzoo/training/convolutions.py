@@ -8,6 +8,7 @@ measurement, so that one seed gives one result.
 from collections.abc import Sequence
 from types import TracebackType
 
+import torch
 from torch.backends import mkldnn
 
 # Where the two took the same time, for plain nets, VGGs, LeNet and ResNets at images of 8 to 32 pixels and batches of 2
@@ -19,17 +20,18 @@ class Convolving:
     """A context in which convolutions on a CPU do without oneDNN if they are `small`, and all is as it was if not."""
 
     def __init__(self, *, small: bool) -> None:
-        self.small = small
+        self.small = small and not torch.backends.flags_frozen()
 
     def __enter__(self) -> None:
-        self._before = mkldnn.enabled
         if self.small:
+            self._before = mkldnn.enabled
             mkldnn.enabled = False  # type: ignore[assignment]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        mkldnn.enabled = self._before
+        if self.small:
+            mkldnn.enabled = self._before
 
 
 def convolving(batch: int, multiply_adds: Sequence[float]) -> Convolving:

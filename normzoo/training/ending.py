@@ -13,6 +13,7 @@ from normzoo.training.plan import Cell
 from normzoo.training.ranks import CRASHES
 
 AGAIN = "sweep.retry=failed runs it again"
+NEVER_BEGUN = "its worker never began it"
 
 
 def settle(cell: Cell, ending: Ending) -> CellResult:
@@ -79,7 +80,10 @@ def _kernel() -> str:
 
 def _how_far(cell: Cell) -> str:
     curve = curve_so_far(cell.folder)
-    return f", in epoch {curve[-1]['epoch'] + 1} of {cell.config['trainer']['max_epochs']}" if curve else ""
+    if not curve:
+        return ""
+    epochs = cell.config["trainer"]["max_epochs"] or -1
+    return f", in epoch {curve[-1]['epoch'] + 1}" + (f" of {epochs}" if epochs > 0 else "")
 
 
 def _name(number: int) -> str:

@@ -27,7 +27,7 @@ from normzoo.training.build import Config
 from normzoo.training.cell import describe
 from normzoo.training.check import on_gpu
 from normzoo.training.dry_run import table
-from normzoo.training.ending import AGAIN
+from normzoo.training.ending import AGAIN, NEVER_BEGUN
 from normzoo.training.multirun import job_return
 from normzoo.training.own_process import LOG, STAMP, InOwnProcess
 from normzoo.training.plan import Cell, plan, refuse, searches
@@ -207,7 +207,7 @@ def _settle(cells: Sequence[Cell], said: dict[str, str], started: float) -> None
         if (cell.result(new=True) if cell.folder in begun else cell.result()) is None:
             why = " ".join(said[cell.folder.name].split())[:500] or "no reason given"
             # One that waits in the engine's queue still may run after all, and then replaces this record by its own.
-            how = "its worker has ended without its result" if cell.folder in begun else "its worker never began it"
+            how = "its worker has ended without its result" if cell.folder in begun else NEVER_BEGUN
             reason = f"{how}; the engine says: {why}; {AGAIN}"
             write_result(cell.folder, CellResult(**describe(cell.config), status="killed", reason=reason))
             log.info("%s", wrapped(f"killed: {cell.label}: {reason}"))

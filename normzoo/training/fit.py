@@ -76,7 +76,7 @@ def fit(run: Run, data: Any = None) -> None:
     checkpoints = Checkpoints(run.folder, run.record["cell"], every, probes, goes_on=goes_on)
     callbacks = [RankCheck(config), Divergence(), EpochLines(), *probes, recorder, checkpoints]
     trainer = build_trainer(config, run.folder, callbacks)
-    plain = config["trainer"]["precision"] == "32-true" and not on_gpu(config)
+    plain = config["trainer"].get("precision") in (None, 32, "32", "32-true") and not on_gpu(config)
     context = convolving(config["batch_size_per_device"], run.passage.multiply_adds if plain else ())
     handlers = _handlers()
     try:

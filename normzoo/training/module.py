@@ -147,7 +147,7 @@ class Classifier(LightningModule):
         if self.trainer.loggers:
             self.log_dict({k: v for k, v in point.items() if isinstance(v, float)}, rank_zero_only=True)
 
-    def _gap(self, running: float | None, population_samples: int) -> dict[str, float | None]:
+    def _gap(self, running: float | None, population_samples: int | None) -> dict[str, float | None]:
         """The error with recomputed statistics and with those of the current batch, where they differ."""
         if not differs(self.model):
             return {"val_error_population": running, "val_error_batch": running}

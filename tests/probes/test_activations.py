@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import normzoo
 from normzoo.errors import UserError
+from normzoo.probes._batches import input_of
 from normzoo.probes.activation_distribution import (
     ActivationDistributionProbe,
     Distribution,
@@ -310,3 +311,18 @@ def test_a_loss_takes_input_and_target(wrong: Any) -> None:
     for measure in (gradient_norms, loss_landscape, loss_surface):
         with pytest.raises(TypeError, match=r"pair, \(input, target\).*got a (Tensor of shape \(4, 3\)|tuple of 1)"):
             measure(net, F.cross_entropy, wrong)
+
+
+def test_several_inputs_as_a_loader_collates_them() -> None:
+    samples = [((torch.ones(3), torch.zeros(3)), index) for index in range(4)]
+    (batch,) = DataLoader(samples, batch_size=4)  # type: ignore[arg-type, var-annotated]
+    assert isinstance(batch[0], list)
+    x = input_of(Masked(), batch)
+    assert isinstance(x, tuple)
+    assert [part.shape for part in x] == [(4, 3), (4, 3)]
+
+
+def test_what_is_put_around_a_model_takes_no_more_than_it() -> None:
+    batch = (torch.zeros(4, 3), torch.zeros(4))
+    for model in (nn.DataParallel(nn.Linear(3, 2)), torch.compile(nn.Linear(3, 2), backend="eager")):
+        assert input_of(model, batch) is batch[0]

@@ -166,3 +166,12 @@ def test_the_best_is_told_without_options_that_its_norm_has_not(cell: Maker) -> 
     found = best(build_table([*cells, cell("identity", 64, error=5.0)]))
     assert found is not None
     assert found[0] == "identity"
+
+
+def test_a_value_of_null_is_told(cell: Maker) -> None:
+    cells = [
+        cell(error=error, config={"trainer": {"gradient_clip_val": clip}}) for clip, error in ((None, 5.0), (1.0, 6.0))
+    ]
+    found = best(build_table(cells))
+    assert found is not None
+    assert found[0] == "trainer.gradient_clip_val=None"

@@ -19,6 +19,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
 
 from normzoo.results import read_result, read_results
+from normzoo.training.ending import NEVER_BEGUN
 from normzoo.training.own_process import InOwnProcess
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -234,20 +235,26 @@ def test_a_queued_cell_that_another_sweep_has_run_is_not_run_again(
     assert not list(tmp_path.glob("s/*/cell.log"))  # of a process of the cell
 
 
+@pytest.mark.parametrize(("limit", "status"), [("600", "ok"), ("0.01", "timeout")])
 def test_a_queued_cell_runs_although_another_sweep_has_given_it_up(
     cli: Cli,
     config: Callable[..., dict[str, Any]],
     tiny: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
     leave: Callable[..., Path],
+    limit: str,
+    status: str,
 ) -> None:
     config(*SHORT[:2], "seed=0")
     monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: Late)
     given_up: list[Path] = []
-    monkeypatch.setattr(Late, "done", staticmethod(lambda seed: given_up.append(leave("killed", seed))), raising=False)
-    code, out, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=joblib", "seed=0")
-    assert code == 0, out + err
-    assert read_result(given_up[0]).status == "ok"
+
+    def give_up(seed: str) -> None:
+        given_up.append(leave("killed", seed, reason=f"{NEVER_BEGUN}; the engine says: no"))
+
+    monkeypatch.setattr(Late, "done", staticmethod(give_up), raising=False)
+    _, out, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=joblib", "seed=0", f"sweep.time_limit={limit}")
+    assert read_result(given_up[0]).status == status, out + err
 
 
 @pytest.mark.parametrize("continued", [True, False])

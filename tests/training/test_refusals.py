@@ -92,6 +92,18 @@ def test_a_limit_of_null_is_none(
     assert read_result(tmp_path / "one").metrics["steps"] == 12
 
 
+def test_no_validation_all_of_an_evaluation_and_an_end_by_steps(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    code, _, err = cli("train", *tiny, "trainer.limit_val_batches=0.0", "hydra.run.dir=none")
+    assert (code, read_result(tmp_path / "none").curve) == (0, []), err
+    code, _, err = cli(
+        "train", *tiny, "evaluation.train_samples=null", "evaluation.population_samples=null",
+        "trainer.max_epochs=null", "+trainer.max_steps=5", "hydra.run.dir=steps",
+    )  # fmt: skip
+    assert (code, read_result(tmp_path / "steps").metrics["steps"]) == (0, 5), err
+
+
 def test_what_is_wrong_in_itself_refuses_its_cell(config: Compose) -> None:
     whole, verdicts = config(), Verdicts(devices_here=False)
     for name, value in [*WRONG, ("batch_size_per_device", 0), ("data.train_size", 0)]:
