@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for each claim what was measured, a verdict computed from it, and a figure."
     )
     parser.epilog = (
-        "On 2 cores of an AMD EPYC all claims take 3.1 minutes with --quick, and 6.7 minutes in full; what a single one "
-        "takes says the head of its conf/experiment/NAME.yaml."
+        "On 2 cores of an AMD EPYC all claims take 3.1 minutes with --quick, and 6.7 minutes in full; what a single "
+        "one takes says the head of its conf/experiment/NAME.yaml."
     )
     parser.add_argument(
         "--quick", action="store_true", help="the small grids of each claim, with fewer cells and seeds"
