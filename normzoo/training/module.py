@@ -56,7 +56,7 @@ class Classifier(LightningModule):
         self._val_samples = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes here which hook runs, fifty times a batch; a module would look whether that is a parameter.
+        # Lightning notes here which hook runs, many times a batch; a module would look whether that is a parameter.
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:
