@@ -1,10 +1,11 @@
 """What every test runs under: one thread, the same seeds, no GPU test without a GPU."""
 
+import logging
 import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Before torch is imported, and inherited by the processes that tests start: threads only slow down tests this small.
@@ -27,6 +28,22 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """What Hydra makes of logging goes with its test.
+
+    Its handler writes to the standard output of that test. Later it is closed, and of whatever another test logs, or a
+    thread or the garbage collector in its midst, logging would say on standard error that it cannot be written.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.setLevel(level)
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,16 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from normzoo import bench
-from normzoo.bench import commands, others, sweep_figures, template
+from normzoo.bench import commands, convolutions, others, sweep_figures, template
 from normzoo.bench.commands import Ended
 from normzoo.bench.figure import Figure
+from normzoo.bench.measure import Step, Times
 from normzoo.bench.records import write_records
 from normzoo.errors import UserError
 from normzoo.results import CellResult, read_results, write_result
@@ -192,6 +194,32 @@ def test_planning_and_report_are_measured(tmp_path: Path) -> None:
     assert reported.median is not None
     assert reported.median > 0
     assert reported.name == "report over 30 results"
+
+
+def test_what_the_rule_chooses_is_compared_with_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"plain": 3.0, "oneDNN": 2.0}
+
+    def timed(ways: Mapping[str, Step], rounds: int) -> dict[str, Times]:
+        for way, step in ways.items():
+            step(torch.randn_like(step.inputs[0]))
+            assert vars(step)["small"] == (way == "plain")
+        return {way: Times((0.0,) * rounds, (seconds[way],) * rounds) for way in ways}
+
+    monkeypatch.setattr(convolutions, "time_in_turn", timed)
+    figure = convolutions.small_batches([("plain_cnn", 8, 2), ("plain_cnn", 8, 32)], rounds=3)
+    assert figure.values == [1.5, 1.0]
+    assert "1 of 2 cases do without oneDNN, in 1.50 to 1.50 of its time" in figure.note
+    assert figure.note.endswith("more than a tenth slower than the other way: plain_cnn 8 px batch 2 1.50")
+    seconds["plain"] = 1.0
+    assert convolutions.small_batches([("plain_cnn", 8, 2), ("plain_cnn", 8, 32)], rounds=3).values == [1.0, 2.0]
+
+
+def test_both_ways_of_convolving_are_timed() -> None:
+    (value,) = convolutions.small_batches([("lenet5", 28, 2)], rounds=1).values
+    assert value >= 1.0
+    assert {model for model, *_ in convolutions.cases()} == set(convolutions.MODELS)
+    for model, side, _ in convolutions.cases():
+        assert convolutions.MODELS[model]()(torch.zeros(1, 1, side, side)).shape == (1, 10)
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ three minutes on two cores.
   normzoo bench sweep --quick
   normzoo bench sweep --only overhead planning --rounds 5 --json sweep.json"""
 
-SUBJECTS = ("overhead", "planning", "report", "cores", "template")
+SUBJECTS = ("overhead", "planning", "report", "cores", "convolutions", "template")
 
 
 def measure_sweep(
@@ -38,7 +38,7 @@ def measure_sweep(
     if unknown or rounds < 1:
         raise UserError(f"--only takes {', '.join(SUBJECTS)}, and --rounds 1 or more; got {unknown or rounds}")
     try:
-        from normzoo.bench import sweep_figures, template
+        from normzoo.bench import convolutions, sweep_figures, template
     except ModuleNotFoundError as error:
         raise UserError(f"normzoo bench sweep needs {error.name}: pip install 'normzoo[sweep]'") from error
     part = [template.PART]
@@ -47,6 +47,7 @@ def measure_sweep(
         "planning": lambda: sweep_figures.planning(rounds=rounds),
         "report": lambda: sweep_figures.report_seconds(rounds=rounds),
         "cores": lambda: sweep_figures.two_cores(rounds=rounds),
+        "convolutions": convolutions.small_batches,
         "template": lambda: template.against_template(keep=keep),
     }
     if quick:
@@ -55,6 +56,7 @@ def measure_sweep(
             "planning": lambda: sweep_figures.planning(rounds=1),
             "report": lambda: sweep_figures.report_seconds(rounds=1),
             "cores": lambda: sweep_figures.two_cores(cells=10, rounds=1),
+            "convolutions": lambda: convolutions.small_batches(tuple(convolutions.cases(["plain_cnn", "lenet5"]))),
             "template": lambda: template.against_template(part, keep=keep and keep / "quick"),
         }
     return (measure() for name, measure in measures.items() if only is None or name in only)

@@ -1,0 +1,105 @@
+"""Whether small batches are convolved the faster way: the rule of `normzoo.training.convolutions` against the clock."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from normzoo.bench.figure import Figure
+from normzoo.bench.measure import Ratio, Step, time_in_turn
+from normzoo.models.inception import Inception
+from normzoo.models.lenet5 import LeNet5
+from normzoo.models.plain_cnn import PlainCNN
+from normzoo.models.resnet import ResNet
+from normzoo.models.vgg import VGG
+from normzoo.training.convolutions import Convolving, convolving
+from normzoo.training.passage import passage_of
+
+
+def _no_norm(channels: int) -> nn.Module:
+    return nn.Identity()
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain_cnn": lambda: PlainCNN(_no_norm, in_channels=1, num_classes=10),
+    "lenet5": lambda: LeNet5(_no_norm, in_channels=1, num_classes=10),
+    "vgg": lambda: VGG(_no_norm, in_channels=1, num_classes=10),
+    "resnet": lambda: ResNet(_no_norm, in_channels=1, num_classes=10, depth=8),
+    "inception": lambda: Inception(
+        _no_norm, in_channels=1, num_classes=10, stem="small", modules=("3a", "3c", "4a", "4e", "5a"), width=0.25
+    ),
+}
+SIDES = {"lenet5": (28,)}  # pixels; of all other models these:
+ALL_SIDES = (8, 16, 28)
+BATCHES = (2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class _Convolved(Step):
+    """A step that is convolved without oneDNN if it is `small`, forward and backward."""
+
+    small: bool = False
+
+    def __call__(self, grad: Tensor) -> tuple[float, float]:
+        with Convolving(small=self.small):
+            return super().__call__(grad)
+
+
+def cases(models: Sequence[str] = tuple(MODELS)) -> Iterator[tuple[str, int, int]]:
+    """Model, pixels of a side, batch."""
+    return ((model, side, batch) for model in models for side in SIDES.get(model, ALL_SIDES) for batch in BATCHES)
+
+
+def small_batches(listed: Sequence[tuple[str, int, int]] | None = None, rounds: int = 5) -> Figure:
+    """The time of a step by the rule to that of the faster of the two ways, one value for each case.
+
+    Args:
+        listed: The cases; None for all.
+        rounds: How often each way is measured in each case, in turn.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a cell has
+    try:
+        told = [_told(*case, rounds) for case in (listed or tuple(cases()))]
+    finally:
+        torch.set_num_threads(threads)
+    without = sorted(one.to_other for one in told if one.small)
+    slower = sorted((one for one in told if one.to_faster > 1.1), key=lambda one: -one.to_faster)
+    note = f"forward and backward of {', '.join(MODELS)} without norms, images of 8 to 28 pixels, batches of 2 to 32, "
+    note += f"one thread; {len(without)} of {len(told)} cases do without oneDNN"
+    if without:
+        note += f", in {without[0]:.2f} to {without[-1]:.2f} of its time"
+    if slower:
+        note += "; more than a tenth slower than the other way: "
+        note += ", ".join(f"{one.name} {one.to_faster:.2f}" for one in slower)
+    return Figure("convolving by the rule, to the faster way", "×", 1.05, True, [one.to_faster for one in told], note)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Of one case: whether the rule does without oneDNN, and the time of its way relative to that of the other."""
+
+    name: str
+    small: bool
+    to_other: float
+
+    @property
+    def to_faster(self) -> float:
+        return max(1.0, self.to_other)
+
+
+def _told(model: str, side: int, batch: int, rounds: int) -> _Told:
+    torch.manual_seed(0)
+    net = MODELS[model]().train()
+    x = torch.randn(batch, 1, side, side, requires_grad=True)
+    small = convolving(batch, passage_of(net, x).multiply_adds).small
+
+    def layer(x: Tensor) -> Tensor:
+        return x + net(x).logsumexp(1).mean()  # in the shape of the input, as what times it wants the output
+
+    parameters = tuple(net.parameters())
+    ways = {way: _Convolved(layer, (x,), parameters, small=way == "plain") for way in ("plain", "oneDNN")}
+    times = time_in_turn(ways, rounds)
+    ratio = Ratio.of(times["plain"].both, times["oneDNN"].both).median
+    return _Told(f"{model} {side} px batch {batch}", small, ratio if small else 1 / ratio)
