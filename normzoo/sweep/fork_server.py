@@ -30,7 +30,7 @@ def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator
     try:
         yield context
     finally:
-        _stop_server()
+        stop_server()
 
 
 def _runs() -> bool:
@@ -65,7 +65,8 @@ def forget_server() -> None:
         server._forkserver_alive_fd = None
 
 
-def _stop_server() -> None:
+def stop_server() -> None:
+    """End the server, if one runs."""
     server: Any = multiprocessing.forkserver._forkserver
     if server._forkserver_pid is not None:
         # Told to end, it would first finish its imports, and this process would wait for them.

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from normzoo.again import command_of, go_on, hydra_quoted
 from normzoo.errors import UserError
 from normzoo.results import CellResult, write_result
+from normzoo.sweep import fork_server
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.limits import processor_cores
 from normzoo.sweep.wrapped import wrapped
@@ -64,6 +65,7 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
     Raises:
         UserError: If the engine is not installed, or could not start a single cell.
     """
+    fork_server.stop_server()  # one that began before the configuration told of an engine serves nobody
     engine_class = _engine_class(launcher)
     planned = plan(launcher, job_overrides, initial_job_idx)
     folder = launcher.config.hydra.sweep.dir

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from normzoo.sweep.claim import Claim
-from normzoo.sweep.fork_server import _stop_server, fork_server
+from normzoo.sweep.fork_server import fork_server, stop_server
 from normzoo.sweep.job import Job, Orders
 from normzoo.sweep.job import run as follow
 from normzoo.sweep.keeper import Ending
@@ -74,7 +74,7 @@ def meet(here: Path, there: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
-    _stop_server()  # one that other tests of this process have kept
+    stop_server()  # one that other tests of this process have kept
     with fork_server(PRELOAD, {"FOR_JOBS": "1"}) as context:
         yield context
 

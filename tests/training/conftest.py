@@ -70,7 +70,7 @@ class KeptServer:
     Another is started for other environment variables, which cells have from their server.
     """
 
-    ensure, stop = staticmethod(multiprocessing.forkserver.ensure_running), staticmethod(fork_server._stop_server)
+    ensure, stop = staticmethod(multiprocessing.forkserver.ensure_running), staticmethod(fork_server.stop_server)
 
     def __init__(self) -> None:
         self.environment: dict[str, str] = {}
@@ -119,7 +119,7 @@ def cli(
 
     monkeypatch.setattr(multiprocessing.forkserver, "ensure_running", kept_server.ensure_running)
     monkeypatch.setattr(fork_server, "_runs", lambda: False)
-    monkeypatch.setattr(fork_server, "_stop_server", lambda: None)
+    monkeypatch.setattr(fork_server, "stop_server", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     # Hydra takes a measurement of coverage for a debugger, and then leaves its errors to it.

@@ -19,6 +19,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
 
 from normzoo.results import read_result, read_results
+from normzoo.sweep import fork_server
 from normzoo.training.ending import NEVER_BEGUN
 from normzoo.training.own_process import InOwnProcess
 
@@ -201,6 +202,16 @@ def test_processes_share_the_cores_that_the_user_asks_ray_for(
         "+hydra.launcher.ray.remote.num_cpus=2",
     )  # fmt: skip
     assert len(cluster) == 2
+
+
+def test_an_engine_ends_the_server_that_serves_nobody(
+    cli: Cli, tiny: tuple[str, ...], cluster: list[tuple[object, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which began where the engine was chosen in a file, and not by the command."""
+    stopped: list[int] = []
+    monkeypatch.setattr(fork_server, "stop_server", lambda: stopped.append(len(cluster)))
+    cli("train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "seed=0")
+    assert (stopped, len(cluster)) == ([0], 1)
 
 
 class Late(BasicLauncher):

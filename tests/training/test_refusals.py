@@ -1,5 +1,6 @@
 """A cell that cannot be is refused by name; its sweep runs the others, and leaves nothing where there are none."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,8 @@ def test_a_seed_that_is_none_is_recorded_as_refused(cli: Cli, tiny: tuple[str, .
     assert "refused: seed=0.5: seed=0.5 must be a whole number" in out
     found = {record.config["seed"]: record.status for record in read_results(tmp_path / "s")[0]}
     assert found == {0: "ok", 0.5: "refused"}
+    with open(tmp_path / "s" / "results.csv", newline="") as stream:
+        assert {row["seed"]: row["status"] for row in csv.DictReader(stream)} == {"0": "ok", "0.5": "refused"}
     code, _, err = cli("train", *tiny, "seed=0.5", "hydra.run.dir=alone")
     assert (code, "error: seed=0.5 must be" in err) == (2, True)
     assert read_result(tmp_path / "alone").status == "refused"

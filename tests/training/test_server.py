@@ -44,7 +44,7 @@ def test_it_runs_from_before_the_imports_until_after_hydra(monkeypatch: pytest.M
 
 
 def test_one_that_runs_goes_on_serving() -> None:
-    fork_server._stop_server()  # one that other tests of this process have kept
+    fork_server.stop_server()  # one that other tests of this process have kept
     of_multiprocessing: Any = fork_server.multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
     with fork_server.fork_server((), {}):
         outer = of_multiprocessing._forkserver_pid
