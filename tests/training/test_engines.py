@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -45,7 +45,17 @@ def needs(engine: str) -> None:
             pytest.skip(f"{name} is not installed")
 
 
+@pytest.fixture
+def _no_cluster_left() -> Iterator[None]:
+    """A Ray that runs on would print what its nodes say, at any time, into the output of other tests."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None:
+        ray.shutdown()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_cluster_left")
 @pytest.mark.parametrize("engine", [pytest.param("joblib", marks=pytest.mark.long), "submitit_local", "ray"])
 def test_cells_run_die_and_are_not_run_twice(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch

@@ -64,11 +64,12 @@ def wandb_records(file: Path) -> Iterator[bytes]:
 
 
 def test_wandb_keeps_a_closed_run_for_later(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = train("wandb")
+    wandb.teardown()  # its service, and the threads that speak with it
     (kept,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     records = [Record.FromString(data) for data in wandb_records(kept)]
     run = next(record.run for record in records if record.HasField("run"))
