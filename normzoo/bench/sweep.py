@@ -9,10 +9,10 @@ from normzoo.bench.figure import Figure
 from normzoo.bench.measure import BUSY, load, machine, write_json
 from normzoo.errors import UserError
 
-DESCRIPTION = """What a sweep costs beside its training, measured here and now: medians with the lowest and highest
-value, each with its target. Nothing else should run meanwhile; it says how many cores others kept busy. Most of the
-time goes into the default grid in the baseline of scripts/template_baseline; --quick, with a part of that grid, takes
-three minutes on two cores.
+DESCRIPTION = """What a sweep costs beside its training, and how near the convolutions of small batches come to the
+faster of two ways, measured here and now: medians with the lowest and highest value, each with its target. Nothing else
+should run meanwhile; it says how many cores others kept busy. Most of the time goes into the default grid in the
+baseline of scripts/template_baseline; --quick, with a part of that grid, takes three minutes on two cores.
 
   normzoo bench sweep --quick
   normzoo bench sweep --only overhead planning --rounds 5 --json sweep.json"""

@@ -8,7 +8,7 @@ from normzoo.sweep.claim import Claim
 from normzoo.sweep.pool import Elsewhere
 from normzoo.training.callbacks import CURVE
 from normzoo.training.checkpoint import CHECKPOINT
-from normzoo.training.ending import NEVER_BEGUN
+from normzoo.training.ending import given_up
 from normzoo.training.plan import Cell
 
 
@@ -28,10 +28,8 @@ def claimed(cell: Cell, *, resume: bool) -> Claim | Elsewhere:
         return Elsewhere.RUNS
     try:
         found = cell.result(new=True)
-        # What the sweep that had put it into an engine's queue says when it gives it up, and it now begins after all.
-        given_up = found is not None and (found.reason or "").startswith(NEVER_BEGUN)
-        done = found is not None and not given_up
-        if given_up:
+        done = found is not None and not given_up(found)
+        if given_up(found):  # by the sweep that had put it into the queue, and it now begins
             cell.stamp = stamp(cell.folder)
         if not done:
             _clear(cell.folder, resume=resume)

@@ -16,6 +16,11 @@ AGAIN = "sweep.retry=failed runs it again"
 NEVER_BEGUN = "its worker never began it"
 
 
+def given_up(result: CellResult | None) -> bool:
+    """Whether it is what a sweep says of a cell that waited in an engine's queue, where it may begin after all."""
+    return result is not None and (result.reason or "").startswith(NEVER_BEGUN)
+
+
 def settle(cell: Cell, ending: Ending) -> CellResult:
     """The record of a cell that has ended: its own, or one that says how its process ended and keeps the curve so far.
 

@@ -7,6 +7,7 @@ from typing import Self
 
 from normzoo.sweep.progress import Progress
 from normzoo.training.callbacks import curve_so_far
+from normzoo.training.ending import given_up
 from normzoo.training.multirun import told
 from normzoo.training.plan import Cell
 
@@ -42,11 +43,13 @@ class Watch:
         waiting = dict.fromkeys(range(len(self.cells)))
         while not self._over.wait(self.every_s):
             self._look(waiting)
-        self._look(waiting)
+        self._look(waiting, last=True)
 
-    def _look(self, waiting: dict[int, None]) -> None:
+    def _look(self, waiting: dict[int, None], *, last: bool = False) -> None:
         for index in list(waiting):
             result = self.cells[index].result(new=True)
+            if given_up(result) and not last:  # by another sweep, and it may begin here
+                result = None
             begun = result is not None or (self.cells[index].folder / ".claim").exists()
             if begun and index not in self.progress.running:
                 self.progress.start(index)

@@ -17,7 +17,11 @@ from normzoo.models.recurrent import Recurrent
 from normzoo.models.resnet import ResNet
 from normzoo.models.vgg import VGG
 
-pytestmark = pytest.mark.untraced  # the tests of each model and of each norm lead through these lines
+pytestmark = [
+    pytest.mark.untraced,  # the tests of each model and of each norm lead through these lines
+    # It says so where it has no weight before it to follow, as behind a sum.
+    pytest.mark.filterwarnings("ignore:CrossIterationBatchNorm.*finds no weight"),
+]
 LAYERS = normzoo.list_norms(kind="layer")
 # Four samples without positions are enough to whiten no more than three channels at a time.
 OPTIONS = {norm: {"channels_per_group": 2} for norm in ("decorrelated_batch_norm", "iter_norm")}

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,10 +19,13 @@ from dying import die
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
 
-from normzoo.results import read_result, read_results
+from normzoo.results import cell_id, read_result, read_results
 from normzoo.sweep import fork_server
+from normzoo.training.compose import Composition
 from normzoo.training.ending import NEVER_BEGUN
 from normzoo.training.own_process import InOwnProcess
+from normzoo.training.plan import Cell
+from normzoo.training.watch import Watch
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -276,6 +280,22 @@ def test_a_queued_cell_runs_although_another_sweep_has_given_it_up(
     monkeypatch.setattr(Late, "done", staticmethod(give_up), raising=False)
     _, out, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=joblib", "seed=0", f"sweep.time_limit={limit}")
     assert read_result(given_up[0]).status == status, out + err
+
+
+def test_the_watch_waits_for_a_cell_that_another_sweep_has_given_up(
+    config: Callable[..., dict[str, Any]], leave: Callable[..., Path], tmp_path: Path
+) -> None:
+    cells = []
+    for seed in ("seed=0", "seed=1"):
+        whole = config(*SHORT[:2], seed)
+        cells.append(Cell(Composition(b""), whole, tmp_path / "s" / cell_id(whole), label=seed))
+        leave("killed", seed, reason=f"{NEVER_BEGUN}; the engine says: no")
+    with Watch(cells, every_s=0.01) as watch:
+        time.sleep(0.2)
+        assert not watch.progress.done
+        leave("ok", "seed=0")
+    assert watch.progress.done == {0, 1}
+    assert [label for label, _ in watch.progress.failures] == ["seed=1"]
 
 
 @pytest.mark.parametrize("continued", [True, False])
