@@ -313,13 +313,15 @@ def test_the_record_of_a_dead_cell_has_the_curve_of_this_attempt_alone(
     assert (record.status, record.curve) == ("error", curve if continued else [])
 
 
-# What Slurm's commands do, as far as submitit asks: jobs run at once, on this machine.
+# What Slurm's commands do, as far as submitit asks: jobs run at once, on this machine, from a copy of the script, which
+# submitit moves meanwhile.
 FAKE_SLURM = {
     "sbatch": """#!/bin/sh
 cp "$1" "$NORMZOO_SBATCH"
 export SLURM_JOB_ID=4242 SLURM_ARRAY_JOB_ID=4242 SLURM_NTASKS=1 SLURM_NODELIST=here SLURM_NNODES=1
 export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=here
-(for task in 0 1; do SLURM_ARRAY_TASK_ID=$task sh "$1"; done) > "$NORMZOO_SBATCH.out" 2>&1 &
+(for task in 0 1; do SLURM_ARRAY_TASK_ID=$task sh "$NORMZOO_SBATCH"; done; touch "$NORMZOO_SBATCH.ended") \\
+  > "$NORMZOO_SBATCH.out" 2>&1 &
 echo "Submitted batch job 4242"
 """,
     "srun": """#!/bin/sh
@@ -327,7 +329,9 @@ while [ "${1#--}" != "$1" ] || [ "$1" = -o ]; do case "$1" in --output|--error|-
 exec "$@"
 """,
     "sacct": """#!/bin/sh
-printf 'JobID|State|NodeList\\n4242_0|RUNNING|here\\n4242_1|RUNNING|here\\n'
+state=RUNNING
+if [ -e "$NORMZOO_SBATCH.ended" ]; then state=COMPLETED; fi
+printf 'JobID|State|NodeList\\n4242_0|%s|here\\n4242_1|%s|here\\n' $state $state
 """,
     "scancel": "#!/bin/sh\n",
 }
