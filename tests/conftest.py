@@ -41,9 +41,7 @@ def _logging() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.setLevel(level)
-    for handler in root.handlers[:]:
-        if handler not in handlers:
-            root.removeHandler(handler)
+    root.handlers[:] = handlers
 
 
 @pytest.hookimpl(wrapper=True)

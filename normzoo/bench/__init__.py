@@ -1,7 +1,7 @@
 """Measuring instruments: what a norm costs, as a ratio to what it would replace, and what a sweep costs.
 
 `normzoo bench layers` on the command line, with `measure_layers`, `time_in_turn` and `saved_bytes` from Python, and
-`normzoo bench sweep`, with `measure_sweep`: what a sweep costs beside its training.
+`normzoo bench sweep`, with `measure_sweep`: what a sweep costs beside its training, and how fast it convolves.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep.add_arguments(
         subjects.add_parser(
             "sweep",
-            help="what a sweep costs beside its training, against its targets",
+            help="what a sweep costs beside its training, and how fast it convolves, against targets",
             description=sweep.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

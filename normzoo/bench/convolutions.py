@@ -1,10 +1,12 @@
 """Whether small batches are convolved the faster way: the rule of `normzoo.training.convolutions` against the clock."""
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.backends import mkldnn
 
 from normzoo.bench.figure import Figure
 from normzoo.bench.measure import Ratio, Step, time_in_turn
@@ -51,36 +53,33 @@ def cases(models: Sequence[str] = tuple(MODELS)) -> Iterator[tuple[str, int, int
     return ((model, side, batch) for model in models for side in SIDES.get(model, ALL_SIDES) for batch in BATCHES)
 
 
-def small_batches(listed: Sequence[tuple[str, int, int]] | None = None, rounds: int = 5) -> Figure:
-    """The time of a step by the rule to that of the faster of the two ways, one value for each case.
+def small_batches(listed: Sequence[tuple[str, int, int]] | None = None, rounds: int = 3) -> Figure:
+    """The time of a step by the rule to that of the faster of the two ways, as the geometric mean over the cases.
 
     Args:
         listed: The cases; None for all.
         rounds: How often each way is measured in each case, in turn.
     """
+    name, target = "convolving by the rule, to the faster way", 1.1
+    if not mkldnn.is_available() or not mkldnn.enabled or torch.backends.flags_frozen():
+        return Figure(name, "×", target, True, (), "this torch has no oneDNN that could be done without")
+    listed = listed or tuple(cases())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a cell has
     try:
-        told = [_told(*case, rounds) for case in (listed or tuple(cases()))]
+        told = [_told(*case, rounds) for case in listed]
     finally:
         torch.set_num_threads(threads)
-    without = sorted(one.to_other for one in told if one.small)
-    slower = sorted((one for one in told if one.to_faster > 1.1), key=lambda one: -one.to_faster)
-    note = f"forward and backward of {', '.join(MODELS)} without norms, images of 8 to 28 pixels, batches of 2 to 32, "
-    note += f"one thread; {len(without)} of {len(told)} cases do without oneDNN"
-    if without:
-        note += f", in {without[0]:.2f} to {without[-1]:.2f} of its time"
-    if slower:
-        note += "; more than a tenth slower than the other way: "
-        note += ", ".join(f"{one.name} {one.to_faster:.2f}" for one in slower)
-    return Figure("convolving by the rule, to the faster way", "×", 1.05, True, [one.to_faster for one in told], note)
+    return Figure(name, "×", target, True, (statistics.geometric_mean(one.to_faster for one in told),), _note(told))
 
 
 @dataclass(frozen=True)
 class _Told:
     """Of one case: whether the rule does without oneDNN, and the time of its way relative to that of the other."""
 
-    name: str
+    model: str
+    side: int
+    batch: int
     small: bool
     to_other: float
 
@@ -88,18 +87,39 @@ class _Told:
     def to_faster(self) -> float:
         return max(1.0, self.to_other)
 
+    def __str__(self) -> str:
+        return f"{self.model} {self.side} px batch {self.batch} {self.to_other:.2f}"
+
+
+def _note(told: Sequence[_Told]) -> str:
+    models, sides, batches = ([getattr(one, name) for one in told] for name in ("model", "side", "batch"))
+    without = [one.to_other for one in told if one.small]
+    slower = sorted((one for one in told if one.to_other > 1.1), key=lambda one: -one.to_other)
+    note = f"forward and backward of {', '.join(dict.fromkeys(models))} without norms on one thread, images of "
+    note += (
+        f"{_range(sides)} pixels, batches of {_range(batches)}; {len(without)} of {len(told)} cases do without oneDNN"
+    )
+    if without:
+        note += f", in {min(without):.2f} to {max(without):.2f} of its time"
+    if slower:
+        note += f"; more than a tenth slower than the other way: {', '.join(map(str, slower))}"
+    return note
+
+
+def _range(values: Sequence[int]) -> str:
+    return f"{min(values)} to {max(values)}" if len(set(values)) > 1 else str(values[0])
+
 
 def _told(model: str, side: int, batch: int, rounds: int) -> _Told:
     torch.manual_seed(0)
-    net = MODELS[model]().train()
-    x = torch.randn(batch, 1, side, side, requires_grad=True)
+    net, x = MODELS[model]().train(), torch.randn(batch, 1, side, side)
     small = convolving(batch, passage_of(net, x).multiply_adds).small
 
-    def layer(x: Tensor) -> Tensor:
-        return x + net(x).logsumexp(1).mean()  # in the shape of the input, as what times it wants the output
+    def layer(nothing: Tensor) -> Tensor:
+        return nothing + net(x).logsumexp(1).mean()  # images have no gradient, and the first input of a step needs one
 
-    parameters = tuple(net.parameters())
-    ways = {way: _Convolved(layer, (x,), parameters, small=way == "plain") for way in ("plain", "oneDNN")}
+    inputs, parameters = (torch.zeros((), requires_grad=True),), tuple(net.parameters())
+    ways = {way: _Convolved(layer, inputs, parameters, small=way == "plain") for way in ("plain", "oneDNN")}
     times = time_in_turn(ways, rounds)
     ratio = Ratio.of(times["plain"].both, times["oneDNN"].both).median
-    return _Told(f"{model} {side} px batch {batch}", small, ratio if small else 1 / ratio)
+    return _Told(model, side, batch, small, ratio if small else 1 / ratio)

@@ -1,4 +1,4 @@
-"""`normzoo bench sweep`: what a sweep costs beside its training, each figure with its target."""
+"""`normzoo bench sweep`: what a sweep costs beside its training, and how fast it convolves, against targets."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +47,7 @@ def measure_sweep(
         "planning": lambda: sweep_figures.planning(rounds=rounds),
         "report": lambda: sweep_figures.report_seconds(rounds=rounds),
         "cores": lambda: sweep_figures.two_cores(rounds=rounds),
-        "convolutions": convolutions.small_batches,
+        "convolutions": lambda: convolutions.small_batches(rounds=rounds),
         "template": lambda: template.against_template(keep=keep),
     }
     if quick:
@@ -56,7 +56,9 @@ def measure_sweep(
             "planning": lambda: sweep_figures.planning(rounds=1),
             "report": lambda: sweep_figures.report_seconds(rounds=1),
             "cores": lambda: sweep_figures.two_cores(cells=10, rounds=1),
-            "convolutions": lambda: convolutions.small_batches(tuple(convolutions.cases(["plain_cnn", "lenet5"]))),
+            "convolutions": lambda: convolutions.small_batches(
+                tuple(convolutions.cases(["plain_cnn", "lenet5"])), rounds=1
+            ),
             "template": lambda: template.against_template(part, keep=keep and keep / "quick"),
         }
     return (measure() for name, measure in measures.items() if only is None or name in only)

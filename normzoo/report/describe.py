@@ -22,13 +22,13 @@ def number(count: int, noun: str) -> str:
 
 
 def seeds(rows: Iterable[Row]) -> str:
-    """The seeds, a run of them as a range."""
-    found = sorted({row.seed for row in rows})
+    """The seeds, a run of them as a range, without what cells were refused for that is none."""
+    found = sorted({row.seed for row in rows if row.flat.get("seed", row.seed) == row.seed})
     if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
         text = f"{found[0]}–{found[-1]}"
     else:
         text = ", ".join(map(str, found[:8])) + (" …" if len(found) > 8 else "")
-    return f"{number(len(found), 'seed')} ({text})"
+    return f"{number(len(found), 'seed')} ({text})" if found else "no seed"
 
 
 def seeds_by_setting(table: Table) -> str:

@@ -68,7 +68,7 @@ def _facts(row: Row) -> list[object]:
         row.data,
         row.image_size,
         row.devices,
-        row.flat.get("seed", row.seed),  # as it was asked for: a record has 0 for one that is no number
+        row.flat.get("seed", row.seed),  # as it was asked for: a record has 0 for one that is no whole number
         row.status,
         row.reason,
     ]

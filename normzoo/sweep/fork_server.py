@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+_started = False  # whether the server of this process was started here
+
 
 @contextmanager
 def fork_server(preload: Sequence[str], environment: dict[str, str]) -> Iterator[Any]:
@@ -39,6 +41,7 @@ def _runs() -> bool:
 
 
 def _start_server(context: Any, preload: Sequence[str], environment: dict[str, str]) -> None:
+    global _started
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     # A Ctrl-C in the terminal is for the sweep to act upon. Processes inherit what is blocked; to start the
@@ -48,6 +51,7 @@ def _start_server(context: Any, preload: Sequence[str], environment: dict[str, s
     try:
         context.set_forkserver_preload(list(preload))
         multiprocessing.forkserver.ensure_running()
+        _started = True
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name, value in before.items():
@@ -66,8 +70,12 @@ def forget_server() -> None:
 
 
 def stop_server() -> None:
-    """End the server, if one runs."""
+    """End the server, if one was started here; one of the program's own goes on."""
+    global _started
     server: Any = multiprocessing.forkserver._forkserver
+    if not _started:
+        return
+    _started = False
     if server._forkserver_pid is not None:
         # Told to end, it would first finish its imports, and this process would wait for them.
         with contextlib.suppress(ProcessLookupError):

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from normzoo.results import cell_id, read_result, read_results
 from normzoo.sweep import fork_server
+from normzoo.training import command
 from normzoo.training.compose import Composition
 from normzoo.training.ending import NEVER_BEGUN
 from normzoo.training.own_process import InOwnProcess
@@ -221,11 +222,13 @@ def test_processes_share_the_cores_that_the_user_asks_ray_for(
 def test_an_engine_ends_the_server_that_serves_nobody(
     cli: Cli, tiny: tuple[str, ...], cluster: list[tuple[object, list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which began where the engine was chosen in a file, and not by the command."""
-    stopped: list[int] = []
-    monkeypatch.setattr(fork_server, "stop_server", lambda: stopped.append(len(cluster)))
+    """Which began because the engine was chosen in a file, and not by the command."""
+    happened: list[tuple[str, int]] = []
+    monkeypatch.setattr(command, "wants_server", lambda arguments: True)
+    monkeypatch.setattr(fork_server, "_start_server", lambda *_: happened.append(("started", len(cluster))))
+    monkeypatch.setattr(fork_server, "stop_server", lambda: happened.append(("stopped", len(cluster))))
     cli("train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "seed=0")
-    assert (stopped, len(cluster)) == ([0], 1)
+    assert happened == [("started", 0), ("stopped", 0), ("stopped", 1)]
 
 
 class Late(BasicLauncher):

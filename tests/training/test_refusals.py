@@ -128,13 +128,14 @@ def test_a_sweep_runs_the_other_cells(cli: Cli, tiny: tuple[str, ...], tmp_path:
 
 
 def test_a_seed_that_is_none_is_recorded_as_refused(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    code, out, err = cli("train", "-m", *tiny, "trainer.max_epochs=1", "seed=0,0.5", "hydra.sweep.dir=s")
+    code, out, err = cli("train", "-m", *tiny, "trainer.max_epochs=1", "seed=1,0.5", "hydra.sweep.dir=s")
     assert code == 0, err
     assert "refused: seed=0.5: seed=0.5 must be a whole number" in out
     found = {record.config["seed"]: record.status for record in read_results(tmp_path / "s")[0]}
-    assert found == {0: "ok", 0.5: "refused"}
+    assert found == {1: "ok", 0.5: "refused"}
     with open(tmp_path / "s" / "results.csv", newline="") as stream:
-        assert {row["seed"]: row["status"] for row in csv.DictReader(stream)} == {"0": "ok", "0.5": "refused"}
+        assert {row["seed"]: row["status"] for row in csv.DictReader(stream)} == {"1": "ok", "0.5": "refused"}
+    assert "1 seed (1)" in (tmp_path / "s" / "summary.md").read_text()
     code, _, err = cli("train", *tiny, "seed=0.5", "hydra.run.dir=alone")
     assert (code, "error: seed=0.5 must be" in err) == (2, True)
     assert read_result(tmp_path / "alone").status == "refused"

@@ -53,3 +53,17 @@ def test_one_that_runs_goes_on_serving() -> None:
         os.kill(outer, 0)  # it is there
         assert fork_server._runs()
     assert not fork_server._runs()
+
+
+def test_a_server_of_the_programs_own_is_left_alone() -> None:
+    fork_server.stop_server()
+    own: Any = fork_server.multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    own.ensure_running()
+    try:
+        with fork_server.fork_server((), {}):
+            pass
+        fork_server.stop_server()
+        assert fork_server._runs()
+        os.kill(own._forkserver_pid, 0)
+    finally:
+        own._stop()
