@@ -129,6 +129,16 @@ def test_checks_all_run_and_the_first_failure_is_the_exit_code(project: Path) ->
     assert run(project, "test.sh").returncode == 0
 
 
+def test_coverage_is_measured_where_it_is_asked_for(project: Path) -> None:
+    whole, covered, part = (
+        run(project, "test.sh", *arguments).stdout for arguments in ((), ("--cov",), ("--cov", "-k", "a"))
+    )
+    assert "-n auto" in whole
+    assert "--cov" not in whole
+    assert "CALLED pytest --cov --cov-report=term --cov-fail-under=90 -n auto" in covered
+    assert f"CALLED pytest --cov --cov-report=term -k a IN {project}\n" in part
+
+
 def test_failed_install_says_what_and_how_to_mend(project: Path) -> None:
     pyproject = project / "pyproject.toml"
     pyproject.write_text(PYPROJECT.replace("dependencies = []", 'dependencies = ["no-such-package-here"]', 1))
