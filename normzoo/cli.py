@@ -27,7 +27,6 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
   normzoo list [--FACT ...]          the norms; normzoo list --help lists what can be asked for
   normzoo show NORM                  equation, facts, arguments and source of one norm
   normzoo bench layers               time and saved memory of each norm against torch's or timm's
-  normzoo bench sweep                what a sweep costs beside its training
 
   normzoo train norm=group_norm batch_size_per_device=2
   normzoo train -m experiment=small_batch

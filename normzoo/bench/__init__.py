@@ -1,18 +1,16 @@
-"""Measuring instruments: what a norm costs, as a ratio to what it would replace, and what a sweep costs.
+"""Measuring instruments: what a norm costs, as a ratio to what it would replace.
 
-`normzoo bench layers` on the command line, with `measure_layers`, `time_in_turn` and `saved_bytes` from Python, and
-`normzoo bench sweep`, with `measure_sweep`: what a sweep costs beside its training, and how fast it convolves.
+`normzoo bench layers` on the command line; `measure_layers`, `time_in_turn` and `saved_bytes` from Python.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from normzoo.bench import layers_command, sweep
+from normzoo.bench import layers_command
 from normzoo.bench.figure import Figure
 from normzoo.bench.layers import measure_layers
 from normzoo.bench.measure import Step, Times, machine, saved_bytes, time_in_turn
 from normzoo.bench.row import LayerRow
-from normzoo.bench.sweep import measure_sweep
 from normzoo.bench.targets import targets
 from normzoo.errors import UserError, exit_with
 
@@ -25,7 +23,6 @@ __all__ = [
     "machine",
     "main",
     "measure_layers",
-    "measure_sweep",
     "run",
     "saved_bytes",
     "targets",
@@ -41,14 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "layers",
             help="time and saved memory of each norm against torch's or timm's",
             description=layers_command.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
-    sweep.add_arguments(
-        subjects.add_parser(
-            "sweep",
-            help="what a sweep costs beside its training, and how fast it convolves, against targets",
-            description=sweep.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )

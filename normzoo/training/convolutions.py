@@ -12,7 +12,7 @@ import torch
 from torch.backends import mkldnn
 
 # About where the two take the same time, the samples times the multiply-adds of a convolution and of its beginning,
-# `EACH`, come to `WORTH`; `normzoo bench sweep --only convolutions` measures how well that holds.
+# `EACH`, come to `WORTH`; `python -m scripts.bench_sweep --only convolutions` measures how well that holds.
 WORTH, EACH = 2.5e6, 2.5e5
 
 

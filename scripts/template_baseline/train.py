@@ -1,4 +1,4 @@
-"""The baseline of `normzoo bench sweep`: a cell as most programs on Lightning and Hydra are written.
+"""The baseline of `python -m scripts.bench_sweep`: a cell as most programs on Lightning and Hydra are written.
 
 A Dataset that transforms one image after the other, a DataLoader, metrics by torchmetrics and `self.log`, and Hydra's
 basic launcher, which runs one job after the other in one process. Model, images, split, steps and seeds are those of

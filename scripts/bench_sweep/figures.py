@@ -13,10 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from normzoo.bench.commands import Ended, sweep
 from normzoo.bench.figure import Figure
-from normzoo.bench.records import write_records
 from normzoo.sweep.limits import processor_cores
+from scripts.bench_sweep.commands import Ended, sweep
+from scripts.bench_sweep.records import write_records
 
 # One cell of the default experiment whose training takes about a second.
 SHORT = ("norm=group_norm", "trainer=cpu", "data.image_size=8", "batch_size_per_device=32", "trainer.max_epochs=1")

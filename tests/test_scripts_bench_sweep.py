@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.backends import mkldnn
 
-from normzoo import bench
-from normzoo.bench import commands, convolutions, others, sweep_figures, template
-from normzoo.bench.commands import Ended
+from normzoo.bench import others
 from normzoo.bench.figure import Figure
 from normzoo.bench.measure import Step, Times
-from normzoo.bench.records import write_records
 from normzoo.errors import UserError
 from normzoo.results import CellResult, read_results, write_result
+from scripts.bench_sweep import __main__ as bench_sweep
+from scripts.bench_sweep import commands, convolutions, figures, template
+from scripts.bench_sweep.commands import Ended
+from scripts.bench_sweep.records import write_records
 
 TINY = ("norm=group_norm", "norm.channels_per_group=8", "trainer=cpu", "data=synthetic", "data.train_size=96",
         "data.val_size=40", "data.image_size=8", "batch_size_per_device=8", "trainer.max_epochs=1")  # fmt: skip
@@ -48,7 +49,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sweep], list[tuple[str, .
             asked.append(tuple(overrides))
             return sweep(overrides, folder)
 
-        for module in (sweep_figures, template):
+        for module in (figures, template):
             monkeypatch.setattr(module, "sweep", recorded)
         return asked
 
@@ -81,7 +82,7 @@ def test_a_figure_is_a_median_against_its_target(
 
 def test_overhead_is_what_lies_between_records_without_the_training(told: Any) -> None:
     asked = told(lambda *_: (0.0, [ended(10.0, fit_s=9.0), ended(11.0, fit_s=0.75), ended(13.0, fit_s=1.5)]))
-    figure = sweep_figures.cell_overhead(cells=2, rounds=2, overrides=TINY)
+    figure = figures.cell_overhead(cells=2, rounds=2, overrides=TINY)
     assert figure.values == [0.25, 0.5, 0.25, 0.5]
     assert "seed=0,1,2" in asked[0]
     assert "hydra.launcher.n_jobs=1" in asked[0]
@@ -93,18 +94,18 @@ def test_cores_are_compared_by_cells_a_minute(told: Any, monkeypatch: pytest.Mon
         return 0.0, [ended(100 + step * i) for i in range(4)]
 
     told(swept)
-    monkeypatch.setattr(sweep_figures, "processor_cores", lambda: [0, 1])
-    figure = sweep_figures.two_cores(cells=4, rounds=1)
+    monkeypatch.setattr(figures, "processor_cores", lambda: [0, 1])
+    figure = figures.two_cores(cells=4, rounds=1)
     assert figure.values == [pytest.approx(1.6)]  # 30 and 48 a minute
     assert "30 and 48 cells a minute" in figure.note
-    monkeypatch.setattr(sweep_figures, "processor_cores", lambda: [0])
-    assert sweep_figures.two_cores().median is None
+    monkeypatch.setattr(figures, "processor_cores", lambda: [0])
+    assert figures.two_cores().median is None
 
 
 def test_a_cell_that_failed_makes_no_figure(told: Any) -> None:
     told(lambda *_: (0.0, [ended(1.0), ended(2.0, status="error")]))
     with pytest.raises(RuntimeError, match="a cell of the bench is error"):
-        sweep_figures.cell_overhead(cells=1, rounds=1)
+        figures.cell_overhead(cells=1, rounds=1)
 
 
 def test_the_template_runs_the_same_cells_but_the_refused_ones(
@@ -166,7 +167,7 @@ def test_a_part_of_the_grid_is_kept_apart_from_the_whole(monkeypatch: pytest.Mon
     kept: list[Path] = []
     monkeypatch.setattr(template, "against_template", lambda *grids, keep: kept.append(keep))
     for quick in (True, False):
-        assert list(bench.sweep.measure_sweep(["template"], quick=quick, keep=tmp_path)) == [None]
+        assert list(bench_sweep.measure_sweep(["template"], quick=quick, keep=tmp_path)) == [None]
     assert len(set(kept)) == 2
 
 
@@ -178,8 +179,8 @@ def test_the_default_grid_is_that_of_the_experiment() -> None:
 
 
 def test_generated_records_are_read_back_and_differ(tmp_path: Path) -> None:
-    with sweep_figures._launcher((), str(tmp_path)) as (launcher, _):
-        config = sweep_figures._plain_config(launcher)
+    with figures._launcher((), str(tmp_path)) as (launcher, _):
+        config = figures._plain_config(launcher)
     write_records(tmp_path / "sweep", config, 700)
     results, unreadable = read_results(tmp_path / "sweep")
     assert (len(results), unreadable) == (700, [])
@@ -190,10 +191,10 @@ def test_generated_records_are_read_back_and_differ(tmp_path: Path) -> None:
 
 
 def test_planning_and_report_are_measured(tmp_path: Path) -> None:
-    planned = sweep_figures.planning((*TINY, "seed=0,1"), rounds=2)
+    planned = figures.planning((*TINY, "seed=0,1"), rounds=2)
     assert len(planned.values) == 2
     assert "the plan of the 2 cells" in planned.note
-    reported = sweep_figures.report_seconds(records=30, rounds=1)
+    reported = figures.report_seconds(records=30, rounds=1)
     assert reported.median is not None
     assert reported.median > 0
     assert reported.name == "report over 30 results"
@@ -245,7 +246,7 @@ def test_all_nets_are_convolved() -> None:
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_real_sweep_tells_its_overhead() -> None:
-    figure = sweep_figures.cell_overhead(cells=1, rounds=1, overrides=TINY)
+    figure = figures.cell_overhead(cells=1, rounds=1, overrides=TINY)
     assert len(figure.values) == 1
 
 
@@ -275,9 +276,9 @@ def test_figures_are_printed_and_written(
         quick.append(options)
         return Figure("planning", "ms", 2.0, True, [1.0])
 
-    monkeypatch.setattr(sweep_figures, "planning", planning)
+    monkeypatch.setattr(figures, "planning", planning)
     file = tmp_path / "figures.json"
-    bench.main(["sweep", "--quick", "--only", "planning", "--json", str(file)])
+    bench_sweep.main(["--quick", "--only", "planning", "--json", str(file)])
     assert quick == [{"rounds": 1}]
     assert "target ≤ 2 ms" in capsys.readouterr().out
     written = json.loads(file.read_text())
@@ -303,6 +304,6 @@ def test_what_others_take_is_what_the_machine_does_beyond_us(monkeypatch: pytest
 )
 def test_bad_options_are_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        bench.main(["sweep", *options])
+        bench_sweep.main([*options])
     assert stop.value.code == 2
     assert says in capsys.readouterr().err

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from normzoo.again import hydra_quoted
-from normzoo.bench.commands import ended, run, sweep
 from normzoo.bench.figure import Figure
 from normzoo.errors import UserError
 from normzoo.results import FINISHED, CellResult, write_atomic
+from scripts.bench_sweep.commands import ended, run, sweep
 
-BASELINE = Path(__file__).parents[2] / "scripts" / "template_baseline" / "train.py"
+BASELINE = Path(__file__).parents[1] / "template_baseline" / "train.py"
 NAME = "a grid, to the usual Lightning-Hydra template"
 # Of the default grid: as many cells at batch 2, where a step costs most, as at 32.
 PART = {"norm": "group_norm,batch_norm", "batch_size_per_device": "2,8,32", "seed": "0"}

@@ -1,4 +1,4 @@
-"""`normzoo bench sweep`: what a sweep costs beside its training, and how fast it convolves, against targets."""
+"""Measure what a sweep costs beside its training, and how fast it convolves, against targets."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -7,15 +7,17 @@ from typing import Any
 
 from normzoo.bench.figure import Figure
 from normzoo.bench.measure import BUSY, load, machine, write_json
-from normzoo.errors import UserError
+from normzoo.bench.others import Others
+from normzoo.errors import UserError, exit_with
+from scripts.bench_sweep import convolutions, figures, template
 
 DESCRIPTION = """What a sweep costs beside its training, and how near the convolutions of small batches come to the
 faster of two ways, measured here and now: medians with the lowest and highest value, each with its target. Nothing else
 should run meanwhile; it says how many cores others kept busy. Most of the time goes into the default grid in the
 baseline of scripts/template_baseline; --quick, with a part of that grid, takes three minutes on two cores.
 
-  normzoo bench sweep --quick
-  normzoo bench sweep --only overhead planning --rounds 5 --json sweep.json"""
+  python -m scripts.bench_sweep --quick
+  python -m scripts.bench_sweep --only overhead planning --rounds 5 --json sweep.json"""
 
 SUBJECTS = ("overhead", "planning", "report", "cores", "convolutions", "template")
 
@@ -32,30 +34,26 @@ def measure_sweep(
         keep: A folder for the runs of the default grid, or of its part; those that are there are not run again.
 
     Raises:
-        UserError: If a subject is not known, `rounds` is not positive, or what a sweep needs is not installed.
+        UserError: If a subject is not known, `rounds` is not positive.
     """
     unknown = sorted(set(only or ()) - set(SUBJECTS))
     if unknown or rounds < 1:
         raise UserError(f"--only takes {', '.join(SUBJECTS)}, and --rounds 1 or more; got {unknown or rounds}")
-    try:
-        from normzoo.bench import convolutions, sweep_figures, template
-    except ModuleNotFoundError as error:
-        raise UserError(f"normzoo bench sweep needs {error.name}: pip install 'normzoo[sweep]'") from error
     part = [template.PART]
     measures: dict[str, Callable[[], Figure]] = {
-        "overhead": lambda: sweep_figures.cell_overhead(rounds=rounds),
-        "planning": lambda: sweep_figures.planning(rounds=rounds),
-        "report": lambda: sweep_figures.report_seconds(rounds=rounds),
-        "cores": lambda: sweep_figures.two_cores(rounds=rounds),
+        "overhead": lambda: figures.cell_overhead(rounds=rounds),
+        "planning": lambda: figures.planning(rounds=rounds),
+        "report": lambda: figures.report_seconds(rounds=rounds),
+        "cores": lambda: figures.two_cores(rounds=rounds),
         "convolutions": lambda: convolutions.small_batches(rounds=rounds),
         "template": lambda: template.against_template(keep=keep),
     }
     if quick:
         measures |= {
-            "overhead": lambda: sweep_figures.cell_overhead(cells=5, rounds=1),
-            "planning": lambda: sweep_figures.planning(rounds=1),
-            "report": lambda: sweep_figures.report_seconds(rounds=1),
-            "cores": lambda: sweep_figures.two_cores(cells=10, rounds=1),
+            "overhead": lambda: figures.cell_overhead(cells=5, rounds=1),
+            "planning": lambda: figures.planning(rounds=1),
+            "report": lambda: figures.report_seconds(rounds=1),
+            "cores": lambda: figures.two_cores(cells=10, rounds=1),
             "convolutions": lambda: convolutions.small_batches(
                 tuple(convolutions.cases(["plain_cnn", "lenet5"])), rounds=1
             ),
@@ -64,8 +62,13 @@ def measure_sweep(
     return (measure() for name, measure in measures.items() if only is None or name in only)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `normzoo bench sweep`; sets `run_bench`, which is to be called with the parsed arguments."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print each figure as it is measured; exit with 2 on bad options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench_sweep",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="fewer cells, each figure once")
     parser.add_argument("--only", nargs="+", metavar="FIGURE", help=f"of {', '.join(SUBJECTS)}; default: all")
     parser.add_argument("--rounds", type=int, default=3, metavar="K", help="times each is measured; default: 3")
@@ -73,21 +76,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", type=Path, metavar="FOLDER", help="keep the default grid's runs there, and go on with those there are"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
-    parser.set_defaults(run_bench=run)
+    try:
+        _print(parser.parse_args(argv))
+    except UserError as error:
+        exit_with(error)
 
 
-def run(chosen: argparse.Namespace) -> None:
-    """Print each figure as it is measured."""
-    figures = measure_sweep(chosen.only, quick=chosen.quick, rounds=chosen.rounds, keep=chosen.keep)
+def _print(chosen: argparse.Namespace) -> None:
+    measured = measure_sweep(chosen.only, quick=chosen.quick, rounds=chosen.rounds, keep=chosen.keep)
     where, found = machine("cpu"), list[dict[str, Any]]()
     print(f"{where['device']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}")
     busy = load()
     if busy > BUSY:
         print(f"the machine is at work already (a load of {busy:.1f}): the figures will look worse than they are")
-    from normzoo.bench.others import Others  # psutil comes with the extra that measure_sweep has asked for
-
     others = Others()
-    for figure in figures:
+    for figure in measured:
         taken = others.cores()
         found.append({**figure.record(), "cores_taken_by_others": round(taken, 2)})
         print(figure.line(), flush=True)
@@ -96,3 +99,7 @@ def run(chosen: argparse.Namespace) -> None:
         others = Others()
     if chosen.json is not None:
         write_json(chosen.json, {"machine": where, "load": busy, "figures": found})
+
+
+if __name__ == "__main__":
+    main()
