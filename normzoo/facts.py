@@ -41,6 +41,10 @@ class NormInfo:
     reduces_over: str = ""
     """The dimensions that one mean or variance averages, such as `N, *` or `C/G, *`; `-` where nothing is averaged."""
     train_eval_differ: bool = False
+    """Whether evaluation computes something else than training, as the norm is built by default.
+
+    A layer built otherwise is asked for its running statistics, or for an attribute of this name where it has one.
+    """
     state: tuple[str, ...] = ()
     """The buffers that a forward in training mode writes."""
     minimum_count: int = 1

@@ -197,6 +197,12 @@ def list_norms(**facts: Any) -> list[str]:
     return sorted(name for name, norm in list(_infos.items()) if norm.holds(facts))
 
 
+def facts_of(layer: nn.Module) -> NormInfo | None:
+    """The facts on the norm whose class this layer is of, or of a class derived from it; None for any other layer."""
+    infos = {norm.build: norm for norm in list(_infos.values()) if inspect.isclass(norm.build)}
+    return next((infos[kind] for kind in type(layer).__mro__ if kind in infos), None)
+
+
 def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Qualified name and module of each norm in a model: instances of the registered classes, outermost only.
 

@@ -59,6 +59,8 @@ class SplitBatchNorm(BatchNorm):
     Source: Xie et al. 2019, arXiv:1911.09665, section 4.2.
     """
 
+    train_eval_differ = True  # also without running statistics: in evaluation the batch is not split
+
     def __init__(
         self,
         num_features: int,

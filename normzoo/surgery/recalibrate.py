@@ -1,11 +1,51 @@
 """Running statistics recomputed: what a trained model's batch statistics average to over the training set."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from normzoo.registry import norm_layers
+from normzoo.registry import facts_of
+
+RULES = ("momentum", "moving_average_fraction")  # by which a running statistic moves
+
+
+def differing_norms(model: nn.Module) -> Iterator[nn.Module]:
+    """The norms, ours or others', that normalize by other statistics in evaluation than in training.
+
+    The layer decides, not its class: a batch norm without running statistics does not differ, an instance norm with
+    them does. One that these do not decide has an attribute `train_eval_differ`.
+    """
+    return (layer for layer in model.modules() if _differs(layer))
+
+
+def _differs(layer: nn.Module) -> bool:
+    if hasattr(layer, "train_eval_differ"):
+        return bool(layer.train_eval_differ)
+    facts, buffers = facts_of(layer), dict(layer.named_buffers())
+    if facts and facts.train_eval_differ:
+        return not facts.state or any(name in buffers for name in facts.state)
+    if isinstance(layer, _InstanceNorm) and not layer.track_running_stats:
+        return False  # it keeps what it has, and ignores it
+    # Without a momentum running statistics are constants: a frozen batch norm's.
+    return hasattr(layer, "momentum") and bool(_running(layer))
+
+
+def averages_batches(layer: nn.Module) -> bool:
+    """Whether running statistics of this layer are averages of batches, which `recalibrate` can take anew.
+
+    A registered norm says so by a method `reset_running_stats` beside its `momentum`, as torch's layers have.
+    """
+    follows_torch = hasattr(layer, "reset_running_stats") or facts_of(layer) is None
+    tracks = getattr(layer, "track_running_stats", True)
+    return follows_torch and tracks and hasattr(layer, "momentum") and bool(_running(layer))
+
+
+def _running(layer: nn.Module) -> list[str]:
+    return [name for name, _ in layer.named_buffers(recurse=False) if name.startswith("running_")]
 
 
 @torch.no_grad()
@@ -13,7 +53,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Replace running statistics by the mean of the batch statistics over `batches`.
 
     The population statistics of the BatchNorm paper's Algorithm 2, called PreciseBN by Wu & Johnson. Weights stay as
-    they are; layers without running statistics, and whatever is not a norm (dropout, say), stay in evaluation mode.
+    they are; layers whose running statistics are no average of batches, and whatever is not a norm (dropout, say), stay
+    in evaluation mode.
 
     Args:
         model: changed in place; it is left in evaluation mode.
@@ -25,17 +66,29 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 2; Wu & Johnson 2021 (arXiv:2105.07576), section 3.
     """
     model.eval()
-    tracking = [layer for _, layer in norm_layers(model) if hasattr(layer, "reset_running_stats")]
-    running = ("running_mean", "running_var")
-    tracking = [layer for layer in tracking if any(getattr(layer, key, None) is not None for key in running)]
-    momenta = [layer.momentum for layer in tracking]
-    for layer in tracking:
-        layer.reset_running_stats()  # type: ignore[operator]
-        layer.momentum = None  # type: ignore[assignment]  # a cumulative average, in torch's convention
+    calls: Counter[nn.Module] = Counter()
+
+    def weigh(layer: nn.Module, _: object) -> None:
+        # The mean of t batches weighs the newest by 1 / t. Not momentum=None, which torch's instance norm takes for 0.
+        calls[layer] += 1
+        layer.momentum = 1 / calls[layer]  # type: ignore[assignment]
+
+    layers = [layer for layer in differing_norms(model) if averages_batches(layer)]
+    kept: list[dict[str, Any]] = []
+    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
+    for layer in layers:
+        kept.append({name: getattr(layer, name) for name in RULES if hasattr(layer, name)})
+        for name in kept[-1]:
+            setattr(layer, name, None)
+        if hasattr(layer, "reset_running_stats"):
+            layer.reset_running_stats()  # type: ignore[operator]
         layer.train()
-    if tracking:
-        for x in batches:
+    try:
+        for x in batches if layers else ():
             model(x)
-    for layer, momentum in zip(tracking, momenta, strict=True):
-        layer.momentum = momentum
+    finally:
+        for layer, options, hook in zip(layers, kept, hooks, strict=True):
+            hook.remove()
+            for name, value in options.items():
+                setattr(layer, name, value)
     return model.eval()
