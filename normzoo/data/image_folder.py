@@ -1,7 +1,7 @@
 """Image folders in ImageNet's layout, read and augmented by worker processes."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from normzoo.data._images import class_folders, image_files, read_image
 from normzoo.data.base import ImageData, Split, balanced_order, check_whole, mixed
 from normzoo.data.loader import EpochDataLoader, EpochSampler, mix
 from normzoo.errors import UserError
@@ -69,11 +70,7 @@ class ImageFolder(ImageData):
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]  # read from the folder here, a constant elsewhere
-        folder = self.root / "train"
-        count = sum(entry.is_dir() for entry in folder.iterdir()) if folder.is_dir() else 0
-        if not count:
-            raise UserError(f"the data folder {self.root} has no classes in train: {LAYOUT}. Correct data.root.")
-        return count
+        return len(self._classes("train"))
 
     @property
     def num_train(self) -> int:
@@ -134,15 +131,22 @@ class ImageFolder(ImageData):
             raise RuntimeError(f"{self.name}: call setup() first")
         return self._files[split], self._chosen[split]
 
-    def _list(self, split: str) -> "_Files":
-        from torchvision import datasets
-
+    def _classes(self, split: str) -> list[Path]:
         try:
-            found = datasets.ImageFolder(str(self.root / split))
+            classes = class_folders(self.root / split)
+            why = ""
         except OSError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"the data folder {self.root}: {LAYOUT} ({reason}). Correct data.root.") from error
-        return _Files(found.classes, found.samples, found.loader)
+            classes, why = [], f" ({error.strerror})"
+        if not classes:
+            raise UserError(f"the data folder {self.root} has no classes in {split}: {LAYOUT}{why}. Correct data.root.")
+        return classes
+
+    def _list(self, split: str) -> "_Files":
+        classes = self._classes(split)
+        try:
+            return _Files([folder.name for folder in classes], image_files(classes))
+        except OSError as error:
+            raise UserError(f"cannot list {error.filename}: {error.strerror}. Correct data.root.") from error
 
 
 class _Files:
@@ -152,9 +156,9 @@ class _Files:
     because touching one counts its references; a tensor has one count, and its memory stays shared.
     """
 
-    def __init__(self, classes: list[str], samples: list[tuple[str, int]], load: Callable[[str], Any]) -> None:
+    def __init__(self, classes: list[str], samples: list[tuple[str, int]]) -> None:
         names = [os.fsencode(path) for path, _ in samples]
-        self.classes, self.load = classes, load
+        self.classes = classes
         self.labels = torch.tensor([label for _, label in samples])
         self.ends = torch.tensor([len(name) for name in names]).cumsum(0)
         self.letters = torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8)
@@ -183,10 +187,7 @@ class _Images(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
         path, label = self.files[int(self.chosen[index])]
-        try:
-            image = self.files.load(path)
-        except OSError as error:
-            raise UserError(f"the image {path} cannot be read ({error}). Replace or remove it.") from error
+        image = read_image(path)
         # The transforms of torchvision draw from the global generator; it is given back as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, epoch, index))

@@ -1,0 +1,127 @@
+"""Image files: those below a folder of classes, and the pixels of one of them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normzoo.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The folders of the classes, in the order of their names.
+
+    Raises:
+        OSError: `root` cannot be listed.
+        UserError: Its only folder holds the folders of the classes.
+    """
+    classes = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
+    within = list(classes[0].iterdir()) if len(classes) == 1 else []
+    if any(entry.is_dir() for entry in within) and not any(_is_image(entry.name) for entry in within):
+        raise UserError(
+            f"the only class in {root} is {classes[0].name}, a folder of folders. Move the folders of the classes from "
+            f"{classes[0]} into {root}."
+        )
+    return classes
+
+
+def image_files(classes: Sequence[Path]) -> list[tuple[str, int]]:
+    """The image files below each class's folder, with the class's number, in torchvision's order.
+
+    Links to folders are followed, but no folder is entered twice, nor one that holds the classes: a loop of links adds
+    no image, and a folder of one class is no part of another that links to it.
+
+    Raises:
+        OSError: A folder cannot be listed.
+        UserError: Two classes are the same folder, or a class has no image.
+    """
+    split = classes[0].parent.resolve()
+    entered = {_identity(above): str(above) for above in (split, *split.parents)}
+
+    def is_new(folder: str) -> bool:
+        return entered.setdefault(_identity(folder), folder) is folder
+
+    found: list[tuple[str, int]] = []
+    waiting = [(label, str(folder)) for label, folder in enumerate(classes)]
+    links: list[tuple[int, str]] = []
+    for _, at in waiting:
+        if not is_new(at):
+            raise UserError(f"the class folder {at} is {entered[_identity(at)]} once more. Remove one of them.")
+    while waiting:
+        label, at = waiting.pop()
+        with os.scandir(at) as entries:
+            for entry in entries:
+                linked = entry.is_symlink()
+                if os.path.isdir(entry.path) if linked else entry.is_dir():
+                    if linked:
+                        links.append((label, entry.path))
+                    elif is_new(entry.path):
+                        waiting.append((label, entry.path))
+                elif _is_image(entry.name):
+                    found.append((entry.path, label))
+        # What lies in a folder belongs to it before what links to it.
+        while links and not waiting:
+            links.sort(reverse=True)
+            waiting = [link for link in [links.pop()] if is_new(link[1])]
+    empty = sorted({*range(len(classes))} - {label for _, label in found})
+    if empty:
+        names = ", ".join(classes[label].name for label in empty[:5])
+        raise UserError(f"no image in {names}{', ...' if len(empty) > 5 else ''}: {', '.join(EXTENSIONS)} are read.")
+    return sorted(found, key=lambda one: (one[1], *os.path.split(one[0])))
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def read_image(path: str) -> Any:
+    """The first image in a file, as Pillow's of 8-bit RGB: 16 bits are scaled to 8, and so are floats in [0, 1].
+
+    Raises:
+        UserError: Whatever is wrong with the file, by its name.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return _eight_bits(image).convert("RGB")
+    # Pillow's decoders raise what Python, zlib and struct raise at the bytes they meet: a SyntaxError, an IndexError.
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        named = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        raise UserError(f"the image {path} cannot be read ({named}). Replace or remove it.") from error
+
+
+def _eight_bits(image: Any) -> Any:
+    """The image, where `convert` would clip its numbers: scaled to 0 ... 255.
+
+    Raises:
+        ValueError: Nothing says which number is white.
+    """
+    from PIL import Image
+
+    if not image.mode.startswith(("I", "F")):
+        return image
+    pixels, tags = np.asarray(image).astype(np.float64), getattr(image, "tag_v2", {})  # a TIFF's
+    if image.mode == "F" and 0 <= pixels.min() <= pixels.max() <= 1:  # false for NaN
+        white = 1.0
+    elif image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        white = 2.0 ** tags.get(258, (16,))[0] - 1  # Pillow leaves 12 bits, which a TIFF may have, as they are
+    else:
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit whole numbers"
+        raise ValueError(
+            f"its pixels are {kind} from {pixels.min():g} to {pixels.max():g}, and nothing says which of them is "
+            "white; save it with 8 or 16 bits a channel, or as numbers from 0 to 1"
+        )
+    if tags.get(262) == 0:  # it counts from white to black
+        pixels = white - pixels
+    return Image.fromarray((pixels * (255 / white)).round().clip(0, 255).astype(np.uint8))
