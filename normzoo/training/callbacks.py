@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from normzoo.data.loader import mix
+from normzoo.errors import UserError
 from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, write_atomic, write_result
@@ -157,6 +158,8 @@ class Recorder(Callback):
             write_atomic(self.folder / CURVE, json.dumps(module.curve))
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not module.ended:
+            raise UserError("trainer: its options end the training before the first step, and nothing was measured")
         values, normalization_batch = values_per_statistic(module.model, self.shapes)  # type: ignore[arg-type]
         if trainer.is_global_zero:
             if module.device.type == "cuda":

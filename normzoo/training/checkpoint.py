@@ -144,13 +144,11 @@ class Checkpoints(Callback):
             self._save_if_due(trainer, max(self._since_save, self._since_epoch), done)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        if not last:  # the result is about to be written
-            self._save_if_due(trainer, self._since_save, 0)
+        self._save_if_due(trainer, self._since_save, 0)
 
     def _save_if_due(self, trainer: Trainer, since: float, batches: int) -> None:
-        if not self.possible or self.every is None or trainer.should_stop:
-            return
+        if not self.possible or self.every is None or trainer.should_stop or trainer.fit_loop.done:
+            return  # in the end the result is about to be written
         due = time.monotonic() - since >= self.every
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._batches = batches

@@ -47,6 +47,7 @@ class Classifier(LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.curve: list[dict[str, float | int | None]] = []
         self.diverged = False
+        self.ended = False
         # No buffers, which data-parallel training would overwrite by those of the first process.
         self.loss_sum = torch.zeros(())
         self.left_out = torch.zeros(())  # steps of this epoch that a gradient scaler has left out
@@ -118,6 +119,16 @@ class Classifier(LightningModule):
             setattr(self, name, value.to(self.device))
         self._steps_summed, self.curve = progress["steps_summed"], list(progress["curve"])
 
+    def on_train_end(self) -> None:
+        """Measure the net as it is in the end, whenever the trainer's options have had it validated last."""
+        self.ended = True
+        if self.curve and self.curve[-1]["step"] == self.global_step:
+            return
+        self.trainer.limit_val_batches = self.trainer.limit_val_batches or 1.0  # none while it trained, but the end is
+        self.trainer.validating = True
+        self.trainer.fit_loop.epoch_loop.val_loop.run()
+        self.trainer.training = True
+
     def on_validation_epoch_start(self) -> None:
         self.accuracy.reset()
         self.val_loss_sum = torch.zeros((), device=self.device)
@@ -134,7 +145,7 @@ class Classifier(LightningModule):
         running = self._error()
         evaluation = self.config["evaluation"]
         point: dict[str, float | int | None] = {
-            "epoch": self.current_epoch + 1,
+            "epoch": self.current_epoch + (not self.ended),
             "step": self.global_step,
             "samples": (self.trainer.fit_loop.total_batch_idx + 1) * batch_over_devices(self.config),
             "val_error_running": running,
@@ -175,8 +186,7 @@ class Classifier(LightningModule):
         batch_size = size or data.eval_batch_size
         loader = data.loader(split, batch_size, drop_last=size is not None)
         count = len(loader) if samples is None else math.ceil(samples / (batch_size * self.trainer.world_size))
-        limit = self.config["trainer"]["limit_val_batches"]  # a count of validation's batches, or a fraction of them
-        limit = 1.0 if limit is None else limit
+        limit = self.trainer.limit_val_batches  # a count of validation's batches, or a fraction of them
         most = len(loader) * limit if isinstance(limit, float) else limit * data.eval_batch_size / batch_size
         convert = self.trainer.precision_plugin.convert_input
         return ((convert(x), y) for x, y in itertools.islice(loader, min(count, max(1, int(most)))))

@@ -32,7 +32,10 @@ _RANGES: dict[str, tuple[_Is, str]] = {
     "trainer.max_epochs": (_whole(1), f"{_COUNT}, or null where trainer.max_steps ends the training"),
     "trainer.max_steps": (lambda value: value == -1 or _whole(1)(value), f"{_COUNT}, or -1 for no end"),
     "trainer.threads": (_whole(1), _COUNT),
-    "trainer.check_val_every_n_epoch": (_whole(1), _COUNT),
+    "trainer.check_val_every_n_epoch": (
+        _or_null(_whole(1)),
+        f"{_COUNT}, or null where trainer.val_check_interval counts batches of all epochs",
+    ),
     "trainer.limit_train_batches": (_limit(1), "a number of batches, 1 or more, or a share of them, up to 1.0"),
     "trainer.limit_val_batches": (_limit(0), "a number of batches, 0 or more, or a share of them, up to 1.0"),
     "trainer.gradient_clip_val": (_or_null(_number(lambda value: 0 <= value < math.inf)), "a number, 0 or more"),

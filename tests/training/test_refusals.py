@@ -93,11 +93,7 @@ def test_a_limit_of_null_is_none(
     assert read_result(tmp_path / "one").metrics["steps"] == 12
 
 
-def test_no_validation_all_of_an_evaluation_and_an_end_by_steps(
-    cli: Cli, tiny: tuple[str, ...], tmp_path: Path
-) -> None:
-    code, _, err = cli("train", *tiny, "trainer.limit_val_batches=0.0", "hydra.run.dir=none")
-    assert (code, read_result(tmp_path / "none").curve) == (0, []), err
+def test_all_of_an_evaluation_and_an_end_by_steps(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     code, _, err = cli(
         "train", *tiny, "evaluation.train_samples=null", "evaluation.population_samples=null",
         "trainer.max_epochs=null", "+trainer.max_steps=5", "hydra.run.dir=steps",
