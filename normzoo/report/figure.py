@@ -13,7 +13,7 @@ from normzoo.report.errors_axis import cut_off
 from normzoo.report.panels import Panel, build_panels
 from normzoo.report.ranking import draw_ranking, legend_size, ranking_size
 from normzoo.report.rows import Table
-from normzoo.report.varied import over_batches
+from normzoo.report.varied import over_batches, pooled_text
 from normzoo.report.varied_panels import varied_panels
 
 _CLASSES = {"mnist5k": 10, "mnist": 10, "fashion_mnist": 10, "digits": 10, "cifar10": 10}
@@ -151,6 +151,8 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
     if any(curve.lost for panel in panels for curve in panel.curves):
         edge = "right" if any(panel.names for panel in panels) else "upper"
         drawn.append(f"Crosses on the {edge} edge: cells that diverged or died.")
+    if pools := pooled_text(table):
+        notes.append(f"Cells of one line differ in {pools}.")
     return " ".join(
         [
             f"Validation error with running statistics of {describe.models(rows)} on {describe.data(rows)}{all_seeds}.",

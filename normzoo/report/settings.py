@@ -1,10 +1,12 @@
 """What sets groups of cells apart, and how to call them."""
 
-from collections import defaultdict
+import math
+import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -25,22 +27,42 @@ class Setting:
 
 
 def derived_entries(flats: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> frozenset[str]:
-    """Entries that only follow from the batch size, the devices or the seed, as a resolved learning rate does."""
-    candidates = [key for key in keys if not key.startswith(_OWN_FACTS)]
-    determining = (
-        ("batch_size_per_device", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"),
-        ("seed",),
+    """Find numbers that are only computed from the batch, as a scaled learning rate is, or from the seed.
+
+    An optimizer that happens to stand beside certain batch sizes in two sweeps is not computed from them.
+    """
+    return frozenset(
+        key
+        for key in keys
+        if not key.startswith(_OWN_FACTS)
+        and (
+            all(flat.get(key) == flat.get("seed") for flat in flats)
+            or any(_scales([(batch(flat), flat.get(key)) for flat in flats]) for batch in (_batch, _global_batch))
+        )
     )
-    derived = set()
-    for key in candidates:
-        for axes in determining:
-            seen: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
-            for flat in flats:
-                seen[tuple(flat.get(axis) for axis in axes)].add(flat.get(key))
-            if all(len(values) == 1 for values in seen.values()):
-                derived.add(key)
-                break
-    return frozenset(derived)
+
+
+def _batch(flat: Mapping[str, Any]) -> Any:
+    return flat.get("batch_size_per_device")
+
+
+def _global_batch(flat: Mapping[str, Any]) -> Any:
+    factors = (flat.get(f"trainer.{name}") for name in ("devices", "num_nodes", "accumulate_grad_batches"))
+    size = _batch(flat)
+    return size and size * math.prod(filter(_is_count, factors))
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and value > 0
+
+
+def _scales(pairs: Iterable[tuple[Any, Any]]) -> bool:
+    """Whether the second is proportional to the first, to its root, or to the inverse of one of these."""
+    found = set(pairs)
+    if not all(_is_count(batch) and isinstance(value, (int, float)) and value > 0 for batch, value in found):
+        return False
+    factors = ([value / batch**power for batch, value in found] for power in (1, 0.5, -0.5, -1))
+    return any(math.isclose(min(each), max(each), rel_tol=1e-6) for each in factors)
 
 
 def telling_apart(items: Sequence[T], keys: Mapping[K, Callable[[T], Any]]) -> list[K]:
@@ -58,24 +80,60 @@ def telling_apart(items: Sequence[T], keys: Mapping[K, Callable[[T], Any]]) -> l
 def describe(settings: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """A (label, title) for each setting: the entries that tell it from the others, and the whole phrase."""
     names = list(settings[0]) if settings else []
-    ranked = sorted(names, key=lambda name: (_TELLING.index(name) if name in _TELLING else len(_TELLING), name))
-    telling = telling_apart(settings, {name: itemgetter(name) for name in ranked})
+    telling = telling_apart(settings, {name: itemgetter(name) for name in sorted(names, key=_telling_order)})
+    lasts = Counter(name.rpartition(".")[2] for name in telling)
+
+    def words(setting: Mapping[str, Any], example: Mapping[str, Any], chosen: Sequence[str], full: bool) -> list[str]:
+        # An option that a setting has not says nothing of it, unless nothing else does.
+        own = [name for name in chosen if name in example] or chosen
+        return [
+            f"{name}={said(setting[name])}"
+            if full
+            else phrase(name, setting[name], name if lasts[name.rpartition(".")[2]] > 1 else "")
+            for name in own
+        ]
+
+    pairs = list(zip(settings, examples, strict=True))
+    labels = [", ".join(words(setting, example, telling, False)) for setting, example in pairs]
+    full = len(set(labels)) < len(labels)
     described = []
-    for setting, example in zip(settings, examples, strict=True):
-        label = ", ".join(_phrase(name, setting[name]) for name in telling)
-        size = example.get("data.image_size")
-        words = [
-            f"{example.get('data.name', '?')} at {_phrase('data.image_size', size)}",
+    for (setting, example), label in zip(pairs, labels, strict=True):
+        start = [
+            f"{example.get('data.name', '?')} at {phrase('data.image_size', example.get('data.image_size'))}",
             str(example.get("model.name", "?")),
         ]
-        words += [_phrase(name, setting[name]) for name in telling if name not in _TELLING[:3]]
-        described.append((label, ", ".join(words)))
+        rest = words(setting, example, [name for name in telling if name not in _TELLING[:3]], full)
+        label = ", ".join(words(setting, example, telling, True)) if full else label
+        described.append((label, ", ".join([*start, *rest])))
     return described
 
 
-def _phrase(name: str, value: Any) -> str:
+def _telling_order(name: str) -> tuple[Any, ...]:
+    rank = _TELLING.index(name) if name in _TELLING else len(_TELLING)
+    return rank, name.endswith("_target_"), not name.endswith(".name"), name
+
+
+def phrase(name: str, value: Any, shown: str = "") -> str:
+    """An entry of a configuration as a reader would say it: `sgd`, `8×8`, `base_lr=0.1`, `no callbacks`.
+
+    Args:
+        name: Of the entry, with its group.
+        value: Of the entry.
+        shown: What to call it; the last part of its name by default.
+    """
+    last = name.rpartition(".")[2]
     if name == "data.image_size":
         return f"{value}×{value}" if isinstance(value, int) else "native size" if value is None else str(value)
-    if name in ("data.name", "model.name"):
-        return str(value)
-    return f"{name.rpartition('.')[2]}={value}"
+    if value is None:
+        return f"no {shown or last}"
+    targets = re.findall(r"[\w.]*?(\w+)$" if last == "_target_" else r'"_target_": "(?:[\w.]*\.)?(\w+)"', str(value))
+    if targets:
+        return " and ".join(targets) if last == "_target_" else f"{shown or last}={' and '.join(targets)}"
+    return said(value) if last == "name" else f"{shown or last}={said(value)}"
+
+
+def said(value: Any) -> str:
+    """A value of a configuration, as it is written in one, with all its digits."""
+    if isinstance(value, float):
+        return short if float(short := f"{value:g}") == value else repr(value)
+    return "null" if value is None else str(value)

@@ -19,7 +19,7 @@ from normzoo.report.lost import causes, short
 from normzoo.report.rows import Table
 from normzoo.report.settings import Setting
 from normzoo.report.text import grid_table, line_grid, markdown_table
-from normzoo.report.varied import best, figure_name, grid_of, over_batches
+from normzoo.report.varied import best, figure_name, grid_of, over_batches, pooled_text
 
 _MOST_SETTINGS = 20
 _MOST_ENTRIES = 40
@@ -79,6 +79,8 @@ def _what_was_run(table: Table, unreadable: Sequence[str], unfinished: int) -> s
         ("Versions", describe.versions(rows)),
         ("Time", describe.time(rows)),
     ]
+    if pools := pooled_text(table):
+        entries.append(("Pooled", f"cells of one line differ in {pools}"))
     found = best(table)
     if found is not None:
         entries.append(("Best", f"`{found[0]}`: {show(found[1])} % (n = {found[1].n})"))

@@ -97,7 +97,7 @@ def _flatten(config: Mapping[str, Any], texts: dict[str, str]) -> dict[str, Any]
     """All entries under their full names, a list as its JSON, and so `true`, which in Python equals 1.
 
     Args:
-        texts: The JSON of lists met before, by how Python shows them.
+        texts: What lists and texts became that were met before, by how Python shows them.
     """
     flat: dict[str, Any] = {}
 
@@ -106,11 +106,14 @@ def _flatten(config: Mapping[str, Any], texts: dict[str, str]) -> dict[str, Any]
             # A record's config is JSON: dicts and lists, whose types are told apart faster than what they are
             # instances of.
             kind = type(value)
-            if kind is dict:
+            if kind is dict and value:
                 flatten(value, f"{prefix}{key}.")
-            elif kind is list:
+            elif kind is list or kind is dict:
                 shown = repr(value)
                 flat[f"{prefix}{key}"] = texts.get(shown) or texts.setdefault(shown, json.dumps(value))
+            elif kind is str:
+                shown = f"text {value}"
+                flat[f"{prefix}{key}"] = texts.get(shown) or texts.setdefault(shown, _quoted(value))
             elif kind is bool:
                 flat[f"{prefix}{key}"] = "true" if value else "false"
             else:
@@ -118,6 +121,15 @@ def _flatten(config: Mapping[str, Any], texts: dict[str, str]) -> dict[str, Any]
 
     flatten(config, "")
     return flat
+
+
+def _quoted(text: str) -> str:
+    """The text; in quotes where it would else look like a number, a list or null."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return text
+    return json.dumps(text)
 
 
 def _differing(flats: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

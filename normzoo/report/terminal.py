@@ -10,7 +10,7 @@ from normzoo.report.checks import Check, show
 from normzoo.report.lost import causes, short
 from normzoo.report.rows import Table
 from normzoo.report.text import grid_table, line_grid, plain_table
-from normzoo.report.varied import best, grid_of, over_batches
+from normzoo.report.varied import best, grid_of, over_batches, pooled_text
 
 _MOST_SETTINGS, _MOST_CAUSES = 4, 8
 
@@ -18,6 +18,8 @@ _MOST_SETTINGS, _MOST_CAUSES = 4, 8
 def terminal_table(table: Table, width: int) -> str:
     """Norm × batch size (and × normalization batch), or else by whatever was varied, mean ± std over seeds."""
     blocks = [describe.counts(table)]
+    if pools := pooled_text(table):
+        blocks.append(textwrap.fill(f"cells of one line differ in {pools}", max(width, 40), subsequent_indent="  "))
     if not over_batches(table):
         n = describe.usual_seeds(table.rows)
         blocks.append(f"validation error in %, {_over(n)}")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from normzoo.report.arms import Line, Point
 from normzoo.report.checks import show
 from normzoo.report.rows import Row, Table
-from normzoo.report.varied import Grid, said
+from normzoo.report.settings import said
+from normzoo.report.varied import Grid
 
 _COLUMNS = (
     "norm",
@@ -23,9 +24,14 @@ _COLUMNS = (
     "reason",
 )
 _METRICS = ("val_error_running", "val_error_population", "val_error_batch", "train_error")
-_LAST = ("values_per_statistic_min", "seconds", "ms_per_step", "cell", "folder")
+_LAST = ("values_per_statistic_min", "seconds", "ms_per_step", "optimizer", "lr", "epochs", "cell", "folder")
 # Config entries that the fixed columns already show.
-_SHOWN = frozenset({"norm.name", "placement.name", "model.name", "data.name", "data.image_size", "trainer.devices"})
+_SHOWN = frozenset(
+    {
+        *("seed", "batch_size_per_device", "norm.name", "placement.name", "model.name", "data.name", "data.image_size"),
+        *("optimizer.name", "trainer.max_epochs"),
+    }
+)
 
 
 def rows_csv(table: Table, root: str) -> str:
@@ -33,10 +39,10 @@ def rows_csv(table: Table, root: str) -> str:
     found = sorted({name for row in table.rows for name in row.result.metrics} - set(_METRICS))
     fixed = {*_COLUMNS, *_METRICS, *_LAST}
     metrics = [*_METRICS, *(name for name in found if name not in fixed)]
-    extra = [key for key in table.differing if key not in _SHOWN and key not in fixed and _several(table, key)]
+    extra = [key for key in table.differing if key not in _SHOWN]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *metrics, *_LAST, *extra])
+    writer.writerow([*_COLUMNS, *metrics, *_LAST, *(f"config.{key}" if key in fixed else key for key in extra)])
     for row in table.rows:
         values = row.result.metrics
         writer.writerow(
@@ -46,6 +52,7 @@ def rows_csv(table: Table, root: str) -> str:
                 row.values_min,
                 row.time("wall_s"),
                 row.time("ms_per_step"),
+                *_optimizer(row),
                 row.result.cell,
                 _relative(row, root),
                 *(row.flat.get(key) for key in extra),
@@ -54,8 +61,13 @@ def rows_csv(table: Table, root: str) -> str:
     return stream.getvalue()
 
 
-def _several(table: Table, key: str) -> bool:
-    return len({row.flat[key] for row in table.rows if key in row.flat}) > 1
+def _optimizer(row: Row) -> list[object]:
+    """The optimizer, the learning rate that it began with, as far as it is known, and the epochs."""
+    flat = row.flat
+    lr = row.result.metrics.get("lr") or flat.get("optimizer.lr")
+    if lr is None and flat.get("optimizer.lr_rule") in (None, "none"):
+        lr = flat.get("optimizer.base_lr")
+    return [flat.get("optimizer.name") or flat.get("optimizer._target_"), lr, flat.get("trainer.max_epochs")]
 
 
 def _facts(row: Row) -> list[object]:

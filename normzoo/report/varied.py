@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from normzoo.report import describe
 from normzoo.report.arms import Point, Stat, batch_lines, normalization_lines, placement_lines, point_of, remembered
 from normzoo.report.rows import Row, Table
-from normzoo.report.settings import telling_apart
+from normzoo.report.settings import phrase, said, telling_apart
 from normzoo.report.table import NORM_AXIS, WHERE_IT_RAN
 
 Key = tuple[Any, ...]
@@ -17,14 +18,23 @@ ABSENT = "—"  # stands for an entry that a cell has not
 
 @dataclass(frozen=True)
 class Axis:
-    """An entry of the configurations that cells differ in."""
+    """An entry of the configurations that cells differ in; `key` is its full name, if it is an entry itself."""
 
     name: str
     of: Callable[[Row], Any]
+    key: str = ""
 
     def label(self, value: Any) -> str:
         """A value, said with the name of its entry unless it tells by itself what it is."""
-        return said(value) if self.name in ("norm", "model", "data", "optimizer") else f"{self.name}={said(value)}"
+        if self.name in ("norm", "model", "data", "optimizer") and value is not None:
+            return said(value)
+        whole = value is not None and self.key.endswith((".name", "._target_"))
+        return f"{self.name}={said(value)}" if whole else phrase(self.key, value, self.name)
+
+    @property
+    def group(self) -> str:
+        """What all entries that follow from it begin with."""
+        return self.key.removesuffix("name").removesuffix("_target_")
 
 
 _NORM = Axis("norm", lambda row: row.variant)
@@ -56,11 +66,6 @@ def labels(axes: Sequence[Axis], key: Key) -> str:
     return ", ".join(axis.label(value) for axis, value in zip(axes, key, strict=True) if value != ABSENT)
 
 
-def said(value: Any) -> str:
-    """A value of a configuration, as it is written in one."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 @remembered
 def over_batches(table: Table) -> bool:
     """Whether some cells differ in how many samples are normalized together, in a step or in a group of it."""
@@ -81,12 +86,12 @@ def axes_of(table: Table) -> list[Axis]:
     within = ("placement.", "norm.") if several else ("placement.",)
     keys = [key for key in table.differing if key not in {"seed", *WHERE_IT_RAN} and not key.startswith(within)]
     keys += [NORM_AXIS] if several and NORM_AXIS in table.differing else []
-    keys.sort(key=lambda key: (not key.endswith(".name"), key != "batch_size_per_device"))
+    keys.sort(key=lambda key: (not key.endswith(".name"), key != "batch_size_per_device", key.endswith("_target_")))
     candidates = [
         *([_NORM] if several else []),
         Axis("placement", lambda row: row.placement),
-        *(Axis(key.removesuffix(".name"), partial(_entry, key)) for key in keys),
-        Axis("devices", lambda row: row.devices),
+        *(Axis(key.removesuffix(".name").removesuffix("._target_"), partial(_entry, key), key) for key in keys),
+        Axis("devices", lambda row: row.devices, "trainer.devices"),
     ]
     return telling_apart(table.rows, {axis: axis.of for axis in candidates}) or [_NORM]
 
@@ -125,6 +130,42 @@ def best(table: Table) -> tuple[str, Stat] | None:
         return None
     key, stat = min(measured.items(), key=lambda item: item[1].mean)
     return labels(axes, key), stat
+
+
+@remembered
+def pooled(table: Table) -> dict[str, list[Any]]:
+    """Entries in which cells of one line differ beside its abscissa and the seed, with their values.
+
+    A learning rate that follows the batch size is one, and the number of threads.
+    """
+    lines: list[tuple[list[Row], str | tuple[str, ...]]] = []
+    if over_batches(table):
+        for setting in table.settings:
+            for found, along in (
+                (batch_lines(table, setting), "batch_size_per_device"),
+                (normalization_lines(table, setting), NORM_AXIS),
+                (placement_lines(table, setting), (NORM_AXIS, "batch_size_per_device")),
+            ):
+                lines += [([row for point in line.points for row in point.rows], along) for line in found]
+    else:
+        grid = grid_of(table)
+        own = (grid.across.group or grid.across.name) if grid.across else ()
+        lines = [([r for point in points.values() for r in point.rows], own) for points in grid.points.values()]
+    values: dict[str, dict[Any, None]] = {}
+    for rows, abscissa in lines:
+        for key in table.differing:
+            if key != "seed" and not key.startswith(abscissa):
+                seen = dict.fromkeys(row.flat.get(key, ABSENT) for row in rows)
+                if len(seen) > 1:
+                    values.setdefault(key, {}).update(seen)
+    return {key: list(seen) for key, seen in values.items()}
+
+
+def pooled_text(table: Table) -> str:
+    """What the lines pool, in a phrase; empty where their cells differ in nothing else."""
+    return describe.listing(
+        (f"{key} ({describe.listing(map(said, values))})" for key, values in pooled(table).items()), 12
+    )
 
 
 def is_number(values: Any) -> bool:

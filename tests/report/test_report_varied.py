@@ -174,4 +174,4 @@ def test_a_value_of_null_is_told(cell: Maker) -> None:
     ]
     found = best(build_table(cells))
     assert found is not None
-    assert found[0] == "trainer.gradient_clip_val=None"
+    assert found[0] == "no trainer.gradient_clip_val"
