@@ -4,6 +4,9 @@ They hold what Lightning saves (weights, optimizer, schedule, gradient scaler, l
 each process, what it leaves out: random numbers, sums over the epoch so far, what norms remember outside their state.
 The order of the samples needs no saving, being decided by (seed, epoch).
 
+They are data, and nothing in them runs: torch reads tensors, numbers, texts and containers of these alone, and refuses
+a file that names anything else.
+
 On one or two processes the continued training is the undisturbed one bit for bit, where the training itself is
 repeatable. With more, the first step may sum gradients over the processes in another order, as DistributedDataParallel
 lays out its buckets anew, and the last bit of a sum with it.
@@ -12,12 +15,14 @@ lays out its buckets anew, and the last bit of a sum with it.
 import io
 import logging
 import random
+import re
+import sys
 import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +38,7 @@ from normzoo.training.ranks import rank
 
 CHECKPOINT = "checkpoint.ckpt"
 SCHEMA = 1
-_OURS = "normzoo"
+_OURS, _DATACLASS = "normzoo", "is a dataclass"
 _OF_TORCH = frozenset(vars(nn.Module()))
 log = logging.getLogger("normzoo")
 
@@ -59,10 +64,12 @@ def find_checkpoint(folder: Path, cell: str, *, resume: bool) -> Path | None:
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"{damaged} is damaged")
-        saved = torch.load(path, map_location="cpu", weights_only=False)[_OURS]
+        saved = torch.load(path, map_location="cpu", weights_only=True)[_OURS]
         schema, of, epoch, batches = (saved[key] for key in ("schema", "cell", "epoch", "batches"))
     except Exception as error:  # whatever unpickling may raise
-        _say_ignored(path, f"cannot be read ({type(error).__name__}: {error})")
+        code = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on with how one would have it run all the same
+        named = f"it names {code[1]}, which is no data" if code else f"{type(error).__name__}: {error}"
+        _say_ignored(path, f"cannot be read ({named})")
         return None
     if (schema, of) != (SCHEMA, cell):
         _say_ignored(path, f"is of another cell, {of}" if of != cell else f"is of another normzoo (schema {schema})")
@@ -85,12 +92,16 @@ class WholeFiles(TorchCheckpointIO):
         stream = io.BytesIO()
         try:
             torch.save(checkpoint, stream)
+            stream.seek(0)
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(stream)
+            if unsafe:
+                raise TypeError(f"{', '.join(unsafe)} in a state_dict(), which may hold tensors, numbers and text")
             write_atomic(path, stream.getvalue())
         except Exception as error:  # of pickling, which raises what it likes, or of a full disk
             log.warning("no checkpoint: %s", error)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=False)  # the cell's own, and more than weights
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class Checkpoints(Callback):
@@ -193,7 +204,9 @@ def _of_all(own: Any) -> list[Any]:
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    name, keys, *counts = cast(tuple[Any, ...], np.random.get_state())
+    numpy = (name, keys.tolist(), *counts)
+    state = {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
     return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 
 
@@ -205,23 +218,42 @@ def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _remembered(module: nn.Module) -> bytes:
+def _remembered(module: nn.Module) -> dict[str, Any]:
     """What the norms in it remember that no state dict holds: past batches, counts."""
     found = {}
     for name, layer in norm_layers(module):
-        own = {key: value for key, value in vars(layer).items() if key not in _OF_TORCH and _is_memory(value)}
+        own = {key: _plain(value) for key, value in vars(layer).items() if key not in _OF_TORCH and _is_memory(value)}
         if own:
             found[name] = own
-    stream = io.BytesIO()  # as bytes, so that tensors of a device come back on that of their process
-    torch.save(found, stream)
-    return stream.getvalue()
+    return found
 
 
-def _remember(module: nn.Module, remembered: bytes) -> None:
-    found = torch.load(io.BytesIO(remembered), map_location=module.device, weights_only=False)  # type: ignore[arg-type]
+def _remember(module: nn.Module, remembered: dict[str, Any]) -> None:
     layers = dict(norm_layers(module))
-    for name, own in found.items():
-        vars(layers[name]).update(own)
+    for name, own in remembered.items():
+        homes = [vars(sys.modules[one.__module__]) for one in type(layers[name]).__mro__]
+        kinds = {key: one for home in homes for key, one in home.items() if isinstance(one, type) and is_dataclass(one)}
+        vars(layers[name]).update({key: _live(value, kinds, module.device) for key, value in own.items()})
+
+
+def _plain(value: Any) -> Any:
+    """The value with each dataclass in it as its name and its entries."""
+    if is_dataclass(value):
+        entries = {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+        return {_DATACLASS: type(value).__name__, **entries}
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+
+
+def _live(value: Any, kinds: dict[str, Any], device: Any) -> Any:
+    """The inverse of `_plain`, given the dataclasses of the modules that define the layer."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        entries = {key: _live(each, kinds, device) for key, each in value.items() if key != _DATACLASS}
+        return kinds[value[_DATACLASS]](**entries) if _DATACLASS in value else entries
+    return type(value)(_live(each, kinds, device) for each in value) if type(value) in (list, tuple) else value
 
 
 def _is_memory(value: Any) -> bool:

@@ -4,6 +4,7 @@ import io
 import logging
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 import normzoo
+from normzoo.data._files import read_npz
 from normzoo.errors import UserError
 from normzoo.recording import read_recording
 from normzoo.results import CellResult, cell_id, read_result
@@ -138,7 +140,7 @@ def test_two_processes_killed_and_continued(
     cell = watched("norm=cross_iteration_batch_norm", "trainer.devices=2")
     undisturbed = run_cell(watched("norm=cross_iteration_batch_norm", "trainer.devices=2"), tmp_path / "undisturbed")
     cut(cell, tmp_path / "cut", step, rank)
-    saved = torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=False)["normzoo"]
+    saved = torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)["normzoo"]
     assert (saved["epoch"], saved["batches"]) == (1, {6: 0, 9: 2}[step])
     same(run_cell(cell, tmp_path / "cut"), undisturbed)
 
@@ -208,7 +210,7 @@ def damage(file: Path, how: str) -> None:
         torch.save({"state_dict": {}}, stream)
         content = bytearray(stream.getvalue())
     elif how == "of another cell":
-        saved = torch.load(file, weights_only=False)
+        saved = torch.load(file, weights_only=True)
         saved["normzoo"]["cell"] = "0123456789ab"
         torch.save(saved, file)
         return
@@ -235,7 +237,7 @@ def test_without_resume_a_cell_starts_anew(watched: Compose, cut: Callable[..., 
     cell = watched("trainer.max_epochs=2")
     cut(cell, tmp_path, END_OF_EPOCH)
     cut({**cell, "sweep": {"checkpoint_every": 0, "resume": False}}, tmp_path, 3)
-    saved = torch.load(tmp_path / CHECKPOINT, weights_only=False)["normzoo"]
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)["normzoo"]
     assert (saved["epoch"], saved["batches"]) == (0, 3)
 
 
@@ -259,7 +261,7 @@ def test_killed_while_it_writes_a_cell_has_the_checkpoint_before(
         process.start()
         process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=False)["normzoo"]["batches"] == 2
+    assert torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)["normzoo"]["batches"] == 2
     assert list((tmp_path / "cut").glob(".*.tmp"))
     same(run_cell(cell, tmp_path / "cut"), run_cell(cell, tmp_path / "undisturbed"))
     assert sorted(file.name for file in (tmp_path / "cut").iterdir()) == ["recording.npz", "result.json"]
@@ -275,6 +277,51 @@ def test_a_full_disk_costs_a_warning_and_not_the_training(
     result = run_cell(config("sweep.checkpoint_every=0", "trainer.limit_train_batches=1"), tmp_path)
     assert result.status == "ok"
     assert "no checkpoint: cannot write: no space left on device" in caplog.text
+
+
+class Marks:
+    """Pickled, it is code: whoever unpickles it leaves the file that it names."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+def poisoned(file: Path, marker: Path, where: str) -> None:
+    """Put code into a checkpoint: into each of its parts, in torch's format and in plain pickle's."""
+    saved = torch.load(file, weights_only=True)
+    if where == "plain pickle":
+        file.write_bytes(pickle.dumps({"normzoo": Marks(marker)}))
+        return
+    if where == "remembered":
+        saved["normzoo"]["ranks"][0]["remembered"] = {"": Marks(marker)}
+    else:
+        saved[where] = Marks(marker)
+    torch.save(saved, file)
+
+
+@pytest.mark.parametrize("where", ["normzoo", "state_dict", "callbacks", "remembered", "plain pickle"])
+def test_no_checkpoint_runs_code(
+    config: Compose, half_done: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    marker, cell = tmp_path / "it ran", config("norm=cross_iteration_batch_norm", "trainer.limit_train_batches=2")
+    half_done(cell, tmp_path / "cell")
+    poisoned(tmp_path / "cell" / CHECKPOINT, marker, where)
+    result = run_cell({**cell, "sweep": {"checkpoint_every": None}}, tmp_path / "cell")
+    assert not marker.exists()
+    assert result.status == "ok"
+    assert f"{CHECKPOINT} cannot be read" in caplog.text
+
+
+def test_no_recording_or_cached_data_runs_code(tmp_path: Path) -> None:
+    marker = tmp_path / "it ran"
+    np.savez(tmp_path / "recording.npz", images=np.array([Marks(marker)], dtype=object))
+    for read in (read_recording, lambda folder: read_npz(folder / "recording.npz", {"images": (1,)})):
+        with pytest.raises(UserError, match="corrupt"):
+            read(tmp_path)
+    assert not marker.exists()
 
 
 class Forgetful(lightning.Callback):
@@ -293,6 +340,22 @@ class Forgetful(lightning.Callback):
         return {}
 
 
+class Unsafe(Forgetful):
+    """Keeps a state that could only be read by running code."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"path": Path("here")}
+
+
+def test_a_probe_whose_state_is_no_data_costs_the_checkpoint_and_not_the_training(
+    config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cell = config("sweep.checkpoint_every=0", "trainer.limit_train_batches=2")
+    cell["probe"] = {"unsafe": {"_target_": f"{__name__}.Unsafe"}}
+    assert run_cell(cell, tmp_path).status == "ok"
+    assert "no checkpoint: pathlib" in caplog.text
+
+
 def test_with_a_probe_that_cannot_be_saved_no_checkpoint_is(
     config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,7 +372,7 @@ def test_the_time_of_a_continued_cell_counts_what_it_took_before(
 ) -> None:
     cell = watched()
     cut(cell, tmp_path, WITHIN_EPOCH)
-    saved = torch.load(tmp_path / CHECKPOINT, weights_only=False)
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     before = saved["callbacks"]["Recorder"]
     before["wall_s"] += 1000
     before["training_s"] += 100
