@@ -47,19 +47,17 @@ class Orders:
     log: Path
     limits: Limits
     environment: Mapping[str, str]
-    cores: tuple[int, ...]
     lifeline: Inherited
     claim: Inherited | None
 
     @classmethod
     def of(cls, job: Job, lease: Lease, lifeline: int, claim: Claim | None) -> "Orders":
-        """To run `job` on what it was lent; it sees those GPUs alone and stays on those cores."""
+        """To run `job` on what it was lent; it sees those GPUs alone."""
         return cls(
             call=pickle.dumps((job.target, job.arguments)),
             log=job.log,
             limits=job.limits,
             environment={**job.environment, "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus)},
-            cores=lease.cores if lease.pinned else (),
             lifeline=Inherited(lifeline),
             claim=Inherited(claim.descriptor) if claim else None,  # kept open by being inherited
         )
@@ -80,8 +78,6 @@ def run(orders: Orders) -> None:
         offer_to_oom_killer()
         faulthandler.enable()  # a crash in native code leaves its place in the log
         os.environ.update(orders.environment)
-        if orders.cores and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, orders.cores)
         target, arguments = pickle.loads(orders.call)
         target(*arguments)
     except KeyboardInterrupt:  # to end by the signal says so

@@ -1,13 +1,9 @@
 """Which devices each job has: GPUs or processor cores, lent to one job at a time."""
 
-import contextlib
-import fcntl
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 Device = TypeVar("Device", str, int)
@@ -27,13 +23,11 @@ class Lease:
 
     Args:
         gpus: As CUDA_VISIBLE_DEVICES names them.
-        cores: By number; none for a job on GPUs, which may run on any.
-        pinned: Whether the job stays on its cores: not where it shares them with another sweep.
+        cores: By number; none for a job on GPUs. They are counted, and the job may run on any.
     """
 
     gpus: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
-    pinned: bool = False
 
 
 class Leases:
@@ -43,17 +37,16 @@ class Leases:
     devices than are free. A waiting job is overtaken at most as often as there are devices; from then on all that
     becomes free is kept for it. So small jobs fill the gaps that big ones leave, and no big one waits for ever.
 
-    Sweeps that run at the same time share a machine: a GPU that another has is waited for; cores that another has are
-    used as well where no others are free, and the job is then not pinned to them.
+    They are this sweep's alone: of another sweep at the same time nothing is known, and CUDA_VISIBLE_DEVICES keeps the
+    GPUs of the two apart.
 
     Args:
         gpus: As CUDA_VISIBLE_DEVICES names them, from `visible_gpus`.
         cores: By number.
-        locks: What other sweeps have; None to leave them out of account.
     """
 
-    def __init__(self, gpus: Sequence[str], cores: Sequence[int], locks: "Locks | None" = None) -> None:
-        self.gpus, self.cores, self.locks = tuple(gpus), tuple(cores), locks
+    def __init__(self, gpus: Sequence[str], cores: Sequence[int]) -> None:
+        self.gpus, self.cores = tuple(gpus), tuple(cores)
         self._lent: set[str | int] = set()
         self._overtaken: Counter[int] = Counter()
 
@@ -80,27 +73,16 @@ class Leases:
 
     def take(self, need: Need) -> Lease | None:
         """Lend what is needed; a job never needs more cores than there are."""
-        if need.gpus:
-            gpus = self._lock(self._free(self.gpus), need.gpus)
-            if len(gpus) < need.gpus:
-                self._unlock(gpus)
-                return None
-            lease = Lease(gpus=gpus)
-        else:
-            free, count = self._free(self.cores), min(need.cores, len(self.cores))
-            if len(free) < count:
-                return None
-            locked = self._lock(free, count)
-            shared = [core for core in free if core not in locked]
-            cores = (*locked, *shared[: count - len(locked)])
-            lease = Lease(cores=tuple(sorted(cores)), pinned=len(locked) == count)
+        free_gpus, free_cores, cores = self._free(self.gpus), self._free(self.cores), min(need.cores, len(self.cores))
+        if len(free_gpus) < need.gpus or (not need.gpus and len(free_cores) < cores):
+            return None
+        lease = Lease(gpus=tuple(free_gpus[: need.gpus]), cores=() if need.gpus else tuple(free_cores[:cores]))
         self._lent.update(lease.gpus, lease.cores)
         return lease
 
     def give_back(self, lease: Lease) -> None:
         """The job has ended."""
         self._lent.difference_update(lease.gpus, lease.cores)
-        self._unlock((*lease.gpus, *lease.cores))
 
     def at_once(self, needs: Iterable[Need]) -> int:
         """How many of these jobs, from the first on, can run at the same time."""
@@ -117,55 +99,6 @@ class Leases:
 
     def _free(self, devices: Sequence[Device]) -> list[Device]:
         return [device for device in devices if device not in self._lent]
-
-    def _lock(self, devices: Sequence[Device], count: int) -> tuple[Device, ...]:
-        """Up to `count` of these devices that no other sweep has."""
-        locked: list[Device] = []
-        for device in devices:
-            if len(locked) < count and (self.locks is None or self.locks.take(device)):
-                locked.append(device)
-        return tuple(locked)
-
-    def _unlock(self, devices: Iterable[str | int]) -> None:
-        for device in devices:
-            if self.locks is not None:
-                self.locks.give_back(device)
-
-
-class Locks:
-    """The devices that sweeps of this user on this machine have: a locked file each, free again when its sweep is gone.
-
-    Args:
-        folder: Where the files are; the same for all sweeps.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or Path(tempfile.gettempdir()) / f"normzoo-devices-{os.getuid()}"
-        self._held: dict[str | int, int] = {}
-
-    def take(self, device: str | int) -> bool:
-        """Whether the device is this sweep's now. Where no file can be locked, every device is."""
-        name = f"gpu-{device.replace('/', '-')}" if isinstance(device, str) else f"core-{device}"
-        descriptor = None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            assert descriptor is not None
-            os.close(descriptor)
-            return False
-        except OSError:
-            if descriptor is not None:
-                os.close(descriptor)
-            return True
-        self._held[device] = descriptor
-        return True
-
-    def give_back(self, device: str | int) -> None:
-        """The device is free for others."""
-        with contextlib.suppress(KeyError):
-            os.close(self._held.pop(device))
 
 
 def visible_gpus() -> list[str]:

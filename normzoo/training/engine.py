@@ -127,7 +127,8 @@ def fitted(extra: str, options: dict[str, Any], needed: Resources, cells: Sequen
         if options.get("gpus_per_node") is None and not options.get("gres"):
             options["gpus_per_node"] = needed.gpus or None
     elif options.get("n_jobs", -1) == -1:
-        options["n_jobs"] = max(1, min(len(processor_cores()) // needed.cpus, len(cells)))
+        # Its workers know nothing of each other, and would all take the first GPU.
+        options["n_jobs"] = 1 if needed.gpus else max(1, min(len(processor_cores()) // needed.cpus, len(cells)))
     return options
 
 

@@ -19,7 +19,7 @@ from normzoo.results import CellResult
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.job import Job
 from normzoo.sweep.keeper import Ending
-from normzoo.sweep.leases import Leases, Locks, Need, visible_gpus
+from normzoo.sweep.leases import Leases, Need, visible_gpus
 from normzoo.sweep.limits import Limits, processor_cores
 from normzoo.sweep.options import sweep_options
 from normzoo.sweep.pool import Elsewhere, Pool
@@ -60,7 +60,7 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
     with contextlib.nullcontext() if dry_run else cell_server() as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
-        leases = Leases(visible_gpus(), processor_cores(), Locks())
+        leases = Leases(visible_gpus(), processor_cores())
         n_jobs = max(1, leases.at_once(_need(cell.config) for cell in planned.to_run[: launcher.n_jobs]))
         folder = launcher.config.hydra.sweep.dir
         if planned.options.dry_run:

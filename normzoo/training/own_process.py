@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.job import Job
 from normzoo.sweep.keeper import Ending
-from normzoo.sweep.leases import Leases, Locks, Need, visible_gpus
+from normzoo.sweep.leases import Leases, Need, visible_gpus
 from normzoo.sweep.limits import Limits, processor_cores
 from normzoo.sweep.options import sweep_options
 from normzoo.sweep.pool import Elsewhere, Pool
@@ -63,7 +63,7 @@ class InOwnProcess:
         with Stop() as stop:
             # Forked from this process, which has imported what the cell needs and has run nothing of it.
             context = multiprocessing.get_context("fork")
-            pool = Pool(context, Leases(gpus, processor_cores(), Locks()), 1, stop, claim=claim, on_end=end)
+            pool = Pool(context, Leases(gpus, processor_cores()), 1, stop, claim=claim, on_end=end)
             if pool.run([job]):
                 raise KeyboardInterrupt
         result = cell.result()

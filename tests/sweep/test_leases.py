@@ -1,14 +1,12 @@
-"""Who gets which devices, in what order, and what another sweep has."""
+"""Who gets which devices, and in what order."""
 
 import itertools
-import os
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
-from normzoo.sweep.leases import Lease, Leases, Locks, Need, visible_gpus
+from normzoo.sweep.leases import Lease, Leases, Need, visible_gpus
 
 
 class Machine:
@@ -107,7 +105,7 @@ def test_cells_on_cores_do_not_wait_for_gpus() -> None:
 def test_cores_are_leased_and_a_cell_that_asks_for_too_many_runs_alone() -> None:
     machine = Machine(Leases([], [0, 2, 4, 6]), [Need(cores=2), Need(cores=1), Need(cores=16)])
     assert machine.start() == [0, 1]
-    assert [(lease.cores, lease.pinned) for lease in machine.running.values()] == [((0, 2), True), ((4,), True)]
+    assert [lease.cores for lease in machine.running.values()] == [(0, 2), (4,)]
     machine.end(0)
     assert machine.start() == []
     machine.end(1)
@@ -122,35 +120,6 @@ def test_how_many_run_at_once() -> None:
     assert leases.at_once([Need(cores=9)] * 5) == 1
     assert leases.at_once([Need(gpus=1), Need(cores=1)]) == 2
     assert leases.at_once([]) == 0
-
-
-def test_another_sweep_has_its_gpus_to_itself_and_shares_cores_where_it_must(tmp_path: Path) -> None:
-    here, there = (Leases(["a", "b"], [0, 1, 2], Locks(tmp_path)) for _ in range(2))
-    first = here.take(Need(gpus=1))
-    assert there.take(Need(gpus=2)) is None
-    second = there.take(Need(gpus=1))
-    assert first is not None
-    assert second is not None
-    assert (first.gpus, second.gpus) == (("a",), ("b",))
-    here.give_back(first)
-    assert there.take(Need(gpus=1)) == first
-
-    cores = [leases.take(Need(cores=2)) for leases in (here, there)]
-    # One core of three is left to itself; the other is shared, and the job is not held to them.
-    assert cores == [Lease(cores=(0, 1), pinned=True), Lease(cores=(0, 2), pinned=False)]
-    assert there.take(Need(cores=1)) == Lease(cores=(1,), pinned=False)
-
-
-def test_devices_are_free_when_their_sweep_is_gone(tmp_path: Path) -> None:
-    if (child := os.fork()) == 0:
-        os._exit(0 if Locks(tmp_path).take("GPU-0/1") else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert Locks(tmp_path).take("GPU-0/1")
-
-
-def test_a_folder_that_cannot_be_written_keeps_no_device_back(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert Locks(tmp_path / "file" / "below").take(0)
 
 
 @pytest.mark.parametrize(

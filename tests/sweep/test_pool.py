@@ -22,8 +22,8 @@ from normzoo.sweep.fork_server import fork_server, stop_server
 from normzoo.sweep.job import Job, Orders
 from normzoo.sweep.job import run as follow
 from normzoo.sweep.keeper import Ending
-from normzoo.sweep.leases import Leases, Locks, Need
-from normzoo.sweep.limits import Limits, processor_cores
+from normzoo.sweep.leases import Leases, Need
+from normzoo.sweep.limits import Limits
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.stop import Stop
 
@@ -85,18 +85,11 @@ def run(server: Any) -> Run:
         """Run the jobs on cores that are not there, so that the number of those here is of no account."""
         endings: dict[int, Ending] = {}
         with Stop() as stop:
-            leases = Leases(gpus, CORES, Unpinned())
+            leases = Leases(gpus, CORES)
             assert Pool(server, leases, n_jobs, stop, on_end=endings.__setitem__).run(jobs) == []
         return endings
 
     return jobs
-
-
-class Unpinned(Locks):
-    """As where another sweep has every core: jobs share them, and are not pinned to any."""
-
-    def take(self, device: str | int) -> bool:
-        return isinstance(device, str)
 
 
 def codes(endings: dict[int, Ending]) -> dict[int, int]:
@@ -135,7 +128,7 @@ def test_control_c_reaches_no_job_however_young_and_a_kill_reaches_it_later(
     ]
     endings: dict[int, Ending] = {}
     with Stop() as stop:
-        Pool(context, Leases([], CORES, Unpinned()), 1, stop, on_end=endings.__setitem__).run(jobs)
+        Pool(context, Leases([], CORES), 1, stop, on_end=endings.__setitem__).run(jobs)
         assert not stop.draining
     assert codes(endings) == {0: 0, 1: -signal.SIGINT}, (tmp_path / "0.log").read_text()
     assert (tmp_path / "alive").read_text() == "yes"
@@ -161,8 +154,7 @@ def test_two_at_once_if_told_so(tmp_path: Path, run: Run) -> None:
 
 
 def seen(path: Path) -> None:
-    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    path.write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("OWN"), affinity]))
+    path.write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("OWN")]))
     meet(path.parent / path.stem, path.parent / ("1" if path.stem == "0" else "0"))
 
 
@@ -173,18 +165,8 @@ def test_jobs_at_the_same_time_see_their_own_devices_and_variables(tmp_path: Pat
     ]
     assert codes(run(jobs, None, gpus=["GPU-a", "3", "5", "7"])) == {0: 0, 1: 0}
     first, second = (json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2))
-    assert [first[:2], second[:2]] == [["GPU-a,3", "0"], ["5,7", "1"]]
+    assert [first, second] == [["GPU-a,3", "0"], ["5,7", "1"]]
     assert os.environ.get("OWN") is None
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to cores")
-def test_a_job_stays_on_its_cores(tmp_path: Path, server: Any) -> None:
-    (tmp_path / "1").touch()
-    core = processor_cores()[-1]
-    with Stop() as stop:
-        Pool(server, Leases([], [core]), None, stop).run([Job(seen, (tmp_path / "0.json",), tmp_path / "log")])
-    assert json.loads((tmp_path / "0.json").read_text()) == ["", None, [core]]
-    assert processor_cores() != [core] or len(processor_cores()) == 1
 
 
 def family(pids: Path) -> None:
@@ -284,7 +266,7 @@ def test_an_interrupt_stops_the_running_jobs_and_starts_no_more(tmp_path: Path, 
 
     with Stop() as stop:
         pool = Pool(
-            server, Leases([], CORES, Unpinned()), 1, stop, on_end=lambda index, _: ended.append(index),
+            server, Leases([], CORES), 1, stop, on_end=lambda index, _: ended.append(index),
             on_wait=interrupt,
         )  # fmt: skip
         assert pool.run(jobs) == [0, 1]
@@ -298,7 +280,7 @@ def test_a_first_interrupt_lets_running_jobs_end(tmp_path: Path, run: Run, serve
     jobs = [Job(sleep, (tmp_path / str(i), 2.0), tmp_path / f"{i}.log") for i in range(2)]
     with Stop(lambda: said.append("draining")) as stop:
         start = lambda index: threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # noqa: E731
-        pool = Pool(server, Leases([], CORES, Unpinned()), 1, stop, on_start=start)
+        pool = Pool(server, Leases([], CORES), 1, stop, on_start=start)
         assert pool.run(jobs) == [1]
     assert said == ["draining"]
     assert (tmp_path / "0").exists()
@@ -319,9 +301,7 @@ def test_a_job_is_claimed_until_its_end_is_told(tmp_path: Path, run: Run, server
     assert other is not None
     threading.Timer(3.0, other.give_back).start()
     with Stop() as stop:
-        pool = Pool(
-            server, Leases([], CORES, Unpinned()), None, stop, claim=claim, on_end=end, on_elsewhere=elsewhere.append
-        )
+        pool = Pool(server, Leases([], CORES), None, stop, claim=claim, on_end=end, on_elsewhere=elsewhere.append)
         assert pool.run(jobs) == []
     assert (held, elsewhere) == ([True, True], [0])
     assert all(Claim.take(tmp_path / f"cell{index}") for index in (1, 2))
@@ -329,7 +309,7 @@ def test_a_job_is_claimed_until_its_end_is_told(tmp_path: Path, run: Run, server
 
 def test_the_fork_server_may_die(tmp_path: Path, server: Any) -> None:
     with Stop() as stop:
-        pool = Pool(server, Leases([], CORES, Unpinned()), 1, stop, on_end=lambda *_: kill_server())
+        pool = Pool(server, Leases([], CORES), 1, stop, on_end=lambda *_: kill_server())
         assert pool.run([Job(write, (tmp_path / str(i), ""), tmp_path / "log") for i in range(3)]) == []
     assert (tmp_path / "2").exists()
 
@@ -347,7 +327,7 @@ import test_pool
 
 if __name__ == "__main__":
   with test_pool.fork_server(test_pool.PRELOAD, {{}}) as context, test_pool.Stop() as stop:
-    leases = test_pool.Leases([], test_pool.CORES, test_pool.Unpinned())
+    leases = test_pool.Leases([], test_pool.CORES)
     test_pool.Pool(context, leases, None, stop).run(
         [test_pool.Job(test_pool.family, (Path({pids!r}),), Path({pids!r} + ".log"))]
     )
