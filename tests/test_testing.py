@@ -234,6 +234,39 @@ class ChangesGradMode(Broken):
         return y
 
 
+class AveragesGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, mean):
+        ctx.mean = mean
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad - ctx.mean
+        ctx.mean.copy_((grad.mean() + ctx.mean) / 2)
+        return grad, None
+
+
+class RemembersGradients(Broken):
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        return super().forward(AveragesGradients.apply(x, self.mean))
+
+
+class RemembersOutputs(Broken):
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        y = super().forward(x) - self.mean
+        self.mean.copy_(y.detach().mean())
+        return y
+
+
 class NeedsNumbers(Broken):
     def __init__(self, num_features):
         super().__init__(num_features)
@@ -281,6 +314,9 @@ class ResetsToSomethingElse(Broken):
         ("one_sample", UnguardedVariance, "(1, 8) leaves 1 value to a statistic, and is not refused"),
         ("one_sample", SilentRefusal, "does not name the shape: too few values"),
         ("ranks_as_stated", TakesAnything, "(8,), of rank 1, is not refused; ranks is (2, 3, 4, 5)"),
+        ("survives_overflow", RemembersGradients, "mean is not finite after a gradient of inf"),
+        ("follows_loss_scale", RemembersGradients, "a loss times 64.0: the gradient of the input differs"),
+        ("recomputes", RemembersOutputs, "use_reentrant=False: the gradient of the input differs"),
         ("survives_saving", ForgetsState, "state_dict: the output differs"),
         ("pickles", CannotBePickled, "pickle"),
         ("survives_saving", SharesItsWeight, "deepcopy shares"),

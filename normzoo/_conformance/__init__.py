@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from normzoo._conformance import inputs, kinds, torch_features, values
+from normzoo._conformance import inputs, kinds, torch_features, training, values
 from normzoo._conformance.subject import Subject as Subject
 from normzoo.facts import Kind
 
@@ -23,6 +23,9 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     inputs.empty_batch,
     inputs.one_sample,
     inputs.ranks_as_stated,
+    training.survives_overflow,
+    training.follows_loss_scale,
+    training.recomputes,
     torch_features.survives_saving,
     torch_features.pickles,
     torch_features.compiles,

@@ -3,8 +3,11 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from normzoo.norms._recompute import is_recomputed
+from normzoo.norms._refuse import describe
 
 
 def newest_weight(
@@ -59,13 +62,50 @@ def move_running(
     *moves: tuple[Tensor, Tensor],
     moving_average_fraction: float | None = None,
 ) -> None:
-    """Count one more batch and move each running statistic, the first of two, towards its new value, in place."""
+    """Count one more batch and move each running statistic, the first of two, towards its new value, in place.
+
+    Once: not where activation checkpointing runs a forward again.
+    """
+    if is_recomputed():
+        return
     if num_batches is not None:
         num_batches.add_(1)
     weight = newest_weight(num_batches, momentum, moving_average_fraction)
     for running, new in moves:
         w = weight.to(running.dtype) if isinstance(weight, Tensor) else weight
         running.mul_(1 - w).add_(w * new.reshape(running.shape).to(running.dtype))
+
+
+@torch.no_grad()
+def commit(*moves: tuple[Tensor, Tensor]) -> None:
+    """Write to each buffer, the first of two, its new value, but to none if a value is not finite.
+
+    For state that training itself reads, in which an overflow would stay for ever.
+    """
+    moves = tuple((buffer, new.to(buffer.dtype)) for buffer, new in moves)
+    finite = torch.stack([new.isfinite().all() for _, new in moves]).all()
+    for buffer, new in moves:
+        buffer.copy_(torch.where(finite, new, buffer))
+
+
+def gradient_scale(layer: nn.Module, x: Tensor) -> float | Tensor:
+    """What the gradients that will reach the layer are multiplied by: its `loss_scale`, 1 where it is not told.
+
+    Raises:
+        RuntimeError: Under autocast to float16, where a scaler of gradients changes the scale, if it is not told.
+    """
+    scale: float | Tensor | None = layer.loss_scale  # type: ignore[assignment]
+    if scale is not None:
+        return scale
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and torch.is_grad_enabled() and torch.get_autocast_dtype(device) == torch.float16:
+        raise RuntimeError(
+            f"{describe(layer)} averages gradients over steps, and float16 autocast needs a gradient scaler, which "
+            f"changes their scale: before each forward set its attribute loss_scale to scaler.get_scale() (1.0 "
+            f"without a scaler), or use bfloat16"
+        )
+    return 1.0
 
 
 def snapshot(*values: Tensor) -> tuple[Tensor, ...]:

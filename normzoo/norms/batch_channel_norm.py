@@ -10,9 +10,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from normzoo.norms._batch_statistics import detached_mean
 from normzoo.norms._gate import group_mean
 from normzoo.norms._quotient import Moments
+from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import update_running
-from normzoo.norms._standardize import per_channel
+from normzoo.norms._running import commit, newest_weight, snapshot
+from normzoo.norms._standardize import centre, per_channel
 from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
 
@@ -95,11 +96,10 @@ class BatchChannelNorm(_NormBase):
         check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
-        if self.training and x.numel():
-            self._move_estimates(x)
         assert self.running_mean is not None
         assert self.running_var is not None
-        u = (x - per_channel(self.running_mean, x)) * per_channel((self.running_var + self.eps).rsqrt(), x)
+        mean, var = self._move_estimates(x) if self.training and x.numel() else (self.running_mean, self.running_var)
+        u = (x - per_channel(mean, x)) * per_channel((var + self.eps).rsqrt(), x)
         return self._normalize_groups(u).to(x.dtype)
 
     def _normalize_groups(self, u: Tensor) -> Tensor:
@@ -136,11 +136,24 @@ class BatchChannelNorm(_NormBase):
         return u * scale + shift
 
     @torch.no_grad()
-    def _move_estimates(self, x: Tensor) -> None:
+    def _move_estimates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The estimates with this batch in them."""
         assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         dims = (0, *range(2, x.dim()))
-        deviation = x.to(self.running_mean.dtype) - per_channel(self.running_mean, x)
-        update_running(self, self.running_mean + deviation.mean(dims), deviation.square().mean(dims))
+        centred, batch_mean = centre(x, dims)
+        batch_mean, batch_var = batch_mean.flatten(), centred.square().mean(dims)
+        buffers = (self.running_mean, self.running_var, self.num_batches_tracked)
+        mean, var, t = state_before(self, torch.stack([batch_mean, batch_var]), *buffers)
+        mean, var = mean.to(batch_mean.dtype), var.to(batch_mean.dtype)
+        w = newest_weight(t + 1, self.momentum)
+        w = w.to(mean.dtype) if isinstance(w, Tensor) else w
+        shift = batch_mean - mean
+        mean, var = snapshot(mean + w * shift, var + w * (batch_var + shift.square() - var))
+        if not is_recomputed():
+            commit(*zip(buffers, (mean, var, t + 1), strict=True))
+        return mean, var
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_groups={self.num_groups}"

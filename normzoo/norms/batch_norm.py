@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
@@ -78,11 +79,12 @@ class BatchNorm(nn.BatchNorm2d):
             check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and self.momentum is None and self.running_mean is not None:
-            return self._forward_cumulative(input)
+        if self.training and self.running_mean is not None and (self.momentum is None or is_recomputed()):
+            return self._forward_apart(input)
         return super().forward(input)
 
-    def _forward_cumulative(self, x: Tensor) -> Tensor:
+    def _forward_apart(self, x: Tensor) -> Tensor:
+        """Run the kernel without the running statistics, which are moved after it, or not."""
         self._check_input_dim(x)
         assert self.running_mean is not None
         # With momentum 1 the kernel writes the batch's own mean and unbiased variance.

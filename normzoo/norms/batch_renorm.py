@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import invalid
-from normzoo.norms._running import newest_weight, snapshot
+from normzoo.norms._running import commit, newest_weight, snapshot
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.norms.batch_norm import BatchNorm
 from normzoo.registry import register
@@ -88,11 +89,11 @@ class BatchRenorm(BatchNorm):
         self.r_max_steps = r_max_steps
         self.d_max_steps = d_max_steps
 
-    def limits(self) -> tuple[Tensor, Tensor]:
-        """r_max and d_max for the next training batch."""
-        assert self.num_batches_tracked is not None
-        wide = torch.float32 if self.num_batches_tracked.device.type == "mps" else torch.float64
-        step = self.num_batches_tracked.to(wide)
+    def limits(self, num_batches: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """r_max and d_max after so many training batches; by default for the next one."""
+        num_batches = self.num_batches_tracked if num_batches is None else num_batches
+        assert num_batches is not None
+        step = num_batches.to(torch.float32 if num_batches.device.type == "mps" else torch.float64)
 
         def grown(steps: int) -> Tensor:
             """How far the limit is on its way, from 0 at `warmup_steps` to 1 at `steps`."""
@@ -116,18 +117,20 @@ class BatchRenorm(BatchNorm):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        running_mean, running_var = self.running_mean.to(mean.dtype), self.running_var.to(mean.dtype)
+        buffers = (self.running_mean, self.running_var, self.num_batches_tracked)
+        running_mean, running_var, t = state_before(self, torch.stack([mean, var]), *buffers)
+        running_mean, running_var = running_mean.to(mean.dtype), running_var.to(mean.dtype)
         sigma_batch, sigma = (var + self.eps).sqrt(), (running_var + self.eps).sqrt()
-        r_max, d_max = (limit.to(mean.dtype) for limit in self.limits())
+        r_max, d_max = (limit.to(mean.dtype) for limit in self.limits(t))
         r, d = snapshot(
             (sigma_batch / sigma).clamp(1 / r_max, r_max), ((mean - running_mean) / sigma).clamp(-d_max, d_max)
         )
-        self.num_batches_tracked.add_(1)
-        w = newest_weight(self.num_batches_tracked, self.momentum)
-        w = w.to(mean.dtype) if isinstance(w, Tensor) else w
-        sigma = sigma + w * (sigma_batch - sigma)
-        self.running_mean.copy_(running_mean + w * (mean - running_mean))
-        self.running_var.copy_((sigma.square() - self.eps).clamp(min=0))
+        if not is_recomputed():
+            w = newest_weight(t + 1, self.momentum)
+            w = w.to(mean.dtype) if isinstance(w, Tensor) else w
+            sigma = sigma + w * (sigma_batch - sigma)
+            new = (running_mean + w * (mean - running_mean), (sigma.square() - self.eps).clamp(min=0), t + 1)
+            commit(*zip(buffers, new, strict=True))
         return r, d
 
     def extra_repr(self) -> str:

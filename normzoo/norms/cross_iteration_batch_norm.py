@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normzoo.norms._refuse import invalid
+from normzoo.norms._recompute import is_recomputed
+from normzoo.norms._refuse import describe, invalid
 from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
@@ -120,6 +121,7 @@ class CrossIterationBatchNorm(BatchNorm):
     Raises:
         ValueError: If the window or the burn-in is out of its range, the number of channels of an input differs, or a
             statistic of the batch would be over one value.
+        RuntimeError: If activation checkpointing recomputes it in training.
 
     Source: Yao et al. 2020, arXiv:2002.05712, section 3. The authors' code leaves out a past batch whose variance is
     negative, where the paper takes the larger of ν and μ². That the gradient passes through the past statistics is how
@@ -148,6 +150,12 @@ class CrossIterationBatchNorm(BatchNorm):
         self._warned = False
 
     def forward(self, input: Tensor, weight: Tensor | None = None) -> Tensor:
+        if self.training and self.window > 1 and is_recomputed():
+            raise RuntimeError(
+                f"{describe(self)} differentiates its statistics in the forward, which activation checkpointing runs "
+                f"without a graph or with one that is not kept: leave this layer and the one before it out of what is "
+                f"checkpointed, or build it with window=1, which is batch norm"
+            )
         recorded = torch.is_grad_enabled() and input.requires_grad and (weight is not None or not input.is_leaf)
         if not self.training or not recorded or not input.numel() or self.window == 1:
             return super().forward(input)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norms._condition import check_labels, per_sample
+from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import newest_weight
 from normzoo.norms.batch_norm import MEND, BatchNorm
@@ -181,6 +182,8 @@ class DomainSpecificBatchNorm(nn.Module):
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        if is_recomputed():
+            return
         seen = count >= 2
         self.num_batches_tracked.add_(seen)
         weight = newest_weight(self.num_batches_tracked.clamp(min=1), self.momentum)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
@@ -117,6 +118,8 @@ class GhostBatchNorm(BatchNorm):
     @torch.no_grad()
     def _move_running(self, means: Tensor, variances: Tensor) -> None:
         """To the mean over the groups, each as the kernel has moved it."""
+        if is_recomputed():
+            return
         if self.momentum is None:
             update_running(self, means.mean(0), variances.mean(0))
             return

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
-from normzoo.norms._running import snapshot
+from normzoo.norms._running import commit, gradient_scale, snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
@@ -18,19 +19,19 @@ class _Scale(torch.autograd.Function):
 
         ∂l/∂x = (∂l/∂z − Ψ z) / χ,  Ψ = Σ share · Ψ_B over the window,  Ψ_B = mean of ∂l/∂z z
 
-    The batch writes its Ψ_B into the window, the layer's state, at `slot`.
+    The batch writes its Ψ_B into the window, the layer's state, at `slot`; it is kept without the `scale` of the loss.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, rchi: Tensor, share: Tensor, slot: Tensor, window: Tensor) -> Tensor:
+    def forward(x: Tensor, rchi: Tensor, share: Tensor, slot: Tensor, window: Tensor, scale: float | Tensor) -> Tensor:
         return (x.to(rchi.dtype) * per_channel(rchi, x)).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         # The state is not saved but referred to: a second backward is to find it as the first one left it.
-        _, rchi, share, slot, ctx.window = inputs
+        _, rchi, share, slot, ctx.window, ctx.scale = inputs
         ctx.save_for_backward(output, rchi, share, slot)
 
     @staticmethod
@@ -38,11 +39,10 @@ class _Scale(torch.autograd.Function):
         z, rchi, share, slot = ctx.saved_tensors
         dtype, dims = grad.dtype, (0, *range(2, grad.dim()))
         grad, z = grad.to(rchi.dtype), z.to(rchi.dtype)
-        window = replace(ctx.window.to(rchi.dtype), slot, (grad * z).mean(dims))
+        window = replace(ctx.window.to(rchi.dtype) * ctx.scale, slot, (grad * z).mean(dims))
         grad = (grad - per_channel(average(window, share), grad) * z) * per_channel(rchi, grad)
-        with torch.no_grad():
-            ctx.window.copy_(window)
-        return grad.to(dtype), None, None, None, None
+        commit((ctx.window, window / ctx.scale))
+        return grad.to(dtype), None, None, None, None, None
 
 
 def replace(window: Tensor, slot: Tensor, new: Tensor) -> Tensor:
@@ -93,8 +93,14 @@ class MovingAverageBatchNorm(nn.Module):
         r_max: λ, the limit of r, 1 or more.
         warmup_steps: Training batches that stand alone.
 
+    Attributes:
+        loss_scale: What the loss is multiplied by before the backward; None is taken for 1, but refused under autocast
+            to float16. Under a gradient scaler set it before each forward: `layer.loss_scale = scaler.get_scale()`.
+
     Raises:
         ValueError: If a number is out of its range, or the number of channels of an input differs.
+        RuntimeError: If gradients are scaled by what the layer is not told, or a forward that it has forgotten is
+            recomputed by activation checkpointing.
 
     Source: Yan et al. 2020, arXiv:2001.06838, section 4. Window, momentum, limit and warm-up as in the authors' code,
     which lets r be 1 for 1000 batches in any case.
@@ -102,6 +108,7 @@ class MovingAverageBatchNorm(nn.Module):
 
     weight: nn.Parameter  # None without affine, as is bias
     bias: nn.Parameter
+    loss_scale: float | Tensor | None = None
     running_moment: Tensor
     window_moment: Tensor
     window_product: Tensor
@@ -158,8 +165,9 @@ class MovingAverageBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x.shape, self.num_features)
         if self.training and x.numel():
+            scale = gradient_scale(self, x)
             rchi, r, share, slot = self._statistics(x)
-            y = _Scale.apply(x, rchi, share, slot, self.window_product)
+            y = _Scale.apply(x, rchi, share, slot, self.window_product, scale)
         else:
             y, r = x, (self.running_moment + self.eps).rsqrt()
         # weight · r is one factor for each channel, so that z is all that is saved.
@@ -174,19 +182,21 @@ class MovingAverageBatchNorm(nn.Module):
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         moment = wide.square().mean((0, *range(2, x.dim())))
         place = torch.arange(self.window, device=x.device)
-        t = self.num_batches_tracked
+        running, window, t = state_before(
+            self, moment, self.running_moment, self.window_moment, self.num_batches_tracked
+        )
         slot = (place == t % self.window).to(wide.dtype)
         filled = (place <= t).to(wide.dtype)
         alone = t < self.warmup_steps
         share, slot = snapshot(torch.where(alone, slot, filled / filled.sum()), slot)
-        window = replace(self.window_moment.to(wide.dtype), slot, moment)
+        window = replace(window.to(wide.dtype), slot, moment)
         chi2 = average(window, share)
-        running = self.running_moment.to(wide.dtype)
+        running = running.to(wide.dtype)
         r = ((chi2 + self.eps) / (running + self.eps)).sqrt().clamp(1 / self.r_max, self.r_max)
         rchi, r = snapshot((chi2 + self.eps).rsqrt(), torch.where(alone, 1.0, r))
-        self.num_batches_tracked.add_(1)
-        self.running_moment.copy_(running + self.momentum * (chi2 - running))
-        self.window_moment.copy_(window)
+        if not is_recomputed():
+            moves = ((self.running_moment, running + self.momentum * (chi2 - running)), (self.window_moment, window))
+            commit(*moves, (self.num_batches_tracked, t + 1))
         return rchi, r, share, slot
 
     def extra_repr(self) -> str:

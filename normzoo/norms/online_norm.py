@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._recurrence import recurrence
 from normzoo.norms._refuse import check_input, invalid
-from normzoo.norms._running import snapshot
+from normzoo.norms._running import commit, gradient_scale, snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
@@ -24,19 +25,21 @@ class _Normalize(torch.autograd.Function):
 
         ε_y ← (1 − w mean(y²)) ε_y + mean(y' y);    ε_1 ← (1 − w) ε_1 + mean(x̃' rstd)
 
-    The two errors are the layer's state, which the backward moves in place.
+    The two errors are the layer's state, which the backward moves in place; it is kept without the `scale` of the loss.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, mean: Tensor, rstd: Tensor, error_y: Tensor, error_1: Tensor, w: float) -> Tensor:
+    def forward(
+        x: Tensor, mean: Tensor, rstd: Tensor, error_y: Tensor, error_1: Tensor, w: float, scale: float | Tensor
+    ) -> Tensor:
         return ((x.to(mean.dtype) - mean) * rstd).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         # The state is not saved but referred to: a second backward is to find it as the first one left it.
-        _, _, rstd, ctx.error_y, ctx.error_1, ctx.w = inputs
+        _, _, rstd, ctx.error_y, ctx.error_1, ctx.w, ctx.scale = inputs
         ctx.save_for_backward(output, rstd)
 
     @staticmethod
@@ -48,14 +51,12 @@ class _Normalize(torch.autograd.Function):
         def mean(values: Tensor) -> Tensor:
             return values.flatten(2).mean(2) if values.dim() > 2 else values
 
-        errors = recurrence(1 - w * mean(y * y), mean(grad * y), ctx.error_y.to(rstd.dtype))
+        errors = recurrence(1 - w * mean(y * y), mean(grad * y), ctx.error_y.to(rstd.dtype) * ctx.scale)
         grad = (grad - w * errors[:-1].view(shape) * y) * rstd
-        drifts = recurrence(torch.full_like(errors[1:], 1 - w), mean(grad), ctx.error_1.to(rstd.dtype))
+        drifts = recurrence(torch.full_like(errors[1:], 1 - w), mean(grad), ctx.error_1.to(rstd.dtype) * ctx.scale)
         grad = grad - w * drifts[:-1].view(shape)
-        with torch.no_grad():
-            ctx.error_y.copy_(errors[-1])
-            ctx.error_1.copy_(drifts[-1])
-        return grad.to(dtype), None, None, None, None, None
+        commit((ctx.error_y, errors[-1] / ctx.scale), (ctx.error_1, drifts[-1] / ctx.scale))
+        return grad.to(dtype), None, None, None, None, None, None
 
 
 class _ScaleLayer(torch.autograd.Function):
@@ -137,8 +138,14 @@ class OnlineNorm(nn.Module):
         affine: Whether to learn `weight` and `bias`.
         layer_scaling: Whether to divide by the root mean square of the sample.
 
+    Attributes:
+        loss_scale: What the loss is multiplied by before the backward; None is taken for 1, but refused under autocast
+            to float16. Under a gradient scaler set it before each forward: `layer.loss_scale = scaler.get_scale()`.
+
     Raises:
         ValueError: If a momentum is not between 0 and 1, or the number of channels of an input differs.
+        RuntimeError: If gradients are scaled by what the layer is not told, or a forward that it has forgotten is
+            recomputed by activation checkpointing.
 
     Source: Chiley et al. 2019, arXiv:1905.05894. That the scaling stands after the affine is taken from the authors'
     code, which by default clips the output to ±5 in its place.
@@ -146,6 +153,7 @@ class OnlineNorm(nn.Module):
 
     weight: nn.Parameter  # None without affine, as is bias
     bias: nn.Parameter
+    loss_scale: float | Tensor | None = None
     running_mean: Tensor
     running_var: Tensor
     error_y: Tensor
@@ -198,8 +206,9 @@ class OnlineNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x.shape, self.num_features)
         if self.training:
+            scale = gradient_scale(self, x)
             mean, rstd = self._statistics(x)
-            y = _Normalize.apply(x, mean, rstd, self.error_y, self.error_1, self.backward_momentum)
+            y = _Normalize.apply(x, mean, rstd, self.error_y, self.error_1, self.backward_momentum, scale)
         else:
             rstd = (self.running_var + self.eps).rsqrt()
             y = (x - per_channel(self.running_mean, x)) * per_channel(rstd, x)
@@ -221,12 +230,13 @@ class OnlineNorm(nn.Module):
         own = values.mean(2)
         var = (values - own.unsqueeze(2)).square().mean(2)
         keep = torch.full_like(own, 1 - m)
-        means = recurrence(keep, m * own, self.running_mean.to(wide.dtype))
+        running_mean, running_var = state_before(self, own.mean(0), self.running_mean, self.running_var)
+        means = recurrence(keep, m * own, running_mean.to(wide.dtype))
         deviation = own - means[:-1]
-        variances = recurrence(keep, m * var + m * (1 - m) * deviation.square(), self.running_var.to(wide.dtype))
+        variances = recurrence(keep, m * var + m * (1 - m) * deviation.square(), running_var.to(wide.dtype))
         mean, rstd = snapshot(means[:-1], (variances[:-1] + self.eps).rsqrt())
-        self.running_mean.copy_(means[-1])
-        self.running_var.copy_(variances[-1])
+        if not is_recomputed():
+            commit((self.running_mean, means[-1]), (self.running_var, variances[-1]))
         shape = (*x.shape[:2], *[1] * (x.dim() - 2))
         return mean.view(shape), rstd.view(shape)
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
-from normzoo.norms._running import snapshot
+from normzoo.norms._running import commit, gradient_scale, snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
@@ -20,32 +21,31 @@ class _Scale(torch.autograd.Function):
         ν ← (1 − m Γ) ν + m Λ,  Γ = mean of x_hat²,  Λ = mean of ∂l/∂x_hat x_hat
 
     Where `own` is 1, Λ stands for ν in the first line: with ψ the quadratic mean of x itself, that is the derivative.
-    ν is the layer's state, which the backward moves in place.
+    ν is the layer's state, which the backward moves in place; it is kept without the `scale` of the loss.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, rpsi: Tensor, own: Tensor, nu: Tensor, m: float) -> Tensor:
+    def forward(x: Tensor, rpsi: Tensor, own: Tensor, nu: Tensor, m: float, scale: float | Tensor) -> Tensor:
         return (x.to(rpsi.dtype) * per_channel(rpsi, x)).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         # The state is not saved but referred to: a second backward is to find it as the first one left it.
-        _, rpsi, own, ctx.nu, ctx.m = inputs
+        _, rpsi, own, ctx.nu, ctx.m, ctx.scale = inputs
         ctx.save_for_backward(output, rpsi, own)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x_hat, rpsi, own = ctx.saved_tensors
         dtype, dims = grad.dtype, (0, *range(2, grad.dim()))
-        grad, x_hat, nu = grad.to(rpsi.dtype), x_hat.to(rpsi.dtype), ctx.nu.to(rpsi.dtype)
+        grad, x_hat, nu = grad.to(rpsi.dtype), x_hat.to(rpsi.dtype), ctx.nu.to(rpsi.dtype) * ctx.scale
         if grad.numel():
             power, product = x_hat.square().mean(dims), (grad * x_hat).mean(dims)
             grad = (grad - per_channel(own * product + (1 - own) * nu, grad) * x_hat) * per_channel(rpsi, grad)
-            with torch.no_grad():
-                ctx.nu.copy_((1 - ctx.m * power) * nu + ctx.m * product)
-        return grad.to(dtype), None, None, None, None
+            commit((ctx.nu, ((1 - ctx.m * power) * nu + ctx.m * product) / ctx.scale))
+        return grad.to(dtype), None, None, None, None, None
 
 
 @register(
@@ -80,8 +80,14 @@ class PowerNorm(nn.Module):
         warmup_steps: Training batches that are divided by their own quadratic mean.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
+    Attributes:
+        loss_scale: What the loss is multiplied by before the backward; None is taken for 1, but refused under autocast
+            to float16. Under a gradient scaler set it before each forward: `layer.loss_scale = scaler.get_scale()`.
+
     Raises:
         ValueError: If a number is out of its range, or the number of channels of an input differs.
+        RuntimeError: If gradients are scaled by what the layer is not told, or a forward that it has forgotten is
+            recomputed by activation checkpointing.
 
     Source: Shen et al. 2020, arXiv:2003.07845, section 4 and Algorithm 2. The authors' code differs: it divides the
     gradient by the batch's quadratic mean, not by the running one that divided the input, warms up for 10,000 steps,
@@ -90,6 +96,7 @@ class PowerNorm(nn.Module):
 
     weight: nn.Parameter  # None without affine, as is bias
     bias: nn.Parameter
+    loss_scale: float | Tensor | None = None
     running_power: Tensor
     running_product: Tensor
     num_batches_tracked: Tensor
@@ -145,8 +152,9 @@ class PowerNorm(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel():
+            scale = gradient_scale(self, x)
             rpsi, own = self._statistics(x)
-            y = _Scale.apply(x, rpsi, own, self.running_product, self.momentum)
+            y = _Scale.apply(x, rpsi, own, self.running_product, self.momentum, scale)
         else:
             y = x * per_channel((self.running_power + self.eps).rsqrt(), x)
         if self.affine:
@@ -158,11 +166,12 @@ class PowerNorm(nn.Module):
         """1 / ψ, and 1 if it is of this batch or 0 if of those before; then ψ² is moved."""
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         power = wide.square().mean((0, *range(2, x.dim())))
-        before = self.running_power.to(wide.dtype)
-        own = (self.num_batches_tracked < self.warmup_steps).to(wide.dtype)
+        before, t = state_before(self, power, self.running_power, self.num_batches_tracked)
+        before, own = before.to(wide.dtype), (t < self.warmup_steps).to(wide.dtype)
         rpsi, own = snapshot((torch.where(own > 0, power, before) + self.eps).rsqrt(), own.expand_as(power))
-        self.num_batches_tracked.add_(1)
-        self.running_power.copy_(before + self.momentum * (power - before))
+        if not is_recomputed():
+            running_power = before + self.momentum * (power - before)
+            commit((self.running_power, running_power), (self.num_batches_tracked, t + 1))
         return rpsi, own
 
     def extra_repr(self) -> str:

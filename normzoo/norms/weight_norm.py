@@ -7,6 +7,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrizations, parametrize
 
 from normzoo.arguments import ArgumentValueError
+from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._weights import check_dim, weight_of
 from normzoo.registry import register
 
@@ -57,10 +58,12 @@ def weight_norm(module: nn.Module, *, tensor_name: str = "weight", dim: int | No
 
 
 class _SpectralNorm(parametrizations._SpectralNorm):
-    """torch's, with steps that vmap over stacked replicas has rules for."""
+    """torch's, with steps that vmap over stacked replicas has rules for, and which a recomputed forward leaves out."""
 
     @torch.no_grad()
     def _power_method(self, weight_mat: Tensor, n_power_iterations: int) -> None:
+        if is_recomputed():
+            return
         for _ in range(n_power_iterations):
             self._u.copy_(F.normalize(torch.mv(weight_mat, self._v), dim=0, eps=self.eps))
             self._v.copy_(F.normalize(torch.mv(weight_mat.H, self._u), dim=0, eps=self.eps))
