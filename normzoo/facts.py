@@ -39,7 +39,10 @@ class NormInfo:
     paper: str = ""
     """Authors, year and arXiv number; empty where there is none."""
     reduces_over: str = ""
-    """The dimensions that one mean or variance averages, such as `N, *` or `C/G, *`; `-` where nothing is averaged."""
+    """The dimensions that one mean or variance averages, such as `N, *` or `C/G, *`; `-` where nothing is averaged.
+
+    N for samples, C for channels, * for positions; `and` between the dimensions of several statistics.
+    """
     train_eval_differ: bool = False
     """Whether evaluation computes something else than training, as the norm is built by default.
 

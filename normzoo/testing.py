@@ -48,7 +48,7 @@ class Check:
             raise
         except Exception as error:
             how = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-            raise AssertionError(f"{self.subject.info.name} fails {self}: {asked}\n  {how}") from error
+            raise AssertionError(f"{self.subject.info.name} fails {self}: {how}\n  It asks: {asked}") from error
 
 
 def checks(
@@ -92,21 +92,26 @@ def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[s
         For each check "passed", or "skipped: " and the reason.
 
     Raises:
-        AssertionError: Names each check that fails, what it asks, and how the norm differs.
+        AssertionError: Names each check that fails, how the norm differs, and what is asked; the first line, which is
+            all that pytest's summary shows, has the first failure and the names of the others.
         TypeError: If a norm is not registered and `batch_dependent` is not given, or needs arguments: give it by
             `normzoo.factory(name, num_classes=10)`.
     """
-    outcome, failures, asked = {}, [], checks(norm, **options)
-    for check in asked:
+    outcome: dict[str, str] = {}
+    failures: dict[str, str] = {}
+    for check in checks(norm, **options):
         try:
             check()
             outcome[str(check)] = "passed"
         except SkipTest as reason:
             outcome[str(check)] = f"skipped: {reason}"
         except AssertionError as error:
-            failures.append(str(error))
+            failures[str(check)] = str(error)
     if failures:
-        raise AssertionError("\n\n".join([f"{len(failures)} of {len(asked)} checks fail", *failures]))
+        (_, said), *others = failures.items()
+        first, _, rest = said.partition("\n")
+        also = f"; it also fails {', '.join(name for name, _ in others)}" if others else ""
+        raise AssertionError("\n\n".join([f"{first}{also}\n{rest}", *(text for _, text in others)]))
     return outcome
 
 

@@ -32,11 +32,17 @@ class Rms(nn.Module):
 
 
 def test_a_correct_norm_passes_and_says_what_was_skipped():
-    outcome = check_norm(Rms, batch_dependent=False)
+    outcome = check_norm(Rms, batch_dependent=False, reduces_over="C")
     skipped = {check: said for check, said in outcome.items() if said != "passed"}
     assert skipped.pop("agrees_with_reference") == "skipped: no reference is given"
     assert set(skipped) <= {"exports_to_onnx"}
     assert len(outcome) == len(checks(Rms, batch_dependent=False)) > 20
+
+
+def test_a_fact_that_is_not_stated_is_not_checked():
+    (check,) = [each for each in checks(Rms, batch_dependent=False) if str(each) == "reduces_as_stated"]
+    with pytest.raises(unittest.SkipTest, match="reduces_over is not stated"):
+        check()
 
 
 class Broken(Rms):
@@ -337,8 +343,126 @@ def test_each_fault_is_found_and_named(check, norm, said):
     (one,) = [each for each in checks(norm, batch_dependent=False, **stated) if str(each) == check]
     with pytest.raises(AssertionError) as caught:
         one()
-    assert str(caught.value).startswith(f"{norm.__name__} fails {check}: ")
-    assert said in str(caught.value)
+    first = str(caught.value).splitlines()[0]  # all that pytest's summary shows
+    assert first.startswith(f"{norm.__name__} fails {check}: ")
+    assert said in first
+
+
+class WithoutEps(Rms):
+    def normalize(self, x):
+        return (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)
+
+
+class OverPositions(Rms):
+    """An instance norm without a mean."""
+
+    dims = (2, 3)
+
+    def normalize(self, x):
+        return x * (x.square().mean([d for d in self.dims if d < x.dim()], keepdim=True) + 1e-5).rsqrt()
+
+    def values_per_statistic(self, shape):
+        return 12
+
+
+class OverTheSample(OverPositions):
+    dims = (1, 2, 3)
+
+    def values_per_statistic(self, shape):
+        return shape[2:].numel()
+
+
+class OverChannelsAndOverPositions(Rms):
+    """Two statistics, where one over both dimensions would move the outputs of other channels at other positions."""
+
+    def normalize(self, x):
+        over_positions = x.square().mean(tuple(range(2, x.dim())), keepdim=True)
+        return super().normalize(x) * (over_positions + 1).rsqrt()
+
+
+class Rectified(Rms):
+    def normalize(self, x):
+        return super().normalize(x).relu()
+
+
+class Remembers(Rms):
+    past = 0.0
+
+    def normalize(self, x):
+        y = super().normalize(x) * (1 + self.past)
+        if self.training:
+            self.past = x.detach().mean()
+        return y
+
+
+class RefusesUnsaid(Rms):
+    def forward(self, x):
+        if x[0, 0].numel() == 1:
+            raise ValueError(f"too few values in {tuple(x.shape)}")
+        return super().forward(x)
+
+
+class ConstantOfOneValue(Rms):
+    def normalize(self, x):
+        dims = tuple(range(2, x.dim()))
+        centred = x - x.mean(dims, keepdim=True)
+        return centred * (centred.square().mean(dims, keepdim=True) + 1e-5).rsqrt()
+
+
+WRONG_FACTS = [
+    (WithoutEps, {}, "constant_input: an input of 0 everywhere, training=True, gives an output that is not finite"),
+    (Rms, {"reduces_over": "C, *"}, "no value moves outputs of other positions and other channels"),
+    (Rms, {"reduces_over": "*"}, "a value moves outputs of other channels, and reduces_over='*' does not name C"),
+    (Rms, {"reduces_over": "-"}, "a value moves outputs of other channels, and reduces_over='-' does not name C"),
+    (Rms, {"reduces_over": "C and N, *"}, "no value moves outputs of other positions and other samples"),
+    (OverPositions, {"reduces_over": "C, *"}, "no value moves outputs of other positions and other channels"),
+    (OverPositions, {"reduces_over": "C/G, *"}, "no value moves outputs of other positions and other channels"),
+    (OverPositions, {"reduces_over": "N, *"}, "no value moves outputs of other positions and other samples"),
+    (OverChannelsAndOverPositions, {"reduces_over": "C"}, "a value moves outputs of other positions"),
+    (
+        OverTheSample,
+        {"reduces_over": "C, *"},
+        "values_per_statistic((6, 8, 4, 3)) is 12, and reduces_over='C, *' means 96",
+    ),
+    (UsesBatch, {"reduces_over": "C", "batch_dependent": True}, "a value moves outputs of other positions"),
+    (Rms, {"fused": True}, "fused is said to be True, and no norm kernel of torch's is called"),
+    (Rms, {"includes_activation": True}, "includes_activation is False, and said to be True"),
+    (Rectified, {}, "of the outputs are 0, as by an activation; includes_activation is False"),
+    (Remembers, {}, "a second forward in training gives another output"),
+    (Rms, {"batch_dependent": True}, "batch_dependent is False, and said to be True"),
+    (Rms, {"train_eval_differ": True}, "train_eval_differ is False, and said to be True"),
+    (Rms, {"state": ("weight",)}, "training writes []; state is ('weight',)"),
+    (Rms, {"ranks": (4,)}, "(6, 8), of rank 2, is not refused; ranks is (4,)"),
+    (Rms, {"minimum_count": 2}, "minimum_count=2 needs a method values_per_statistic(shape), which is missing"),
+    (RefusesUnsaid, {}, "(1, 8) is refused, with minimum_count=1 and None values a statistic: state minimum_count"),
+    (ConstantOfOneValue, {}, "(1, 8, 1) gives the same whatever its values: state minimum_count, the fewest values"),
+]
+
+
+@pytest.mark.parametrize(("norm", "facts", "said"), WRONG_FACTS)
+def test_a_fact_that_does_not_hold_is_named_in_the_first_line(norm, facts, said):
+    about_facts = (
+        "facts_hold",
+        "reduces_as_stated",
+        "bends_as_stated",
+        "constant_input",
+        "one_sample",
+        "ranks_as_stated",
+    )
+    others = {str(check): "another" for check in checks(norm, batch_dependent=False) if str(check) not in about_facts}
+    with pytest.raises(AssertionError) as caught:
+        check_norm(norm, skip=others, **{"batch_dependent": False, **facts})
+    assert said in str(caught.value).splitlines()[0]
+
+
+def test_an_activation_that_bends_nothing_is_found():
+    class Claims(Rms):
+        includes_activation = True
+
+    with pytest.raises(AssertionError, match="bends_as_stated: includes_activation is said to be True, and"):
+        next(
+            c for c in checks(Claims, batch_dependent=False, includes_activation=True) if str(c) == "bends_as_stated"
+        )()
 
 
 @pytest.mark.parametrize(
@@ -381,7 +505,10 @@ def test_check_norm_reports_all_failures_at_once():
     with pytest.raises(AssertionError) as caught:
         check_norm(Random, batch_dependent=False, skip={"replicas_under_vmap": "draws random numbers"})
     said = str(caught.value)
-    assert "Random fails evaluates_deterministically: In evaluation the same input gives the same bits" in said
+    assert said.startswith("Random fails facts_hold: a second forward in training gives another output")
+    assert "evaluates_deterministically" in said.splitlines()[0]
+    assert "Random fails evaluates_deterministically: a second call: the output differs" in said
+    assert "It asks: In evaluation the same input gives the same bits" in said
     assert "Random fails leaves_global_state_alone" in said
     assert "replicas_under_vmap" not in said
 

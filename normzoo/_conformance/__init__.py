@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
-from normzoo._conformance import inputs, kinds, torch_features, training, values
+from normzoo._conformance import facts, inputs, kinds, torch_features, training, values
 from normzoo._conformance.subject import Subject as Subject
 from normzoo.facts import Kind
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
-    values.facts_hold,
+    facts.facts_hold,
+    facts.reduces_as_stated,
+    facts.bends_as_stated,
     values.independent_of_batch,
     values.agrees_with_reference,
     values.trains_its_parameters,
@@ -20,6 +22,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     inputs.leaves_inputs_alone,
     inputs.keeps_channels_last,
     inputs.takes_any_strides,
+    inputs.constant_input,
     inputs.empty_batch,
     inputs.one_sample,
     inputs.ranks_as_stated,

@@ -8,7 +8,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor, nn
 
-from normzoo._conformance.subject import EXACT, Subject, part, run, same
+from normzoo._conformance.subject import EXACT, Subject, cast, part, run, same, state_of
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -70,21 +70,41 @@ def empty_batch(norm: Subject) -> None:
             assert torch.isfinite(tensor).all(), "a gradient or a buffer is not finite"
 
 
+def constant_input(norm: Subject) -> None:
+    """A constant input, which no variance divides, gives finite outputs and gradients and leaves the state finite."""
+    for value, layer in itertools.product((0.0, 3.0), norm.modes(torch.float32)):
+        x, *condition = cast(norm.given(), torch.float32)
+        y, *grads = run(layer, (torch.full_like(x, value), *condition), layer.parameters())
+        where = f"an input of {value:g} everywhere, training={layer.training}"
+        assert torch.isfinite(y).all(), f"{where}, gives an output that is not finite: is there an eps in the divisor?"
+        assert all(torch.isfinite(grad).all() for grad in grads), f"{where}, gives a gradient that is not finite"
+        for name, tensor in state_of(layer).items():
+            assert torch.isfinite(tensor).all(), f"{where}, leaves {name} not finite"
+
+
 def one_sample(norm: Subject) -> None:
     """One sample gives a finite output, or a ValueError with the shape where a statistic has too few values."""
+    lacks = "state minimum_count, the fewest values a statistic may have, and add a method values_per_statistic(shape)"
     for rank, single in itertools.product(norm.info.ranks, (False, True)):
-        layer = norm.layer(rank=rank)
-        x, *condition = norm.given(rank, batch=1, positions=[1] * (rank - 2) if single else None)
+        layer, positions = norm.layer(rank=rank), [1] * (rank - 2) if single else None
+        x, *condition = norm.given(rank, batch=1, positions=positions)
+        shape = tuple(x.shape)
         count = getattr(layer, "values_per_statistic", lambda shape: None)(x.shape)
         least = getattr(layer, "minimum_count", norm.info.minimum_count)
-        assert count or least == 1, "a minimum_count needs the method values_per_statistic(shape)"
-        if count is None or count >= least:
-            assert torch.isfinite(layer(x, *condition)).all(), f"{tuple(x.shape)} gives an output that is not finite"
-            continue
+        assert count or least == 1, (
+            f"minimum_count={least} needs a method values_per_statistic(shape), which is missing"
+        )
         said = refusal(layer, (x, *condition), ValueError)
+        if count is None or count >= least:
+            assert not said, f"{shape} is refused, with minimum_count={least} and {count} values a statistic: {lacks}"
+            y = norm.layer(rank=rank)(x, *condition)
+            assert torch.isfinite(y).all(), f"{shape} gives an output that is not finite"
+            other = norm.layer(rank=rank)(norm.x(rank, 1, 1, positions), *condition)
+            assert not torch.allclose(other, y, rtol=EXACT), f"{shape} gives the same whatever its values: {lacks}"
+            continue
         values = "1 value" if count == 1 else f"{count} values"
-        assert said, f"{tuple(x.shape)} leaves {values} to a statistic, and is not refused"
-        assert str(tuple(x.shape)) in said, f"the refusal of {tuple(x.shape)} does not name the shape: {said}"
+        assert said, f"{shape} leaves {values} to a statistic, and is not refused"
+        assert str(shape) in said, f"the refusal of {shape} does not name the shape: {said}"
 
 
 def ranks_as_stated(norm: Subject) -> None:

@@ -85,7 +85,10 @@ class Subject:
             return (x,)
         with torch.random.fork_rng():
             torch.manual_seed(200 + seed)
-            condition = self.new().to(self.device).example_condition(x)  # type: ignore[operator]
+            layer = self.new().to(self.device)
+            lacks = 'a norm of kind "conditional" needs a method example_condition(x), which is missing'
+            assert hasattr(layer, "example_condition"), lacks
+            condition = layer.example_condition(x)  # type: ignore[operator]
         return (x, *cast((condition,), x.dtype))
 
     def skip_weights(self) -> None:

@@ -1,7 +1,6 @@
-"""What a norm computes: its facts, its values, its derivatives, its precision."""
+"""What a norm computes: its values, its derivatives, its precision."""
 
 import copy
-import re
 from collections.abc import Callable
 from typing import Any
 from unittest import SkipTest
@@ -11,25 +10,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from normzoo._conformance.subject import EXACT, TOLERANCE, Given, Subject, cast, part, run, same, state_of, weight_of
-
-
-def facts_hold(norm: Subject) -> None:
-    """batch_dependent, train_eval_differ, state and includes_activation are as the layer behaves."""
-    layer, given = norm.layer(), norm.given()
-    before, buffers = state_of(layer), {name for name, _ in layer.named_buffers()}
-    trained = layer(*given)
-    written = {name for name in buffers if not torch.equal(before[name], layer.state_dict()[name])}
-    written = {re.sub(r"^parametrizations\.weight\.\d+\.", "", name) for name in written}
-    assert written == set(norm.info.state), f"training writes {sorted(written)}; state is {norm.info.state}"
-    evaluated = layer.eval()(*given)
-    parts = torch.cat([norm.layer()(*part(given, samples)) for samples in (slice(2), slice(2, None))])
-    found = {
-        "train_eval_differ": not torch.allclose(trained, evaluated, rtol=EXACT),
-        "batch_dependent": not torch.allclose(trained, parts, rtol=EXACT),
-        "includes_activation": getattr(layer, "includes_activation", False),
-    }
-    for fact, value in found.items():
-        assert value == getattr(norm.info, fact), f"{fact} is {value}, and said to be {not value}"
 
 
 def independent_of_batch(norm: Subject) -> None:

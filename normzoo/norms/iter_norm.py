@@ -13,7 +13,7 @@ from normzoo.registry import register
     aliases=("ItN", "IterativeNormalization"),
     batch_dependent=True,
     paper="Huang, Zhou, Zhu, Liu & Shao, Iterative Normalization, 2019, arXiv:1904.03441",
-    reduces_over="N, *",
+    reduces_over="N, * jointly for C/G",
     train_eval_differ=True,
     state=STATE,
     minimum_count=2,

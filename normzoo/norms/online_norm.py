@@ -105,7 +105,7 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     aliases=("OnlineNorm1d", "OnlineNorm2d", "online_normalization"),
     batch_dependent=True,
     paper="Chiley et al., Online Normalization for Training Neural Networks, 2019, arXiv:1905.05894",
-    reduces_over="samples before, *",
+    reduces_over="samples before, * and C, *",
     train_eval_differ=True,
     state=("running_mean", "running_var"),
 )

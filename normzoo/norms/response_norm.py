@@ -115,7 +115,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     aliases=("GRN",),
     batch_dependent=False,
     paper="Woo et al., ConvNeXt V2, 2023, arXiv:2301.00808",
-    reduces_over="*",
+    reduces_over="*, then C",
     ranks=(3, 4, 5),
 )
 class GlobalResponseNorm(nn.Module):
