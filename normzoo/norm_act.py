@@ -3,17 +3,28 @@
 import functools
 import inspect
 import sys
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from normzoo.arguments import check_num_features, check_values
+from normzoo.arguments import ArgumentTypeError, check_num_features, check_values
+from normzoo.facts import NormInfo
+
+OF_MODELS = (
+    *("eps", "momentum", "affine", "track_running_stats", "elementwise_affine", "bias"),
+    *("process_group", "device", "dtype"),
+)
+"""Keywords of torch's norms, which a model may pass to whatever norm it builds; one that has no such option goes on."""
 
 
 class NormAct(nn.Sequential):
-    """A norm, then an activation, under the names `norm` and `act`; weights saved for the norm alone load too.
+    """A norm, then an activation: the children `norm` and `act`, and to all else the norm itself.
+
+    Its attributes are those of the norm, to read and to set, and its weights are saved under the norm's plain names,
+    as by timm's layers of norm and activation.
 
     Shape: as the norm's.
     """
@@ -22,13 +33,34 @@ class NormAct(nn.Sequential):
 
     def __init__(self, norm: nn.Module, *after: tuple[str, nn.Module]) -> None:
         super().__init__(OrderedDict([("norm", norm), *after]))
+        self.includes_activation = "act" in self._modules or getattr(norm, "includes_activation", False)
+        self.register_state_dict_post_hook(_name_plainly)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("norm", "_modules"):
+                raise
+            return getattr(self.norm, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = name in self.__dict__ or hasattr(type(self), name) or "norm" not in self.__dict__.get("_modules", ())
+        if own or name in self._modules or not hasattr(self.norm, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.norm, name, value)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # timm keeps the weights of its norm-and-activation layers under the norm's plain names.
         for key in self.norm.state_dict():
             if prefix + key in state_dict:
                 state_dict[f"{prefix}norm.{key}"] = state_dict.pop(prefix + key)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _name_plainly(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    for key in [key for key in state_dict if key.startswith(f"{prefix}norm.")]:
+        state_dict[prefix + key.removeprefix(f"{prefix}norm.")] = state_dict.pop(key)
 
 
 def build_norm(
@@ -46,27 +78,69 @@ def build_norm(
 
     Args:
         num_features: Channels, or the module whose weight a norm is for.
-        build: The registered class or function; a wrong keyword among `kwargs` is refused by it.
+        build: The registered class or function.
         act_layer: Activation as timm gives it (a class, a function or a name); None for none.
-        apply_act: False leaves the activation out, as timm asks after a linear bottleneck.
+        apply_act: False leaves the activation out, as timm asks after a linear bottleneck: also that of a norm which
+            has one of its own, and says in `activation_keyword` which keyword turns it off.
         act_kwargs: Keywords of the activation.
         drop_layer: Called for a layer between norm and activation, such as DropBlock.
         inplace: Taken because timm passes it, but not followed: a norm may need its output for its backward.
+        kwargs: The norm's own; those that a model passes to every norm are left out where this one has none.
+
+    Raises:
+        UnknownArgumentError: A TypeError, if the norm takes no such keyword, or needs one that is missing.
     """
-    # timm hands device and dtype to every layer, also as None; a plug-in need not take them.
-    unset = {name for name in ("device", "dtype") if kwargs.get(name, 0) is None}
-    for name in unset - set(inspect.signature(build).parameters) if unset else ():
-        del kwargs[name]
     title = getattr(build, "__name__", "the norm")
+    accepted = inspect.signature(build).parameters
+    if "affine" in accepted and "elementwise_affine" in kwargs and "elementwise_affine" not in accepted:
+        kwargs["affine"] = kwargs.pop("elementwise_affine")
+    kwargs = {key: value for key, value in kwargs.items() if key in accepted or key not in OF_MODELS}
+    if not apply_act and (keyword := getattr(build, "activation_keyword", None)):
+        kwargs[keyword] = False
+    NormInfo(title, build, batch_dependent=False).check_keywords(kwargs)
     check_num_features(title, build, num_features)
     check_values(title, build, kwargs)
     norm = build(num_features, **kwargs)
+    if isinstance(num_features, nn.Module):
+        return norm
+    finish(norm)
     after: list[tuple[str, nn.Module]] = []
     if drop_layer is not None:
         after.append(("drop", drop_layer()))
-    if act_layer is not None and apply_act and not getattr(norm, "includes_activation", False):
+    if getattr(norm, "includes_activation", False):
+        if not apply_act:
+            warnings.warn(
+                f"{title} is norm and activation in one: the model asks for no activation here (apply_act=False), and "
+                f"gets this one all the same",
+                stacklevel=2,
+            )
+    elif act_layer is not None and apply_act:
         after.append(("act", _activation(act_layer, act_kwargs or {})))
     return NormAct(norm, *after) if after else norm
+
+
+def finish(norm: nn.Module) -> nn.Module:
+    """Give a norm what code for any norm reads of it, such as a model's initialization: None for what it has not.
+
+    And keep it from the fast path of `nn.TransformerEncoderLayer`, which in evaluation takes eps, weight and bias of
+    `norm1` and `norm2`, whatever they are, and computes layer norms over the last dimension: what has a hook it calls.
+    """
+    for name in ("weight", "bias"):
+        if not hasattr(norm, name):
+            norm.register_parameter(name, None)
+    if not hasattr(norm, "eps"):
+        norm.eps = None  # type: ignore[assignment]
+    norm.register_forward_pre_hook(call_me)
+    return norm
+
+
+def call_me(norm: nn.Module, given: tuple[Any, ...]) -> None:
+    """The hook of a norm that is to be called, and not looked into."""
+    if given and isinstance(given[0], Tensor) and given[0].is_nested:
+        raise ArgumentTypeError(
+            f"{type(norm).__name__} takes no nested tensor, which nn.TransformerEncoder makes of padded samples: build "
+            f"it with enable_nested_tensor=False"
+        )
 
 
 def _activation(act_layer: Any, act_kwargs: dict[str, Any]) -> nn.Module:

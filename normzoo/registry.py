@@ -13,7 +13,8 @@ from torch import nn
 from normzoo import plugins
 from normzoo.arguments import check_num_features, check_values
 from normzoo.facts import FACTS, Kind, NormInfo, UnknownArgumentError, UnknownNormError, check_facts, check_signature
-from normzoo.norm_act import NormFactory, build_norm
+from normzoo.leaf import make_leaf
+from normzoo.norm_act import NormFactory, build_norm, finish
 
 __all__ = [
     "FACTS",
@@ -103,6 +104,8 @@ def register(
         # Written only on a difference, so that registering a class of another library leaves it as it is.
         if inspect.isclass(build) and getattr(build, "includes_activation", False) != includes_activation:
             build.includes_activation = includes_activation  # type: ignore[attr-defined]
+        if inspect.isclass(build) and issubclass(build, nn.Module):
+            make_leaf(build)
         return build
 
     return decorate
@@ -162,7 +165,8 @@ def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module
     found.check_keywords(kwargs)
     check_num_features(found.name, found.build, num_features)
     check_values(found.name, found.build, kwargs)
-    return found.build(num_features, **kwargs)
+    layer = found.build(num_features, **kwargs)
+    return layer if found.kind == "weight" else finish(layer)
 
 
 def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
@@ -17,40 +18,12 @@ PAPER = "Ioffe & Szegedy, Batch Normalization, 2015, arXiv:1502.03167"
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as group_norm"
 
 
-@register(
-    "batch_norm",
-    aliases=("BN", "BN1d", "BN2d", "BN3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"),
-    batch_dependent=True,
-    paper=PAPER,
-    reduces_over="N, *",
-    train_eval_differ=True,
-    state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
-    fused=True,
-)
-class BatchNorm(nn.BatchNorm2d):
-    """Normalize each channel over the batch and the positions; with running statistics in evaluation.
+class BatchNormBase(_NormBase):
+    """Batch norm by torch's code, but no instance of its class: for norms that are batch norm with a difference.
 
-        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (N, *)
-        running ← (1 − momentum) · running + momentum · new,  new var unbiased
-
-    torch's layer and kernel for any number of positions' dimensions: it is an instance of `nn.BatchNorm2d`, so that
-    what looks for one (`convert_sync_batchnorm`, `update_bn`, weight-decay filters) finds it.
-
-    Shape: `(N, C, *)` -> `(N, C, *)`.
-
-    Args:
-        num_features: C.
-        eps: Added to the variance, within the root.
-        momentum: Weight of the newest batch in the running statistics; None for their cumulative average, which,
-            unlike torch's, is not read back from the device and compiles into one graph.
-        affine: Whether to learn `weight` and `bias`.
-        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-
-    Raises:
-        ValueError: If the number of channels differs, or a statistic of the batch would be over one value.
-
-    Source: Ioffe & Szegedy 2015, arXiv:1502.03167.
+    `convert_sync_batchnorm`, timm's and Lightning's too, put a SyncBatchNorm in the place of all that is a `_BatchNorm`
+    by class, and the difference would be lost without a word. `update_bn` goes by class as well, and passes these over:
+    after weights are averaged, `normzoo.surgery.recalibrate.recalibrate` does all norms.
     """
 
     def __init__(
@@ -81,7 +54,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.training and self.running_mean is not None and (self.momentum is None or is_recomputed()):
             return self._forward_apart(input)
-        return super().forward(input)
+        return _BatchNorm.forward(self, input)  # type: ignore[arg-type]
 
     def _forward_apart(self, x: Tensor) -> Tensor:
         """Run the kernel without the running statistics, which are moved after it, or not."""
@@ -93,6 +66,43 @@ class BatchNorm(nn.BatchNorm2d):
         if x.numel():
             update_running(self, mean, var)
         return y
+
+
+@register(
+    "batch_norm",
+    aliases=("BN", "BN1d", "BN2d", "BN3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"),
+    batch_dependent=True,
+    paper=PAPER,
+    reduces_over="N, *",
+    train_eval_differ=True,
+    state=("running_mean", "running_var", "num_batches_tracked"),
+    minimum_count=2,
+    fused=True,
+)
+class BatchNorm(BatchNormBase, nn.BatchNorm2d):
+    """Normalize each channel over the batch and the positions; with running statistics in evaluation.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (N, *)
+        running ← (1 − momentum) · running + momentum · new,  new var unbiased
+
+    torch's layer and kernel for any number of positions' dimensions: it is an instance of `nn.BatchNorm2d`, so that
+    what looks for one (`convert_sync_batchnorm`, `update_bn`, weight-decay filters) finds it.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        momentum: Weight of the newest batch in the running statistics; None for their cumulative average, which,
+            unlike torch's, is not read back from the device and compiles into one graph.
+        affine: Whether to learn `weight` and `bias`.
+        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+
+    Raises:
+        ValueError: If the number of channels differs, or a statistic of the batch would be over one value.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167.
+    """
 
 
 @register(

@@ -10,7 +10,7 @@ from normzoo.norms._condition import check_labels, per_sample
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import newest_weight
-from normzoo.norms.batch_norm import MEND, BatchNorm
+from normzoo.norms.batch_norm import MEND, BatchNormBase
 from normzoo.registry import register
 
 STATE = ("running_mean", "running_var", "num_batches_tracked")
@@ -27,7 +27,7 @@ STATE = ("running_mean", "running_var", "num_batches_tracked")
     minimum_count=2,
     fused=True,
 )
-class LocalBatchNorm(BatchNorm):
+class LocalBatchNorm(BatchNormBase):
     """Normalize as batch norm does, with weights and statistics that stay at home when a federated model is averaged.
 
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (N, *)

@@ -114,6 +114,8 @@ class FilterResponseNorm(nn.Module):
     Source: Singh & Krishnan 2020, arXiv:1911.09737, section 3.
     """
 
+    activation_keyword = "tlu"
+
     def __init__(
         self,
         num_features: int,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms.batch_norm import BatchNorm
+from normzoo.norms.batch_norm import BatchNormBase
 from normzoo.registry import register
 
 MEND = "use a larger batch, fewer splits or a larger map"
@@ -28,7 +28,7 @@ MEND = "use a larger batch, fewer splits or a larger map"
     ),
     minimum_count=2,
 )
-class SplitBatchNorm(BatchNorm):
+class SplitBatchNorm(BatchNormBase):
     """Normalize each of k parts of the batch by a batch norm of its own; evaluate with that of the first part.
 
         (x_0, …, x_{k−1}) = x, cut along the batch;  y = (BN(x_0), BN_1(x_1), …, BN_{k−1}(x_{k−1}))
@@ -78,7 +78,7 @@ class SplitBatchNorm(BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.num_splits = num_splits
         self.aux_bn = nn.ModuleList(
-            BatchNorm(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+            BatchNormBase(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
             for _ in range(num_splits - 1)
         )
 

@@ -16,12 +16,10 @@ class StateMismatchError(UserError, ValueError):
 
 def local_keys(model: nn.Module, local: Layers = LocalBatchNorm) -> list[str]:
     """The keys of `model.state_dict()` that stay at home: parameters and buffers of the layers of the class `local`."""
-    prefixes = tuple(
-        f"{name}." if name else ""
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, local)
-    )
-    return [key for key in model.state_dict() if prefixes and key.startswith(prefixes)]
+    layers = [module for module in model.modules() if isinstance(module, local)]
+    at_home = {id(value) for layer in layers for value in layer.state_dict(keep_vars=True).values()}
+    # By identity, as a layer within another may be saved under the name of that one.
+    return [key for key, value in model.state_dict(keep_vars=True).items() if id(value) in at_home]
 
 
 def shared_state(model: nn.Module, local: Layers = LocalBatchNorm) -> dict[str, Tensor]:

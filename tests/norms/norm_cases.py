@@ -13,6 +13,8 @@ NAMES = [
     if normzoo.info(name).build.__module__.startswith("normzoo.norms.")
 ]
 CHANNELS = 8
+# What some norms cannot be built without.
+NEEDED = {"num_classes": 3, "num_domains": 2, "condition_features": 5, "label_channels": 2}
 # Whose gradient is by definition not the derivative, and why.
 NOT_THE_DERIVATIVE = {
     "batch_instance_norm": "beyond [0, 1] the gradient of a gate is that of projected descent",
@@ -41,3 +43,10 @@ def an_input(
 ) -> Tensor:
     """Values of another mean and spread than a norm gives them; rank counts batch and channels."""
     return torch.randn(samples, channels, *[side] * (rank - 2), dtype=torch.float64).mul(2).add(0.5).to(dtype)
+
+
+def a_norm(name: str, **keywords) -> nn.Module:
+    """Any of the registry: with what it needs, and on a dense layer where it is of weights."""
+    info = normzoo.info(name)
+    keywords |= {key: value for key, value in NEEDED.items() if key in info.arguments}
+    return normzoo.create(name, nn.Linear(CHANNELS, CHANNELS) if info.kind == "weight" else CHANNELS, **keywords)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
+from norm_cases import CHANNELS, a_norm, an_input, build
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -72,7 +72,6 @@ def test_agrees_with_torch(rank, norm, keywords, theirs):
     [
         ("batch_norm", nn.BatchNorm2d),
         ("batch_norm_scratch", nn.BatchNorm2d),
-        ("ghost_batch_norm", nn.BatchNorm2d),
         ("sync_batch_norm", nn.modules.batchnorm._BatchNorm),
         ("group_norm", nn.GroupNorm),
         ("layer_norm", nn.GroupNorm),
@@ -90,17 +89,30 @@ def test_sync_batch_norm_is_not_torchs():
     assert not isinstance(normzoo.create("sync_batch_norm", CHANNELS), nn.SyncBatchNorm)
 
 
-def test_convert_sync_batchnorm_takes_batch_norm():
-    model = nn.Sequential(nn.Conv2d(3, CHANNELS, 1), build("batch_norm", torch.float32))
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
-    assert isinstance(converted[1], nn.SyncBatchNorm)
-    torch.testing.assert_close(converted.state_dict(), model.state_dict())
+@pytest.mark.parametrize("convert", ["torch", "timm", "lightning"])
+def test_converters_to_sync_batch_norm_take_batch_norm_and_no_other(convert):
+    """They go by class, and what is batch norm with a difference would lose the difference."""
+    if convert == "torch":
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    elif convert == "timm":
+        convert = pytest.importorskip("timm.layers").convert_sync_batchnorm
+    else:
+        convert = pytest.importorskip("lightning.pytorch.plugins").TorchSyncBatchNorm().apply
+    model = nn.ModuleDict({name: a_norm(name) for name in normzoo.list_norms()})
+    before = {name: (type(module), id(module)) for name, module in model.named_modules()}
+    state = model.state_dict()
+    converted = convert(model)
+    changed = [name for name, module in converted.named_modules() if before[name] != (type(module), id(module))]
+    assert changed == ["batch_norm", "batch_norm_scratch", "sync_batch_norm"]
+    assert all(isinstance(converted[name], nn.SyncBatchNorm) for name in changed)
+    torch.testing.assert_close(converted.state_dict(), state)
 
 
-@pytest.mark.parametrize("norm", ["batch_norm", "batch_norm_scratch", "ghost_batch_norm", "sync_batch_norm"])
-def test_update_bn_recomputes_running_statistics(norm):
+@pytest.mark.parametrize("norm", ["batch_norm", "batch_norm_scratch", "sync_batch_norm"])
+@pytest.mark.parametrize("act_layer", [None, nn.ReLU])
+def test_update_bn_recomputes_running_statistics(norm, act_layer):
     """torch's `update_bn` sets momentum to None and averages over all batches."""
-    layer = normzoo.create(norm, CHANNELS)
+    layer = normzoo.factory(norm)(CHANNELS, act_layer=act_layer)
     batches = [an_input(4, torch.float32) for _ in range(5)]
     update_bn(batches, layer)
     mean = torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0)

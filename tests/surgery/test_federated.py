@@ -26,6 +26,12 @@ def test_all_but_the_local_batch_norms_is_shared():
     assert "4.running_mean" in shared_state(model), "batch_norm is not local"
 
 
+def test_a_local_batch_norm_with_its_activation_stays_at_home_too():
+    """Its keys are those of the norm alone."""
+    layer = normzoo.factory("local_batch_norm")(4, act_layer=nn.PReLU)
+    assert local_keys(nn.Sequential(nn.Conv2d(1, 4, 3), layer)) == HOME
+
+
 def test_what_is_taken_in_leaves_the_local_batch_norms():
     model, other = a_client(), a_client()
     for client in (model, other):
@@ -93,7 +99,7 @@ def test_a_state_that_is_not_the_shared_one_is_refused_whole(change, said):
 
 def test_it_computes_what_batch_norm_does():
     layer, other = normzoo.create("local_batch_norm", 4), normzoo.create("batch_norm", 4)
-    assert isinstance(layer, nn.BatchNorm2d)
+    assert not isinstance(layer, nn.BatchNorm2d), "what converts by class would take it"
     for _ in range(2):
         x = torch.randn(6, 4, 3, 3)
         assert torch.equal(layer(x), other(x))
