@@ -1,7 +1,7 @@
 """What the sweep is meant to show, judged by its figures: every verdict is computed from the rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -16,6 +16,7 @@ from normzoo.report.arms import (
     pooled_std,
     positions,
 )
+from normzoo.report.chance import none_learned
 from normzoo.report.rows import Table
 
 UNKNOWN: Final = "cannot be told"
@@ -37,15 +38,23 @@ class Check:
 
 def run_checks(table: Table) -> list[Check]:
     """Judge three claims in every setting that has cells for them, at both batches; leave out others."""
-    return [*_over_batch(table, "batch_norm"), *_over_batch(table, "group_norm"), *_larger_maps(table)]
+    judged = [*_over_batch(table, "batch_norm"), *_over_batch(table, "group_norm"), *_larger_maps(table)]
+    return [_if_learned(check, points) for check, points in judged]
 
 
-def _over_batch(table: Table, norm: str) -> list[Check]:
+def _if_learned(check: Check, points: Sequence[Point | None]) -> Check:
+    """The check; of nets that only guess it cannot be told."""
+    why = none_learned(row.result for point in points if point for row in point.rows)
+    return replace(check, verdict=UNKNOWN, figures=f"{why}; {check.figures}") if why else check
+
+
+def _over_batch(table: Table, norm: str) -> list[tuple[Check, Sequence[Point | None]]]:
     grids = [setting for setting in table.settings if {SMALL, LARGE} <= batch_sizes(table, setting)]
     lines = [line for setting in grids for line in batch_lines(table, setting) if line.norm == norm and line.ran]
     complete = [line for line in lines if line.at(SMALL) and line.at(LARGE)]
     judge = _batch_norm_falls if norm == "batch_norm" else _group_norm_stays
-    return [judge(line, line.at(SMALL), line.at(LARGE), _name(line)) for line in complete or lines[:1]]
+    chosen = [(line, line.at(SMALL), line.at(LARGE)) for line in complete or lines[:1]]
+    return [(judge(line, small, large, _name(line)), (small, large)) for line, small, large in chosen]
 
 
 def _batch_norm_falls(line: Line, small: Point | None, large: Point | None, name: str) -> Check:
@@ -100,13 +109,13 @@ def _shown(point: Point) -> str:
     return show(point.stat) if point.stat else "no error"
 
 
-def _larger_maps(table: Table) -> list[Check]:
+def _larger_maps(table: Table) -> list[tuple[Check, Sequence[Point | None]]]:
     """Where even the smallest normalized map has several positions, statistics have more values than samples."""
-    checks = []
+    checks: list[tuple[Check, Sequence[Point | None]]] = []
     for setting in table.settings:
         lines = normalization_lines(table, setting)
         found = [line for line in lines if (positions(line) or 1) > 1 and len(line.points) > 1]
-        checks += [_falls_steadily(line, table) for line in found]
+        checks += [(_falls_steadily(line, table), line.points) for line in found]
     return checks
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from normzoo.errors import UserError
 from normzoo.report import describe
 from normzoo.report.axes import MOST_DOTTED, draw_panel
+from normzoo.report.chance import guessing
 from normzoo.report.errors_axis import cut_off
 from normzoo.report.panels import Panel, build_panels
 from normzoo.report.ranking import draw_ranking, legend_size, ranking_size
@@ -16,7 +17,6 @@ from normzoo.report.rows import Table
 from normzoo.report.varied import over_batches, pooled_text
 from normzoo.report.varied_panels import varied_panels
 
-_CLASSES = {"mnist5k": 10, "mnist": 10, "fashion_mnist": 10, "digits": 10, "cifar10": 10}
 LOOKS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
@@ -170,9 +170,8 @@ def _dotted(panel: Panel) -> bool:
 
 def chance_level(table: Table) -> float | None:
     """The error of guessing, in percent, where every data set has the same known number of classes."""
-    levels = {row.flat.get("data.num_classes") or _CLASSES.get(row.data) for row in table.rows}
-    classes = levels.pop() if len(levels) == 1 else None
-    return 100.0 * (1 - 1 / classes) if isinstance(classes, int) and classes > 0 else None
+    levels = {guessing(row.result) for row in table.rows}
+    return levels.pop() if len(levels) == 1 else None
 
 
 def saved(figure: Any, kind: str, **options: Any) -> bytes:

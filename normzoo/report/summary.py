@@ -83,7 +83,7 @@ def _what_was_run(table: Table, unreadable: Sequence[str], unfinished: int) -> s
         entries.append(("Pooled", f"cells of one line differ in {pools}"))
     found = best(table)
     if found is not None:
-        entries.append(("Best", f"`{found[0]}`: {show(found[1])} % (n = {found[1].n})"))
+        entries.append(("Best", f"`{found[0]}`: {show(found[1])} % (n = {found[1].n}){found[2] and f'; {found[2]}'}"))
     if unfinished:
         entries.append(("Without a record", f"{describe.number(unfinished, 'cell')} begun and not finished"))
     if table.repeated:

@@ -49,7 +49,8 @@ def _best(table: Table, width: int) -> list[str]:
     found = best(table)
     if found is None:
         return []
-    return [textwrap.fill(f"best: {found[0]}: {show(found[1])} %", max(width, 40), subsequent_indent="  ")]
+    text = f"best: {found[0]}: {show(found[1])} %{found[2] and f'; {found[2]}'}"
+    return [textwrap.fill(text, max(width, 40), subsequent_indent="  ")]
 
 
 def lost_text(table: Table, width: int) -> str:

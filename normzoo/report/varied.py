@@ -8,6 +8,7 @@ from typing import Any
 
 from normzoo.report import describe
 from normzoo.report.arms import Point, Stat, batch_lines, normalization_lines, placement_lines, point_of, remembered
+from normzoo.report.chance import at_edge, none_learned
 from normzoo.report.rows import Row, Table
 from normzoo.report.settings import phrase, said, telling_apart
 from normzoo.report.table import NORM_AXIS, WHERE_IT_RAN
@@ -118,8 +119,8 @@ def grid_of(table: Table) -> Grid:
 
 
 @remembered
-def best(table: Table) -> tuple[str, Stat] | None:
-    """The cells, by what tells them apart, with the lowest mean error; None without any."""
+def best(table: Table) -> tuple[str, Stat, str] | None:
+    """The cells, by what tells them apart, with the lowest mean error, and what speaks against it; None without any."""
     axes = axes_of(table)
     rows: dict[Key, list[Row]] = defaultdict(list)
     for row in table.rows:
@@ -129,7 +130,12 @@ def best(table: Table) -> tuple[str, Stat] | None:
     if len(points) < 2 or not measured:
         return None
     key, stat = min(measured.items(), key=lambda item: item[1].mean)
-    return labels(axes, key), stat
+    against = [none_learned(row.result for point in points.values() for row in point.rows)]
+    for i, axis in enumerate(axes):
+        if axis.key in ("optimizer.base_lr", "optimizer.lr"):
+            tried = [other[i] for other in points if (other[:i], other[i + 1 :]) == (key[:i], key[i + 1 :])]
+            against += [at_edge(key[i], tried)] if is_number(tried) else []
+    return labels(axes, key), stat, "; ".join(filter(None, against))
 
 
 @remembered

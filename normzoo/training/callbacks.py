@@ -181,7 +181,7 @@ class Recorder(Callback):
                 status="diverged" if module.diverged else "ok",
                 reason=f"the loss was not finite by step {trainer.global_step}" if module.diverged else None,
                 world_size=world_size_here(),
-                metrics={**metrics, "lr": self.lr},
+                metrics={**metrics, "lr": self.lr, "num_classes": module.num_classes},  # type: ignore[dict-item]
                 curve=curve,
                 values_per_statistic=values,
                 normalization_batch=normalization_batch,

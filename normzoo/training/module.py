@@ -44,6 +44,7 @@ class Classifier(LightningModule):
         self.convolving = convolving
         self.config = config
         self.save_hyperparameters(decisive(config))  # for the loggers, which show runs by them
+        self.num_classes = num_classes
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.curve: list[dict[str, float | int | None]] = []
         self.diverged = False

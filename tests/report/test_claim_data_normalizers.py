@@ -60,10 +60,12 @@ def test_verdict(tmp_path: Path, off: float, top: float, length: float, losses: 
 
 
 def test_each_is_taken_at_its_best_learning_rate(tmp_path: Path) -> None:
-    records = trained(tmp_path, FASTER) + trained(tmp_path, {RAW: 0.05, "zscore": None}, rate=1.0)
+    records = trained(tmp_path, FASTER) + trained(tmp_path, {**dict.fromkeys(NAMES, None), RAW: 0.05}, rate=1.0)
+    assert {check.holds for check in judge(records).checks[-5:]} == {None}  # it may be better beyond
+    records += trained(tmp_path, dict.fromkeys(NAMES, 2.0), rate=0.01) + trained(tmp_path, {RAW: None}, rate=10.0)
     finding = judge(facts(tmp_path, 1e-12) + records)
-    assert "pixels 0 to 255 0.060 ± 0.010 at 1;" in finding.measured
-    assert "z-score 0.210 ± 0.010 at 0.1 (3 of 6 cells not finite)" in finding.measured
+    assert "pixels 0 to 255 0.060 ± 0.010 at 1 (3 of 12 cells not finite);" in finding.measured
+    assert "z-score 0.210 ± 0.010 at 0.1 (3 of 9 cells not finite)" in finding.measured
     assert [check.holds for check in finding.checks[-5:]] == [False] * 5
 
 

@@ -36,24 +36,37 @@ def partly(root: Path, trains: str, *by_rate: float) -> list[CellResult]:
 @pytest.mark.parametrize(
     ("norms", "sampled", "last", "verdict"),
     [
-        ((50, 20), (60, 40), (30, 50), "holds"),
-        ((50, 20), (60, 22), (30, 50), "holds in part"),
-        ((70, 60), (60, 50), (30, 50), "does not hold here"),
+        ((50, 20, 40), (60, 40, 50), (50, 30, 50), "holds"),
+        ((50, 20, 40), (60, 22, 50), (50, 30, 50), "holds in part"),
+        ((70, 60, 70), (60, 50, 60), (50, 30, 50), "does not hold here"),
+        ((50, 20, 10), (60, 40, 50), (50, 30, 50), "cannot be told"),
+        ((90, 89, 90), (90, 88, 90), (50, 30, 50), "does not hold here"),
+        ((90, 89, 90), (90, 88, 90), (91, 90, 93), "cannot be told"),
     ],
 )
 def test_only_batch_norm(tmp_path: Path, norms: Any, sampled: Any, last: Any, verdict: str) -> None:
-    arms = {"all": (5.0, 6.0), "norms": norms, "sampled": sampled, "last": last}
+    arms = {
+        "all": ((90, 89, 90) if last[0] > 90 else (6.0, 5.0, 6.0)),
+        "norms": norms,
+        "sampled": sampled,
+        "last": last,
+    }
     records = [record for arm, errors in arms.items() for record in partly(tmp_path, arm, *errors)]
     finding = only_batch_norm.judge(records)
     assert finding.verdict == verdict
     assert finding.unmeasured == 0
-    assert f"norms alone (240, 1.0 %): {norms[1] + 0.1:.1f} ± 0.1 % (n = 3, learning rate 0.2)" in finding.measured
+    rate = 2 if norms[1] < norms[2] else 3
+    told = f"norms alone (240, 1.0 %): {min(norms) + 0.1:.1f} ± 0.1 % (n = 3, learning rate {rate / 10})"
+    assert told in finding.measured
     assert len(drawn(only_batch_norm, records).axes[0].get_yticklabels()) == 4
 
 
-def test_a_rate_is_judged_only_where_every_seed_came_to_its_end(tmp_path: Path) -> None:
+def test_a_rate_is_judged_only_where_every_seed_came_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arms = {"norms": (50.0, 20.0), "sampled": (60.0, 40.0), "last": (70.0, 80.0)}
     records = [record for arm, errors in arms.items() for record in partly(tmp_path, arm, *errors)]
+    monkeypatch.setattr(only_batch_norm, "at_edge", lambda rate, tried: "")  # which of two rates always is
     assert [check.holds for check in only_batch_norm.judge(records).checks] == [True, True, True]
     for record in records[3:5]:  # two seeds at the rate that is best for the norms
         record.status = "diverged"

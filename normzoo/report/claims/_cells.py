@@ -70,12 +70,16 @@ class Outcome:
         diverged: How many cells diverged, or in some other way trained to nothing: a result, and a bad one.
         missing: How many have no result: they failed, or ended without this metric.
         lost: The same in words.
+        cells: All cells of the arm.
+        edge: That its best learning rate stands at the edge of those tried.
     """
 
     stat: Stat | None = None
     diverged: int = 0
     missing: int = 0
     lost: str = ""
+    cells: Sequence[CellResult] = ()
+    edge: str = ""
 
 
 def outcome(records: Iterable[CellResult], metric: Metric) -> Outcome:
@@ -84,7 +88,7 @@ def outcome(records: Iterable[CellResult], metric: Metric) -> Outcome:
     diverged = sum(record.status == "diverged" for record in records)
     numbers = sum(spread([record], metric) is not None for record in records)
     missing = len(records) - diverged - numbers
-    return Outcome(spread(records, metric), diverged, missing, lost(records))
+    return Outcome(spread(records, metric), diverged, missing, lost(records), records)
 
 
 def text(value: Stat | None, records: Iterable[CellResult] = (), digits: int = 1, unit: str = "") -> str:

@@ -33,6 +33,12 @@ def judged(better: Outcome, worse: Outcome, holds: Callable[[Stat, Stat], bool])
     return holds(better.stat, worse.stat)
 
 
+def on_arms(check: Check, *arms: Outcome) -> Check:
+    """The check, judged on the cells of these arms; how good a best is matters only beside another one."""
+    edge = next((arm.edge for arm in arms if arm.edge), "") if all(arm.stat for arm in arms) else ""
+    return check.on([record for arm in arms for record in arm.cells], edge)
+
+
 def below(arm: Outcome, limit: float) -> bool | None:
     """Whether the mean lies below a limit; it does not where cells diverged, and None where there is none."""
     if arm.diverged:
@@ -78,7 +84,7 @@ def exceeds(
         found += f": {gap:+.{digits}f}{f' {unit}' if unit else ''}"
         if stds:
             found += "; one seed has no std" if spread is None else f"; pooled std {spread:.{digits}f}"
-    return Check(what, _compared(high, low, better, above), found.replace("-", "−"), narrow)
+    return on_arms(Check(what, _compared(high, low, better, above), found.replace("-", "−"), narrow), high, low)
 
 
 def times(what: str, high: Outcome, low: Outcome, factor: float, *, digits: int = 1, better: Better = "low") -> Check:
@@ -100,7 +106,7 @@ def times(what: str, high: Outcome, low: Outcome, factor: float, *, digits: int 
     def larger(high: Stat, low: Stat) -> bool:
         return high.mean >= factor * low.mean and high.mean > 0
 
-    return Check(what, _compared(high, low, better, larger), found)
+    return on_arms(Check(what, _compared(high, low, better, larger), found), high, low)
 
 
 def show(value: Outcome | Stat | None, digits: int = 1) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from normzoo.report.arms import over_seeds
 from normzoo.report.claims._cells import Outcome, lost, ran, split
-from normzoo.report.claims._compare import judged, show
+from normzoo.report.claims._compare import judged, on_arms, show
 from normzoo.report.claims._draw import band, log_scale
 from normzoo.report.claims._finding import Check
 from normzoo.report.claims._recorded import Arrays, recordings, series
@@ -31,7 +31,7 @@ def over_cells(records: Sequence[CellResult], value: Callable[[Arrays], float]) 
             seeds.setdefault(record.seed, []).append(found)
             without.discard(record.cell)
     diverged = sum(record.status == "diverged" for record in records)
-    return Outcome(over_seeds(seeds), diverged, len(without), lost(records))
+    return Outcome(over_seeds(seeds), diverged, len(without), lost(records), records)
 
 
 def kept_low(what: str, plain: Outcome, bn: Outcome, least: float, factor: float) -> Check:
@@ -46,10 +46,9 @@ def kept_low(what: str, plain: Outcome, bn: Outcome, least: float, factor: float
     what = f"{what}: {least:g} % or more without a norm, and with BatchNorm at most 1/{factor:g} of that"
     found = f"{show(plain)} % against {show(bn)} %"
     if plain.diverged and plain.stat is None:  # that there was something to prevent is not shown
-        return Check(what, False, found)
-    return Check(
-        what, judged(bn, plain, lambda bn, plain: plain.mean >= least and bn.mean * factor <= plain.mean), found
-    )
+        return on_arms(Check(what, False, found), plain, bn)
+    holds = judged(bn, plain, lambda bn, plain: plain.mean >= least and bn.mean * factor <= plain.mean)
+    return on_arms(Check(what, holds, found), plain, bn)
 
 
 def share_by_step(axes: "Axes", records: Sequence[CellResult], name: str, **looks: Any) -> None:

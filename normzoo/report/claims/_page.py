@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normzoo.report import describe
-from normzoo.report.claims._finding import Check
+from normzoo.report.claims._finding import UNTOLD, Check
 from normzoo.report.table import build_table
 from normzoo.report.text import markdown_table
 from normzoo.results import CellResult
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 _MARK = {True: "yes", False: "no", None: "not measured"}
 _LEAD = """Every verdict is computed from the records of the cells in this folder: a claim **holds** where all its
 checks hold, **in part** where some do, **does not hold here** where none does; **as far as measured** where all do that
-have cells. The checks stand below with their thresholds, claim by claim. Figures are mean ± sample standard deviation
-over n seeds: from few seeds of small nets they say how it came out here, and prove nothing elsewhere. A check is narrow
-where less than one pooled standard deviation lies between what was found and its threshold: other seeds could turn it.
+have cells. What is compared of nets that only guess, or at a best learning rate that stands at the edge of those tried,
+**cannot be told**. The checks stand below with their thresholds, claim by claim. Figures are mean ± sample standard
+deviation over n seeds: from few seeds of small nets they say how it came out here, and prove nothing elsewhere. A check
+is narrow where less than one pooled standard deviation lies between what was found and its threshold: other seeds could
+turn it.
 """
 
 
@@ -106,8 +108,8 @@ def terminal(judged: Sequence["Judged"], page: Path, width: int | None) -> str:
         text = f"{one.verdict}{_incomplete(one)}: {one.claim.name}: {one.claim.statement} [{measured}]"
         lines.append(textwrap.fill(text, width, subsequent_indent="  "))
         for check in one.finding.checks if one.finding else ():
-            if check.holds is False:
-                no = f"no: {check.text} [{check.measured}]"
+            if check.holds is False or check.untold:
+                no = f"{_mark(check)}: {check.text} [{check.measured}]"
                 lines.append(textwrap.fill(no, width, initial_indent="  ", subsequent_indent="    "))
         if one.error:
             lines.append(textwrap.fill(f"failed: {one.error}", width, initial_indent="  ", subsequent_indent="    "))
@@ -116,11 +118,13 @@ def terminal(judged: Sequence["Judged"], page: Path, width: int | None) -> str:
 
 def _incomplete(one: "Judged") -> str:
     checks = one.finding.checks if one.finding else ()
-    missing = one.finding.unmeasured if one.finding else 0
-    return f" ({len(checks) - missing} of {len(checks)} checks measured)" if 0 < missing < len(checks) else ""
+    told = sum(check.holds is not None for check in checks)
+    return f" ({told} of {len(checks)} checks told)" if 0 < told < len(checks) else ""
 
 
 def _mark(check: Check) -> str:
+    if check.untold:
+        return UNTOLD
     return _MARK[check.holds] + (", narrowly" if check.narrow and check.holds is not None else "")
 
 

@@ -56,7 +56,9 @@ def judge(records: Sequence[CellResult]) -> Finding:
         gone = lost(records)
         if gone and holds:  # of the others it is not known
             holds = None
-        checks.append(Check(f"{statement}: error below {LIMIT:g}", holds, f"{error}{f', {gone}' if gone else ''}"))
+        checks.append(
+            Check(f"{statement}: error below {LIMIT:g}", holds, f"{error}{f', {gone}' if gone else ''}").on(records)
+        )
     worst = _worst(records, [metric for metrics in _STATEMENTS.values() for metric in metrics])
     norms = ", ".join(map(str, split(records, "norm")))
     seeds = len({record.seed for record in records if record.status == "ok"})

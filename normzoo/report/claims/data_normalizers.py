@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from normzoo.recording import read_recording
 from normzoo.report.arms import Stat
+from normzoo.report.chance import at_edge
 from normzoo.report.claims._cells import Outcome, entry, lost, ran, split, spread, where
 from normzoo.report.claims._compare import exceeds, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
@@ -132,8 +133,9 @@ def _at_best(cells: Sequence[CellResult]) -> Outcome:
     The best one cannot be told while cells are missing.
     """
     missing = len(cells) - len(ran(cells))
-    _, stat = best_rate(cells)
-    return Outcome(stat, 0 if stat else len(ran(cells)), missing, lost(cells) if stat else "trains at no learning rate")
+    rate, stat = best_rate(cells)
+    gone, edge = lost(cells) if stat else "trains at no learning rate", at_edge(rate, along_rates(cells))
+    return Outcome(stat, 0 if stat else len(ran(cells)), missing, gone, cells, edge)
 
 
 def _below(what: str, facts: Sequence[CellResult], metrics: Sequence[str]) -> Check:

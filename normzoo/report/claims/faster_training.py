@@ -65,15 +65,15 @@ def judge(records: Sequence[CellResult]) -> Finding:
     reached = {name: reach(cells, plain) for name, cells in arms.items()}
     best = {name: outcome(cells, best_accuracy) for name, cells in arms.items()}
     checks = [
-        _sooner("Inception", "BN-Baseline", reached, FACTOR),
-        _sooner("BN-Baseline", "BN-x5", reached),
-        _sooner("BN-Baseline", "BN-x30", reached),
+        _sooner("Inception", "BN-Baseline", reached, FACTOR).on([*plain, *arms["BN-Baseline"]]),
+        _sooner("BN-Baseline", "BN-x5", reached).on([*plain, *arms["BN-Baseline"], *arms["BN-x5"]]),
+        _sooner("BN-Baseline", "BN-x30", reached).on([*plain, *arms["BN-Baseline"], *arms["BN-x30"]]),
         _more_accurate("BN-Baseline", "Inception", best),
         _more_accurate("BN-x30", "BN-Baseline", best),
-        _trains("BN-x5-Sigmoid trains: ", arms["BN-x5-Sigmoid"], True),
+        _trains("BN-x5-Sigmoid trains: ", arms["BN-x5-Sigmoid"], True).on(inception),
         _trains(
             "without BatchNorm five times the learning rate does not train: not ", arms["Inception, lr × 5"], False
-        ),
+        ).on(inception),
     ]
     rows = [
         f"{name}: {reached[name]}{' steps' if reached[name].steps else ''}, {_best(best[name].stat, cells)}"
@@ -84,7 +84,10 @@ def judge(records: Sequence[CellResult]) -> Finding:
     if lenet:
         none = where(lenet, norm=PLAIN)
         per_norm = {norm: reach(where(lenet, norm=norm), none) for norm in (PLAIN, *LENET_NORMS)}
-        checks += [_sooner(PLAIN, norm, per_norm, within="LeNet-5: ") for norm in LENET_NORMS]
+        checks += [
+            _sooner(PLAIN, norm, per_norm, within="LeNet-5: ").on([*none, *where(lenet, norm=norm)])
+            for norm in LENET_NORMS
+        ]
         found = "; ".join(f"{norm_style(norm).name} {steps}" for norm, steps in per_norm.items())
         parts.append(f"LeNet-5, steps to the best accuracy of no norm: {found} (n = {_seeds(lenet)})")
     return Finding(". ".join(parts), checks)

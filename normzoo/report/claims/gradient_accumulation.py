@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from normzoo.report.claims._cells import Outcome, entry, lost, outcome, spread, text, where
-from normzoo.report.claims._compare import exceeds, show
+from normzoo.report.claims._compare import exceeds, on_arms, show
 from normzoo.report.claims._draw import log_scale
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._statistics import RUNNING, mark
@@ -24,11 +24,12 @@ def judge(records: Sequence[CellResult]) -> Finding:
     """The error of steps of 32 samples, in one batch and in 16, per norm."""
     found = {(norm, arm): outcome(_cells(records, norm, *arm), RUNNING) for norm in NORMS for arm in ARMS}
     bn, gn = ([found[norm, arm] for arm in ((PART, WHOLE // PART), (WHOLE, 1))] for norm in NORMS)
+    small = found["batch_norm", (PART, 1)]
     accumulated = f"{WHOLE // PART} batches of {PART}"
     checks = [
         exceeds(f"with BN {accumulated} end at a higher error than {WHOLE}", bn[0], bn[1], by=FAILS, unit="points"),
-        _same(f"with GN they give the same error, to {CLOSE:g} points", gn[0], gn[1]),
-        _not_repaired(bn[0], bn[1], found["batch_norm", (PART, 1)]),
+        on_arms(_same(f"with GN they give the same error, to {CLOSE:g} points", gn[0], gn[1]), *gn),
+        on_arms(_not_repaired(bn[0], bn[1], small), *bn, small),
     ]
     parts = []
     for norm in NORMS:

@@ -22,7 +22,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
     plain, bn = (where(records, norm=norm) for norm in ("identity", "batch_norm"))
     return Finding(
         ". ".join(_arm(norm, cells) for norm, cells in split(records, "norm").items()),
-        [_all_train(bn), _fewer_train(plain, bn), _even(bn)],
+        [check.on(records) for check in (_all_train(bn), _fewer_train(plain, bn), _even(bn))],
     )
 
 

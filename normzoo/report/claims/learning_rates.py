@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from normzoo.report.arms import Stat
+from normzoo.report.chance import at_edge
 from normzoo.report.claims._axis import TRAINS, along, common, draw_along, errors, trained
 from normzoo.report.claims._cells import Outcome, lost, split, where
 from normzoo.report.claims._compare import exceeds, show
@@ -24,10 +25,11 @@ def judge(records: Sequence[CellResult]) -> Finding:
     plain, bn = (where(records, norm=norm) for norm in ("identity", "batch_norm"))
     same = common(plain, bn, KEY) or ([], [])
     rates = [trained(cells, KEY) for cells in same]
-    largest = max((value for cells in same for value in along(cells, KEY)), default=0.0)
+    both = [record for cells in same for record in cells]
+    largest = max(along(both, KEY), default=0.0)
     checks = [
-        _larger(f"the largest learning rate {_AT} is larger with BN", rates, 1.0, largest),
-        _larger(f"it is at least {FACTOR:g} × as large with BN", rates, FACTOR, largest),
+        _larger(f"the largest learning rate {_AT} is larger with BN", rates, 1.0, largest).on(both),
+        _larger(f"it is at least {FACTOR:g} × as large with BN", rates, FACTOR, largest).on(both),
         exceeds("the error at the best learning rate is higher without BN", *map(_at_best, same), unit="points"),
     ]
     parts = []
@@ -68,12 +70,11 @@ def _larger(text: str, rates: Sequence[list[float] | None], factor: float, large
 
 def _at_best(cells: Sequence[CellResult]) -> Outcome:
     """The error at the best of the learning rates that train; a net that trains at none counts as one that diverged."""
-    _, error = _best(cells)
-    return (
-        Outcome(error)
-        if error
-        else Outcome(None, diverged=len(along(cells, KEY)), lost="trains at none" if cells else "")
-    )
+    rate, error = _best(cells)
+    tried = along(cells, KEY)
+    if error is None:
+        return Outcome(None, diverged=len(tried), lost="trains at none" if cells else "", cells=cells)
+    return Outcome(error, cells=cells, edge=at_edge(rate, tried))
 
 
 def _best(cells: Sequence[CellResult]) -> tuple[float | None, Stat | None]:

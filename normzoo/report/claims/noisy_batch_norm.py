@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from normzoo.report.arms import Stat
 from normzoo.report.claims._cells import Outcome, curves, entry, outcome, text, where
-from normzoo.report.claims._compare import exceeds, judged, show
+from normzoo.report.claims._compare import exceeds, judged, on_arms, show
 from normzoo.report.claims._draw import band, legend, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._recorded import series
@@ -87,4 +87,4 @@ def _nearer(none: Outcome, bn: Outcome, noisy: Outcome) -> Check:
     def nearer(noisy: Stat, none: Stat) -> bool:
         return bn.stat is not None and noisy.mean < (none.mean + bn.stat.mean) / 2
 
-    return Check(text, higher and judged(noisy, none, nearer), found)
+    return on_arms(Check(text, higher and judged(noisy, none, nearer), found), none, bn, noisy)

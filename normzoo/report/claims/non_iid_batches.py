@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from normzoo.report.arms import over_seeds
 from normzoo.report.claims._cells import Outcome, lost, outcome, spread, where
-from normzoo.report.claims._compare import below, exceeds, show
+from normzoo.report.claims._compare import below, exceeds, on_arms, show
 from normzoo.report.claims._draw import CHANCE, log_scale
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._statistics import RUNNING, draw_arms, name_kinds
@@ -31,7 +31,9 @@ def judge(records: Sequence[CellResult]) -> Finding:
         _above(f"with BN {few} cost {FAILS:g} points of error or more", bn, FAILS),
         exceeds(f"{few}: the error is higher with BN than with Batch Renormalization", high, low, unit="points"),
         exceeds(f"{few} cost more with BN than with GN", bn, gn, unit="points"),
-        Check(f"with GN {few} cost less than {UNHARMED:g} points", below(gn, UNHARMED), f"{show(gn)} points"),
+        on_arms(
+            Check(f"with GN {few} cost less than {UNHARMED:g} points", below(gn, UNHARMED), f"{show(gn)} points"), gn
+        ),
     ]
     return Finding("; ".join(_told(records, norm) for norm in NORMS if where(records, norm=norm)), checks)
 
@@ -84,7 +86,8 @@ def _cost(records: Sequence[CellResult], norm: str) -> Outcome:
     }
     both = [*cells[0], *cells[1]]
     diverged = sum(record.status == "diverged" for record in both)
-    return Outcome(over_seeds(costs), diverged, len(few.keys() | shuffled.keys()) - len(costs), lost(both))
+    missing = len(few.keys() | shuffled.keys()) - len(costs)
+    return Outcome(over_seeds(costs), diverged, missing, lost(both), both)
 
 
 def _error(record: CellResult) -> float | None:
@@ -115,4 +118,4 @@ def _style(norm: str) -> Style:
 
 def _above(what: str, cost: Outcome, limit: float) -> Check:
     holds = None if cost.stat is None or cost.missing else cost.stat.mean >= limit
-    return Check(what, holds, f"{show(cost)} points")
+    return on_arms(Check(what, holds, f"{show(cost)} points"), cost)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from normzoo.report.arms import Stat
+from normzoo.report.chance import at_edge
 from normzoo.report.claims._cells import Outcome, lost, ran, split, spread, where
 from normzoo.report.claims._compare import below, exceeds, show
 from normzoo.report.claims._draw import CHANCE, log_scale
@@ -36,7 +37,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
             f"training the norms alone ends at less than half the error of guessing, {HALF:g} %",
             below(norms, HALF),
             f"{show(norms)} %",
-        ),
+        ).on(records, norms.edge),
         exceeds("as many random weights end at a higher error", sampled, norms, by=5, unit="points"),
         exceeds("the last layer alone ends at a higher error", last, norms, unit="points"),
     ]
@@ -86,8 +87,9 @@ def _outcome(records: Sequence[CellResult], arm: str) -> Outcome:
     """At the best learning rate, which cannot be told while cells are missing; diverged where seeds did at each."""
     cells = _cells(records, arm)
     missing = len(cells) - len(ran(cells))
-    _, stat = _best(records, arm)
-    return Outcome(stat, 0 if stat else len(ran(cells)), missing, lost(cells))
+    rate, stat = _best(records, arm)
+    edge = at_edge(rate, split(ran(cells), RATE)) if stat else ""
+    return Outcome(stat, 0 if stat else len(ran(cells)), missing, lost(cells), cells, edge)
 
 
 def _best(records: Sequence[CellResult], arm: str) -> tuple[float, Stat | None]:

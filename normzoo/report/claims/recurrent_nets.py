@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from normzoo.report.claims._cells import Outcome, curves, outcome, spread, text, where
-from normzoo.report.claims._compare import exceeds, judged, show
+from normzoo.report.claims._compare import exceeds, judged, on_arms, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.claims._statistics import BATCH, RUNNING, draw_arms, name_kinds
@@ -75,4 +75,5 @@ def _arms(records: Sequence[CellResult]) -> Mapping[str, list[CellResult]]:
 
 def _near(what: str, one: Outcome, other: Outcome) -> Check:
     found = f"{show(one)} against {show(other)} %"
-    return Check(what, judged(one, other, lambda one, other: one.mean - other.mean <= CLOSE), found)
+    near = judged(one, other, lambda one, other: one.mean - other.mean <= CLOSE)
+    return on_arms(Check(what, near, found), one, other)

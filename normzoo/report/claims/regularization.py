@@ -1,11 +1,12 @@
 """What lies between training and validation with BatchNorm, dropout, both and neither; and the noise of the batches."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from normzoo.report.arms import Stat
 from normzoo.report.claims._cells import Metric, Outcome, curves, entry, lost, outcome, split, spread, text, where
-from normzoo.report.claims._compare import exceeds, judged, show
+from normzoo.report.claims._compare import exceeds, judged, on_arms, show
 from normzoo.report.claims._draw import band, log_scale, whole_ticks
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.style import matplotlib_arguments, norm_style
@@ -101,8 +102,9 @@ def _no_gain(what: str, without: Outcome, with_dropout: Outcome) -> Check:
     def no_lower(without: Stat, with_dropout: Stat) -> bool:
         return not exceeds("", Outcome(without), Outcome(with_dropout)).holds
 
-    lower = exceeds(what, without, with_dropout, unit="points")
-    return Check(lower.text, judged(without, with_dropout, no_lower), lower.measured, lower.narrow)
+    lower = exceeds(what, replace(without, cells=()), replace(with_dropout, cells=()), unit="points")
+    check = Check(lower.text, judged(without, with_dropout, no_lower), lower.measured, lower.narrow)
+    return on_arms(check, without, with_dropout)
 
 
 def _arm(records: Sequence[CellResult], norm: str, drops: bool) -> list[CellResult]:

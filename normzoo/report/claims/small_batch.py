@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from normzoo.report.checks import LARGE, SMALL, run_checks
+from normzoo.report.checks import LARGE, SMALL, UNKNOWN, run_checks
 from normzoo.report.claims._cells import spread, text, where
 from normzoo.report.claims._finding import Check, Finding
 from normzoo.report.figure import draw_on
@@ -25,7 +25,10 @@ def judge(records: Sequence[CellResult]) -> Finding:
         ends = [where(cells, batch_size_per_device=size) for size in (SMALL, LARGE)]
         errors = [text(spread(end, "val_error_running"), end, unit="%") for end in ends]
         parts.append(f"{short} at batch {SMALL}: {errors[0]}, at {LARGE}: {errors[1]}")
-    checks = [Check(check.claim, _HOLDS[check.verdict], check.figures) for check in run_checks(build_table(records))]
+    checks = [
+        Check(check.claim, _HOLDS[check.verdict], check.figures, untold=check.verdict == UNKNOWN)
+        for check in run_checks(build_table(records))
+    ]
     return Finding("validation error: " + "; ".join(parts), checks)
 
 

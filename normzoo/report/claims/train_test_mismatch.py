@@ -107,13 +107,14 @@ def _repairs(what: str, plain: Sequence[CellResult], metric: str) -> Check:
     small, large = (where(plain, batch_size_per_device=size) for size in (SMALL, LARGE))
     ends = outcome(small, RUNNING), outcome(small, metric), outcome(large, RUNNING)
     if any(end.diverged for end in ends):
-        return Check(what, False, lost([*small, *large]))
+        return Check(what, False, lost([*small, *large])).on([*small, *large])
     running, other, best = (end.stat for end in ends)
     if running is None or other is None or best is None or any(end.missing for end in ends):
         return Check(what, None, lost([*small, *large]) or "no such cells")
     cost, gained = running.mean - best.mean, running.mean - other.mean
     holds = cost >= LOSS and gained >= MOST * cost
-    return Check(what, holds, f"{gained:.1f} of {cost:.1f} points ({_percent(gained, cost)})".replace("-", "−"))
+    check = Check(what, holds, f"{gained:.1f} of {cost:.1f} points ({_percent(gained, cost)})".replace("-", "−"))
+    return check.on([*small, *large])
 
 
 def _percent(gained: float, cost: float) -> str:

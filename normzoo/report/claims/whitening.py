@@ -43,7 +43,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
             ),
             exceeds(f"after the first epoch the error is higher with BN than with {name}", first[bn], first[norm]),
             exceeds(f"at the end the error is higher with BN than with {name}", last[bn], last[norm]),
-            _costs(name, fastest[bn], fastest[norm]),
+            _costs(name, fastest[bn], fastest[norm]).on([*cells[bn], *cells[norm]]),
         ]  # fmt: skip
     parts = []
     for norm, own in cells.items():
