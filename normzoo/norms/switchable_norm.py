@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import detached_mean, standardize_instances
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
-from normzoo.norms.instance_norm import MEND
+from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
 
 
@@ -23,7 +24,6 @@ from normzoo.registry import register
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
-    ranks=(3, 4, 5),
 )
 class SwitchableNorm(_NormBase):
     """Normalize by a blend of the statistics of instance, layer and batch norm, whose shares the layer learns.
@@ -38,7 +38,10 @@ class SwitchableNorm(_NormBase):
     gradient. For evaluation the paper averages the statistics of some batches after training (`recalibrate`); here
     they are running ones, which its code has as an option.
 
-    Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
+    On `(N, C)`, or maps of a single value, there are no instances: layer and batch share alone, as in the authors'
+    `SwitchNorm1d`.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`.
 
     Args:
         num_features: C.
@@ -48,7 +51,7 @@ class SwitchableNorm(_NormBase):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or its map is of a single value.
+        ValueError: If the number of channels of an input differs, or a statistic of the batch would be over one value.
 
     Source: Luo et al. 2018, arXiv:1806.10779, equations 3 to 5.
     """
@@ -75,17 +78,22 @@ class SwitchableNorm(_NormBase):
             nn.init.ones_(self.var_weight)
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a statistic of an instance, the smallest of the three."""
-        return math.prod(shape[2:])
+        """The number of values in a statistic of an instance, the smallest of the three; of the batch without those."""
+        positions = math.prod(shape[2:])
+        return positions if positions != 1 else shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x.shape, self.num_features)
-        check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+        if self.training or self.running_mean is None:
+            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+        if x.dim() == 2:
+            return self.forward(x.unsqueeze(2)).squeeze(2)
         offset = detached_mean(x, tuple(range(x.dim())))  # common to all means that are compared
         x_hat, (mean_in, var_in), (mean_bn, var_bn) = standardize_instances(self, x, offset)
         mean_ln = mean_in.mean(1, keepdim=True)
         var_ln = (var_in + (mean_in - mean_ln).square()).mean(1, keepdim=True)
-        w, v = self.mean_weight.softmax(0), self.var_weight.softmax(0)
+        first = 1 if math.prod(x.shape[2:]) == 1 else 0  # that has a share
+        w, v = (F.pad(each[first:].softmax(0), (first, 0)) for each in (self.mean_weight, self.var_weight))
         mean = w[0] * mean_in + w[1] * mean_ln + w[2] * mean_bn
         rstd = (v[0] * var_in + v[1] * var_ln + v[2] * var_bn + self.eps).rsqrt()
         scale, shift = (var_in + self.eps).sqrt() * rstd, (mean_in - mean) * rstd

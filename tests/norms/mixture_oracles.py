@@ -45,14 +45,15 @@ def softmax(values: Array) -> Array:
 def switchable_norm(
     x: Array, weight: Array, bias: Array, mean_weight: Array, var_weight: Array, eps: float = 1e-5, **_: Any
 ) -> Array:
-    """Each of the three statistics straight from the input."""
-    w, v = softmax(mean_weight), softmax(var_weight)
+    """Each of the three statistics, without positions two, straight from the input."""
+    first = 0 if x[0, 0].size > 1 else 1
+    w, v = softmax(mean_weight[first:]), softmax(var_weight[first:])
     y = np.empty_like(x)
     for n in range(x.shape[0]):
         for c in range(x.shape[1]):
-            sets = (x[n, c], x[n], x[:, c])
-            mean = sum(w[k] * sets[k].mean() for k in range(3))
-            var = sum(v[k] * sets[k].var() for k in range(3))
+            sets = (x[n, c], x[n], x[:, c])[first:]
+            mean = sum(share * values.mean() for share, values in zip(w, sets, strict=True))
+            var = sum(share * values.var() for share, values in zip(v, sets, strict=True))
             y[n, c] = (x[n, c] - mean) / np.sqrt(var + eps) * weight[c] + bias[c]
     return y
 

@@ -144,6 +144,16 @@ def test_switchable_norm_that_has_chosen_is_what_it_chose(share, twin, training)
     torch.testing.assert_close(layer(x), as_twin(twin, layer)(x))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_switchable_norm_without_positions_is_of_layer_and_batch(training):
+    layer = build("SwitchNorm1d").train(training)
+    x = an_input(2)
+    torch.testing.assert_close(layer(x[:, :, None, None])[:, :, 0, 0], layer(x))
+    for shares in (layer.mean_weight, layer.var_weight):
+        shares.data.copy_(torch.tensor([100.0, 50.0, 0.0]))
+    torch.testing.assert_close(layer(x), as_twin("layer_norm", layer)(x))
+
+
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("norm", TRACKING)
 def test_running_statistics_are_those_of_batch_norm(norm, momentum):
