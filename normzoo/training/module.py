@@ -79,6 +79,7 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
+        self._tell_scale(scaled=True)
         with self.convolving:
             loss = F.cross_entropy(self.model(x), y)
         self._sum_up(loss.detach())
@@ -87,6 +88,7 @@ class Classifier(LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         with self.convolving:
             super().backward(loss, *args, **kwargs)
+        self._tell_scale(scaled=False)  # probes run backwards of their own
 
     # Lightning looks at it before every batch, and Python would put it together anew each time.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
@@ -104,6 +106,15 @@ class Classifier(LightningModule):
     def _scales(self) -> bool:
         """Whether a gradient scaler leaves out steps that overflow, and tries the next at a smaller scale."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def _tell_scale(self, *, scaled: bool) -> None:
+        """Tell the scale of the loss to the layers that average gradients."""
+        layers = [layer for layer in self.model.modules() if hasattr(layer, "loss_scale")] if self._scales() else []
+        if layers:
+            scaler: Any = self.trainer.precision_plugin.scaler  # type: ignore[attr-defined]
+            scale = scaler.get_scale() if scaled else 1.0
+            for layer in layers:
+                layer.loss_scale = scale  # type: ignore[assignment]
 
     def lost(self) -> bool:
         """Whether the loss will not be finite again."""

@@ -64,5 +64,11 @@ def test_a_loss_that_stays_infinite_is_one_also_with_a_scaler(config: Compose, t
     assert result.curve[0]["train_loss"] is not None  # of the nine steps before
 
 
+@pytest.mark.usefixtures("scaled")
+def test_a_norm_that_averages_gradients_is_told_the_scale_of_the_loss(config: Compose, tmp_path: Path) -> None:
+    result = run_cell(config("trainer.max_epochs=1", "norm=online_norm"), tmp_path)
+    assert result.status == "ok", result.reason
+
+
 def test_without_a_scaler_one_step_is_enough(config: Compose, tmp_path: Path) -> None:
     assert run_cell(overflowing(config, 20, 20), tmp_path).status == "diverged"
