@@ -153,7 +153,7 @@ def describe(norm: NormInfo) -> str:
         "one fused kernel": yes_no[norm.fused],
         "includes activation": yes_no[norm.includes_activation],
         "paper": norm.paper or "-",
-        "aliases": ", ".join(norm.aliases) or "none",
+        "aliases": ", ".join(_alias(alias, norm.alias_options.get(alias, {})) for alias in norm.aliases) or "none",
         "arguments": ", ".join(arguments) or "none",
         "registered by": norm.owner,
         "file": ":".join(map(str, source(norm))) or "unknown",
@@ -161,6 +161,10 @@ def describe(norm: NormInfo) -> str:
     longest = max(map(len, facts))
     lines = [f"  {title.ljust(longest)}  {value}" for title, value in facts.items()]
     return "\n".join([norm.name, "", inspect.getdoc(norm.build) or "It has no docstring.", "", "Facts:", *lines])
+
+
+def _alias(alias: str, options: Mapping[str, Any]) -> str:
+    return f"{alias} ({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else alias
 
 
 def measured(name: str, file: Path | None = None) -> list[str]:

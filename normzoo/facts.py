@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -35,6 +35,8 @@ class NormInfo:
     batch_dependent: bool
     """Whether, in training, the output for one sample depends on the other samples of the batch."""
     aliases: tuple[str, ...] = ()
+    alias_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """Of the aliases that stand for the norm with certain options, these."""
     kind: Kind = "layer"
     paper: str = ""
     """Authors, year and arXiv number; empty where there is none."""

@@ -5,7 +5,7 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from torch import nn
@@ -37,16 +37,34 @@ _names: dict[str, str] = {}  # key of a name or alias -> name
 _table_lock = threading.Lock()
 
 
+# Classes of other libraries, as they are typed, that are not the norm which has the same name here but for a `_`.
+AMBIGUOUS = {
+    "layernorm": "that of torch and timm, of the last dimension, is 'nn.LayerNorm' here; of channels and positions it "
+    "is 'layer_norm', and of the channels at each position 'layer_norm_channel'",
+    "rmsnorm": "that of torch and timm, of the last dimension, is 'nn.RMSNorm' here; of the channels it is 'rms_norm'",
+    "localresponsenorm": "that of torch is 'nn.LocalResponseNorm' here; with alpha and k of its paper it is "
+    "'local_response_norm'",
+    "globalresponsenorm": "that of timm is 'global_response_norm' with channel_dim=-1; for channels first it is "
+    "'global_response_norm' alone",
+}
+
+
 def _key(name: str) -> str:
     """Names are equal when they differ only in case, in `_ - .` and spaces, and in a leading `torch.nn.` or `nn.`."""
     return re.sub(r"[-_.\s]", "", re.sub(r"^\s*(torch\.)?nn\.", "", name.lower()))
+
+
+def _alias_key(alias: str, options: object) -> str:
+    """As `_key`; but `nn.LayerNorm`, which stands for a norm with options, is not `layer_norm`."""
+    key, of_torch = _key(alias), re.match(r"\s*(torch\.)?nn\.", alias.lower())
+    return f"nn.{key}" if options and of_torch else key
 
 
 def register(
     name: str,
     *,
     batch_dependent: bool,
-    aliases: Sequence[str] = (),
+    aliases: Sequence[str] | Mapping[str, Mapping[str, Any]] = (),
     paper: str = "",
     reduces_over: str = "",
     train_eval_differ: bool = False,
@@ -67,7 +85,8 @@ def register(
 
     Args:
         name: In snake case; also the name of the file `conf/norm/<name>.yaml`.
-        aliases: Other names to be found by; `_ - .`, spaces, case and a leading `torch.nn.` make no difference.
+        aliases: Other names to be found by; `_ - .`, spaces, case and a leading `torch.nn.` make no difference. A
+            mapping says of each which options make the norm what is called so elsewhere: `{"BN2d": {"eps": 1e-3}}`.
 
     Raises:
         ValueError: If the name or an alias is taken by another norm, or the name is not in snake case.
@@ -87,6 +106,7 @@ def register(
             name=name,
             build=build,
             aliases=tuple(aliases),
+            alias_options={a: dict(o) for a, o in aliases.items() if o} if isinstance(aliases, Mapping) else {},
             kind=kind,
             paper=paper,
             reduces_over=reduces_over,
@@ -114,7 +134,7 @@ def register(
 def _add(info: NormInfo) -> None:
     earlier = _infos.get(info.name)
     replaces = earlier is not None and _identity(earlier.build) == _identity(info.build)
-    keys = dict.fromkeys(_key(name) for name in (info.name, *info.aliases))
+    keys = {_key(info.name): None, **{_alias_key(a, info.alias_options.get(a)): None for a in info.aliases}}
     for key in keys:
         taken = _names.get(key)
         if taken is None or (replaces and taken == info.name):
@@ -162,6 +182,7 @@ def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module
         ValueError: If a value is out of range, such as an `eps` below 0.
     """
     found = _find(name)
+    kwargs = _options(found, name) | kwargs
     found.check_keywords(kwargs)
     check_num_features(found.name, found.build, num_features)
     check_values(found.name, found.build, kwargs)
@@ -182,6 +203,7 @@ def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
         ValueError: If a value is out of range, such as an `eps` below 0.
     """
     found = _find(name)
+    kwargs = _options(found, name) | kwargs
     found.check_keywords(kwargs)
     check_values(found.name, found.build, kwargs)
     return NormFactory(build_norm, build=found.build, **kwargs)
@@ -231,12 +253,21 @@ def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _find(name: str) -> NormInfo:
     if not isinstance(name, str):
         raise UnknownNormError(f"a norm is asked for by its name, a string such as 'group_norm'; got {name!r}")
-    key = _key(name)
-    if key not in _names:
+    if name.strip().lower() in AMBIGUOUS:
+        raise UnknownNormError(f"{name!r} is the name of several norms: {AMBIGUOUS[name.strip().lower()]}")
+    keys = (_alias_key(name, True), _key(name))
+    if not any(key in _names for key in keys):
         plugins.load_plugins(_infos, _forget)
-    if key not in _names:
-        raise _unknown(name, key)
-    return _infos[_names[key]]
+    for key in keys:
+        if key in _names:
+            return _infos[_names[key]]
+    raise _unknown(name, keys[-1])
+
+
+def _options(norm: NormInfo, typed: str) -> dict[str, Any]:
+    """What the alias that was typed, if it was one, stands for beside the norm."""
+    options = {_alias_key(alias, options): options for alias, options in norm.alias_options.items()}
+    return dict(options.get(_alias_key(typed, True)) or options.get(_key(typed)) or {})
 
 
 def _unknown(name: str, key: str) -> UnknownNormError:

@@ -90,7 +90,7 @@ class _EvoNormB(nn.Module):
 
 @register(
     "evo_norm_b0",
-    aliases=("EvoNorm2dB0", "EvoNormBatch2d"),
+    aliases={"EvoNorm2dB0": {"eps": 1e-3}, "EvoNormBatch2d": {}},
     batch_dependent=True,
     paper=PAPER,
     reduces_over="N, * and *",

@@ -68,7 +68,7 @@ class _EvoNormS(nn.Module):
 
 @register(
     "evo_norm_s0",
-    aliases=("EvoNorm2dS0", "EvoNormSample2d"),
+    aliases={"EvoNorm2dS0": {"num_groups": 32}, "EvoNormSample2d": {"num_groups": 32}},
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C/G, *",
@@ -118,7 +118,7 @@ class EvoNormS0(_EvoNormS):
 
 @register(
     "evo_norm_s1",
-    aliases=("EvoNorm2dS1",),
+    aliases={"EvoNorm2dS1": {"num_groups": 32}},
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C/G, *",
@@ -152,7 +152,7 @@ class EvoNormS1(_EvoNormS):
 
 @register(
     "evo_norm_s2",
-    aliases=("EvoNorm2dS2",),
+    aliases={"EvoNorm2dS2": {"num_groups": 32}},
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C/G, *",

@@ -74,7 +74,7 @@ class _FilterResponse(torch.autograd.Function):
 
 @register(
     "filter_response_norm",
-    aliases=("FRN", "FRNTLU", "FilterResponseNorm2d", "FilterResponseNormTlu2d"),
+    aliases={"FRN": {}, "FRNTLU": {"eps": 1e-5}, "FilterResponseNorm2d": {}, "FilterResponseNormTlu2d": {"eps": 1e-5}},
     batch_dependent=False,
     paper="Singh & Krishnan, Filter Response Normalization Layer, 2020, arXiv:1911.09737",
     reduces_over="*",

@@ -19,7 +19,10 @@ MEND = "use a larger map, or a norm that averages over channels too, such as lay
 
 @register(
     "instance_norm",
-    aliases=("IN", "IN1d", "IN2d", "IN3d", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"),
+    aliases={
+        **{name: {} for name in ("IN", "IN1d", "IN2d", "IN3d")},
+        **{f"InstanceNorm{rank}d": {"affine": False} for rank in (1, 2, 3)},
+    },
     batch_dependent=False,
     paper=PAPER,
     reduces_over="*",

@@ -17,7 +17,7 @@ PAPER = "Ba, Kiros & Hinton, Layer Normalization, 2016, arXiv:1607.06450"
 
 @register(
     "layer_norm",
-    aliases=("LN", "LayerNormFp32", "GroupNorm1"),
+    aliases=("LN", "GroupNorm1"),
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C, *",
@@ -106,7 +106,15 @@ class LayerNormScratch(LayerNorm):
 
 @register(
     "layer_norm_channel",
-    aliases=("LN2d", "LayerNorm2d", "LayerNorm2dFp32", "channel_layer_norm", "LayerNormChannels"),
+    aliases={
+        "nn.LayerNorm": {"channel_dim": -1},
+        "LayerNormFp32": {"channel_dim": -1, "eps": 1e-6},
+        "LayerNorm2d": {"eps": 1e-6},
+        "LayerNorm2dFp32": {"eps": 1e-6},
+        "LN2d": {},
+        "channel_layer_norm": {},
+        "LayerNormChannels": {},
+    },
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C",

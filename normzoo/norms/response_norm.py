@@ -58,7 +58,7 @@ class _LocalResponse(torch.autograd.Function):
 
 @register(
     "local_response_norm",
-    aliases=("LRN",),
+    aliases={"LRN": {}, "nn.LocalResponseNorm": {"alpha": 1e-4, "k": 1.0}},
     batch_dependent=False,
     paper="Krizhevsky, Sutskever & Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012",
     reduces_over="n of C",

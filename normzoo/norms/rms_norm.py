@@ -62,7 +62,12 @@ class _RootMeanSquare(torch.autograd.Function):
 
 @register(
     "rms_norm",
-    aliases=("RMSNorm2d", "RMSNormFp32", "RMSNorm2dFp32"),
+    aliases={
+        "nn.RMSNorm": {"channel_dim": -1},
+        "RMSNormFp32": {"channel_dim": -1, "eps": 1e-6},
+        "RMSNorm2d": {"eps": 1e-6},
+        "RMSNorm2dFp32": {"eps": 1e-6},
+    },
     batch_dependent=False,
     paper="Zhang & Sennrich, Root Mean Square Layer Normalization, 2019, arXiv:1910.07467",
     reduces_over="C",
