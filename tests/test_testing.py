@@ -28,6 +28,8 @@ class Rms(nn.Module):
     def forward(self, x):
         if not 2 <= x.dim() <= 5:
             raise ValueError(f"Rms takes (N, C, *), got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"Rms takes floating-point numbers, got {x.dtype}")
         return self.normalize(x) * self.weight.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
 
 
@@ -143,6 +145,16 @@ class OnePass(Broken):
         mean = x.mean(1, keepdim=True)
         var = (x.square().mean(1, keepdim=True) - mean.square()).clamp(min=0)
         return (x - mean) * (var + 1e-5).rsqrt()
+
+
+class OnePassInChannelsLast(OnePass):
+    def normalize(self, x):
+        return super().normalize(x) if x.stride(1) == 1 and x.dtype == torch.float32 else Broken.normalize(self, x)
+
+
+class TakesWholeNumbers(Broken):
+    def forward(self, x):
+        return super().forward(x if x.is_floating_point() else x.real.float()).to(x.dtype)
 
 
 class WritesInput(Broken):
@@ -311,7 +323,13 @@ class ResetsToSomethingElse(Broken):
         ("keeps_dtype", AlwaysFloat32, "torch.float16 gives [torch.float32, "),
         ("keeps_dtype", OnePass, "torch.float16: the output differs"),
         ("autocast", RefusesAutocast, "expected one dtype"),
-        ("huge_offset", OnePass, "float32: the output differs"),
+        (
+            "huge_offset",
+            OnePass,
+            "torch.float32 of mean 10000 and standard deviation 2, contiguous, rank 4",
+        ),
+        ("huge_offset", OnePassInChannelsLast, "torch.float32 of mean 10000 and standard deviation 2, channels_last"),
+        ("refuses_other_numbers", TakesWholeNumbers, "torch.uint8 is not refused, training=True"),
         ("leaves_inputs_alone", WritesInput, "the input is written"),
         ("leaves_inputs_alone", KeepsAnOldBuffer, "modified by an inplace operation"),
         ("keeps_channels_last", LosesFormat, "the output of rank 4 has the strides"),

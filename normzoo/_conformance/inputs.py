@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from normzoo._conformance.subject import EXACT, Subject, cast, part, run, same, state_of
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+# Far beyond what mean(x²) − mean(x)² bears, where the dtype holds such values at all.
+OFFSETS = ((torch.float64, 1e8), (torch.float32, 1e4), (torch.float16, 60), (torch.bfloat16, 60))
 
 
 def leaves_inputs_alone(norm: Subject) -> None:
@@ -44,6 +46,58 @@ def keeps_channels_last(norm: Subject) -> None:
         same(actual, expected, f"rank {rank}", EXACT)
         strides = f"the output of rank {rank} has the strides {actual[0].stride()}"
         assert actual[0].is_contiguous(memory_format=CHANNELS_LAST[rank]), strides
+
+
+def refuses_other_numbers(norm: Subject) -> None:
+    """Whole numbers, booleans and complex numbers are refused, in training and evaluation."""
+    norm.skip_weights()
+    x, *condition = norm.given()
+    for dtype, layer in itertools.product((torch.uint8, torch.int64, torch.bool, torch.complex64), norm.modes()):
+        said = refusal(layer, (x.abs().to(dtype), *condition), TypeError, RuntimeError)
+        assert said, f"{dtype} is not refused, training={layer.training}"
+
+
+def huge_offset(norm: Subject) -> None:
+    """An offset costs output and gradients no more than rounding the input does, in each memory format and dtype."""
+    norm.skip_weights()
+    formatted = [r for r in norm.info.ranks if r in CHANNELS_LAST and norm.x(r).shape[1] == norm.num_features]
+    for rank, (dtype, offset) in itertools.product(formatted or [norm.rank], OFFSETS):
+        x, *condition = norm.given(rank)
+        given, eps = cast((x + offset, *condition), dtype), torch.finfo(dtype).eps
+        wide = cast(given, torch.float64)
+        rounded = (wide[0] * (1 + eps / 2 * torch.sign(norm.x(rank, seed=1))), *wide[1:])
+        for layer in norm.modes(dtype):
+            exact, moved = (with_gradients(copy.deepcopy(layer).double(), each) for each in (wide, rounded))
+            for form, view in memory_formats(given[0]).items():
+                actual = with_gradients(copy.deepcopy(layer), (view, *given[1:]))
+                for what, value in actual.items():
+                    largest = max(1.0, exact[what].abs().max().item())
+                    if largest > torch.finfo(dtype).max:
+                        continue  # not to be written in this dtype
+                    error = (value.double() - exact[what]).abs().max().item()
+                    allowed = 8 * ((moved[what] - exact[what]).abs().max().item() + eps * largest)
+                    assert error <= allowed, (
+                        f"{dtype} of mean {offset:g} and standard deviation 2, {form}, rank {rank}, training="
+                        f"{layer.training}: {what} is off by {error:.2g}, where rounding the input makes {allowed:.2g}"
+                    )
+
+
+def with_gradients(layer: nn.Module, given: Sequence[Tensor]) -> dict[str, Tensor]:
+    names, parameters = zip(*layer.named_parameters(), strict=True) if list(layer.parameters()) else ((), ())
+    titles = ["the output", "the gradient of the input", *["the gradient of the condition"] * (len(given) - 1)]
+    values = run(layer, given, parameters)
+    return dict(
+        zip([*titles[: len(values) - len(names)], *(f"the gradient of {n}" for n in names)], values, strict=True)
+    )
+
+
+def memory_formats(x: Tensor) -> dict[str, Tensor]:
+    """`x` as it is and, where it has channels, channels_last, alone in memory and as a slice of more channels."""
+    if x.dim() not in CHANNELS_LAST:
+        return {"contiguous": x}
+    last = torch.cat([x, x], dim=1).contiguous(memory_format=CHANNELS_LAST[x.dim()])
+    whole = x.contiguous(memory_format=CHANNELS_LAST[x.dim()])
+    return {"contiguous": x, "channels_last": whole, "a slice in channels_last": last[:, : x.shape[1]]}
 
 
 def takes_any_strides(norm: Subject) -> None:

@@ -132,13 +132,3 @@ def near(actual: Given, exact: Given, where: str, tolerance: float) -> None:
         for tensors in (actual, exact)
     )
     same(actual, exact, where, tolerance)
-
-
-def huge_offset(norm: Subject) -> None:
-    """In float32 an offset of 1e6 costs no more digits than the input itself has lost."""
-    # One unit in the last place of 1e6 is 1/16, against a standard deviation of 200.
-    norm.skip_weights()
-    x, *condition = norm.given(positions=[12] * (norm.rank - 2))
-    given, layer = cast((100 * x + 1e6, *condition), torch.float32), norm.layer(torch.float32)
-    expected = copy.deepcopy(layer).double()(*cast(given, torch.float64))
-    same([layer(*given).double() / expected.abs().max()], [expected / expected.abs().max()], "float32", 2e-3)

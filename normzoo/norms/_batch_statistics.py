@@ -27,8 +27,8 @@ def standardize_batch(layer: _NormBase, x: Tensor) -> Tensor:
             update_running(layer, mean, var * (m / (m - 1)))
         return x_hat
     assert layer.running_var is not None
-    rstd = (layer.running_var + layer.eps).rsqrt()
-    return ((x - per_channel(layer.running_mean, x)) * per_channel(rstd, x)).to(x.dtype)
+    mean, var = (s.to(torch.promote_types(s.dtype, torch.float32)) for s in (layer.running_mean, layer.running_var))
+    return ((x - per_channel(mean, x)) * per_channel((var + layer.eps).rsqrt(), x)).to(x.dtype)
 
 
 def detached_mean(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from normzoo.norms._refuse import NormValueError, describe
+from normzoo.norms._refuse import NormTypeError, NormValueError, describe
 
 
 def check_condition(layer: nn.Module, condition: Tensor, shape: Sequence[int | None], what: str) -> None:
     """Refuse a condition of another shape; None in `shape` stands for any size.
 
     Raises:
+        NormTypeError: A TypeError, if it is complex.
         NormValueError: A ValueError that names the layer, the shape received and the shape expected.
     """
+    if condition.is_complex():
+        raise NormTypeError(f"{describe(layer)} takes as condition {what}, of real numbers; got {condition.dtype}")
     given = tuple(condition.shape)
     if len(given) == len(shape) and all(s is None or s == g for s, g in zip(shape, given, strict=True)):
         return
@@ -21,15 +25,16 @@ def check_condition(layer: nn.Module, condition: Tensor, shape: Sequence[int | N
     raise NormValueError(f"{describe(layer)} takes as condition {what}, of the shape {expected}; got {given}")
 
 
-def check_labels(layer: nn.Module, condition: Tensor, samples: int, what: str) -> None:
-    """Refuse a condition that is not one whole number for each sample.
+def check_labels(layer: nn.Module, condition: Tensor, samples: int, what: str) -> Tensor:
+    """The labels as indices; refuse a condition that is not one whole number for each sample.
 
     Raises:
         NormValueError: A ValueError that names the layer, what it got and what it takes.
     """
     check_condition(layer, condition, (samples,), what)
-    if condition.is_floating_point() or condition.is_complex():
+    if condition.is_floating_point() or condition.dtype == torch.bool:
         raise NormValueError(f"{describe(layer)} takes as condition {what}, whole numbers; got {condition.dtype}")
+    return condition.long()  # of uint8 and bool an index would be a mask
 
 
 def per_sample(parameter: Tensor, x: Tensor) -> Tensor:

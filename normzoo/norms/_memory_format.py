@@ -14,6 +14,11 @@ def is_channels_last(x: Tensor) -> bool:
     return x.dim() in _CHANNELS_LAST and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(-1) == x.shape[1]
 
 
+def channels_nearest(x: Tensor) -> bool:
+    """Whether torch picks the channels_last kernel for `x`: so it does for a slice of such a tensor, or one channel."""
+    return x.dim() in _CHANNELS_LAST and x.stride(1) <= x.stride(-1)
+
+
 def channels_last(y: Tensor) -> Tensor:
     """`y` in channels_last order, copied if it is not."""
     return y.contiguous(memory_format=_CHANNELS_LAST[y.dim()])

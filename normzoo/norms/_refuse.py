@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from normzoo.arguments import ArgumentValueError
 from normzoo.errors import UserError
@@ -10,6 +10,10 @@ from normzoo.errors import UserError
 
 class NormValueError(UserError, ValueError):
     """An input, or a layer to be put on, for which a norm is not defined."""
+
+
+class NormTypeError(UserError, TypeError):
+    """An input, or a weight, that is not of floating-point numbers."""
 
 
 def describe(layer: nn.Module) -> str:
@@ -22,12 +26,28 @@ def invalid(layer: nn.Module, said: str) -> ArgumentValueError:
     return ArgumentValueError(f"{type(layer).__name__}: {said}")
 
 
-def check_input(layer: nn.Module, shape: Sequence[int], num_features: int, *, channel_dim: int = 1) -> None:
-    """Refuse an input without the layer's number of channels at `channel_dim`.
+def check_dtype(layer: nn.Module | str, x: Tensor) -> None:
+    """Refuse whole numbers, booleans and complex numbers, whose means and variances would be rounded or not real.
 
     Raises:
+        NormTypeError: A TypeError that names the layer, or the norm of a weight, and the data type received.
+    """
+    if x.is_floating_point():
+        return
+    name = layer if isinstance(layer, str) else describe(layer)
+    mend = "give it x.float()" if not x.is_complex() else "give it torch.view_as_real(x), or another real view"
+    raise NormTypeError(f"{name} takes floating-point numbers; got {x.dtype}: {mend}")
+
+
+def check_input(layer: nn.Module, x: Tensor, num_features: int, *, channel_dim: int = 1) -> None:
+    """Refuse an input of another kind of numbers, or without the layer's number of channels at `channel_dim`.
+
+    Raises:
+        NormTypeError: A TypeError that names the layer and the data type received.
         NormValueError: A ValueError that names the layer, the shape received and the shape expected.
     """
+    check_dtype(layer, x)
+    shape = x.shape
     if len(shape) >= 2 and -len(shape) <= channel_dim < len(shape) and shape[channel_dim] == num_features:
         return
     where = "(N, C, *)" if channel_dim == 1 else f"at least 2 dimensions and C at dimension {channel_dim}"

@@ -40,6 +40,8 @@ def newest_weight(
 def update_running(layer: _NormBase, mean: Tensor, var: Tensor) -> None:
     """Count one more batch and move `layer.running_mean` and `layer.running_var` towards its statistics, in place.
 
+    They rest while `layer.track_running_stats` is False, which may be set after the layer is built, as in torch.
+
     No branch depends on a buffer's value, and nothing is read back from the device: torch.compile(fullgraph=True),
     torch.export and vmap over stacked replicas take it. As with torch's layers, a functorch transform must be given
     the buffers as arguments (`functional_call`), not find them in a closure.
@@ -48,7 +50,7 @@ def update_running(layer: _NormBase, mean: Tensor, var: Tensor) -> None:
         mean: Of the batch, C values.
         var: Of the batch, unbiased.
     """
-    if layer.running_mean is None or layer.running_var is None:
+    if layer.running_mean is None or layer.running_var is None or not layer.track_running_stats:
         return
     fraction = getattr(layer, "moving_average_fraction", None)
     moves = ((layer.running_mean, mean), (layer.running_var, var))
@@ -64,7 +66,8 @@ def move_running(
 ) -> None:
     """Count one more batch and move each running statistic, the first of two, towards its new value, in place.
 
-    Once: not where activation checkpointing runs a forward again.
+    Once: not where activation checkpointing runs a forward again. As in torch's kernel the step is taken in at least
+    float32: what float16 cannot write may, a tenth of it, move a statistic that it can.
     """
     if is_recomputed():
         return
@@ -72,8 +75,9 @@ def move_running(
         num_batches.add_(1)
     weight = newest_weight(num_batches, momentum, moving_average_fraction)
     for running, new in moves:
-        w = weight.to(running.dtype) if isinstance(weight, Tensor) else weight
-        running.mul_(1 - w).add_(w * new.reshape(running.shape).to(running.dtype))
+        wide = torch.promote_types(running.dtype, torch.float32)
+        w = weight.to(wide) if isinstance(weight, Tensor) else weight
+        running.copy_((1 - w) * running.to(wide) + w * new.reshape(running.shape).to(wide))
 
 
 @torch.no_grad()

@@ -6,13 +6,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from normzoo.arguments import ArgumentValueError
-from normzoo.norms._refuse import NormValueError
+from normzoo.norms._refuse import NormValueError, check_dtype
 
 
 def weight_of(norm: str, module: Any, tensor_name: str) -> Tensor:
     """The layer's weight, a matrix or a kernel.
 
     Raises:
+        NormTypeError: A TypeError, if the weight is not of floating-point numbers.
         NormValueError: A ValueError, if what is given is not a layer, or has no such weight.
     """
     mend = f"put it on a dense or convolutional layer, as in normzoo.create({norm!r}, torch.nn.Conv2d(3, 8, 3))"
@@ -22,6 +23,7 @@ def weight_of(norm: str, module: Any, tensor_name: str) -> Tensor:
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         kind = type(module).__name__
         raise NormValueError(f"{norm} takes a layer whose {tensor_name} has 2 dimensions or more; got {kind}: {mend}")
+    check_dtype(norm, weight)
     return weight
 
 

@@ -61,7 +61,7 @@ class AdaptiveInstanceNorm(nn.Module):
         return torch.randn_like(x)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         positions = [None] * max(condition.dim() - 2, 1)
         check_condition(self, condition, (*x.shape[:2], *positions), "the feature map of a style")
         for shape in (x.shape, condition.shape):
@@ -146,7 +146,7 @@ class AdaptiveLayerNorm(nn.Module):
         return torch.randn(x.shape[0], self.condition_features, device=x.device, dtype=x.dtype)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         check_condition(self, condition, (x.shape[0], self.condition_features), "a vector for each sample")
         check_count(self, x.shape, self.num_features, "use more channels, or leave the norm out at this place")
         dtype = torch.promote_types(x.dtype, torch.float32)

@@ -91,15 +91,17 @@ class BatchChannelNorm(_NormBase):
         return self.num_features // self.num_groups * math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         mend = "use fewer groups or a larger map, or leave the norm out at this place"
         check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         assert self.running_mean is not None
         assert self.running_var is not None
-        mean, var = self._move_estimates(x) if self.training and x.numel() else (self.running_mean, self.running_var)
-        u = (x - per_channel(mean, x)) * per_channel((var + self.eps).rsqrt(), x)
+        moving = self.training and self.track_running_stats and x.numel()
+        mean, var = self._move_estimates(x) if moving else (self.running_mean, self.running_var)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        u = (x.to(wide) - per_channel(mean, x)) * per_channel((var.to(wide) + self.eps).rsqrt(), x)
         return self._normalize_groups(u).to(x.dtype)
 
     def _normalize_groups(self, u: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ class BatchInstanceNorm(_NormBase):
         return math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
         # Of each channel its own: what is far off, or not finite, stays there, and with running means in its map.
         if self.training or self.running_mean is None:
@@ -182,7 +182,7 @@ class IBN(_NormBase):
         return math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
         parts = x.split([self.first_half, x.shape[1] - self.first_half], dim=1)
         x_hats = [standardize(parts[0], range(2, x.dim()), self.eps)[0], standardize_batch(self, parts[1])]

@@ -47,12 +47,13 @@ class BatchNormBase(_NormBase):
         return self.training or self.running_mean is None
 
     def _check_input_dim(self, input: Tensor) -> None:
-        check_input(self, input.shape, self.num_features)
+        check_input(self, input, self.num_features)
         if self.uses_batch_statistics:
             check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and self.running_mean is not None and (self.momentum is None or is_recomputed()):
+        tracking = self.training and self.track_running_stats and self.running_mean is not None
+        if tracking and (self.momentum is None or is_recomputed()):
             return self._forward_apart(input)
         return _BatchNorm.forward(self, input)  # type: ignore[arg-type]
 
@@ -60,9 +61,11 @@ class BatchNormBase(_NormBase):
         """Run the kernel without the running statistics, which are moved after it, or not."""
         self._check_input_dim(x)
         assert self.running_mean is not None
-        # With momentum 1 the kernel writes the batch's own mean and unbiased variance.
-        mean, var = (x.new_zeros(self.num_features, dtype=self.running_mean.dtype) for _ in range(2))
-        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        # With momentum 1 the kernel writes the batch's own mean and unbiased variance, of which float16 may write less.
+        wide = torch.promote_types(self.running_mean.dtype, torch.float32)
+        mean, var = (x.new_zeros(self.num_features, dtype=wide) for _ in range(2))
+        weight, bias = (None if p is None else p.to(wide) for p in (self.weight, self.bias))
+        y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, self.eps)
         if x.numel():
             update_running(self, mean, var)
         return y
@@ -166,7 +169,12 @@ class BatchNormScratch(BatchNorm):
                 )
             momentum = 1 - moving_average_fraction
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
-        self.moving_average_fraction = moving_average_fraction
+        self._moves_as_caffe = moving_average_fraction is not None
+
+    @property
+    def moving_average_fraction(self) -> float | None:
+        """α of Caffe's rule, 1 − momentum; None where the running statistics are moved as torch's are."""
+        return 1 - self.momentum if self._moves_as_caffe and self.momentum is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
@@ -183,12 +191,13 @@ class BatchNormScratch(BatchNorm):
 
     def extra_repr(self) -> str:
         fraction = self.moving_average_fraction
-        return super().extra_repr() + (f", moving_average_fraction={fraction}" if fraction is not None else "")
+        return super().extra_repr() + (f", moving_average_fraction={fraction:.6g}" if fraction is not None else "")
 
     def _infer(self, x: Tensor) -> Tensor:
         assert self.running_mean is not None
         assert self.running_var is not None
-        scale = (self.running_var + self.eps).rsqrt()
+        wide = torch.promote_types(self.running_var.dtype, torch.float32)
+        scale = (self.running_var.to(wide) + self.eps).rsqrt()
         if self.affine:
             scale = self.weight * scale
         shift = -self.running_mean * scale

@@ -97,7 +97,9 @@ class BatchRenorm(BatchNormBase):
 
         def grown(steps: int) -> Tensor:
             """How far the limit is on its way, from 0 at `warmup_steps` to 1 at `steps`."""
-            return ((step - self.warmup_steps) / max(1, steps - self.warmup_steps)).clamp(0, 1)
+            if steps == self.warmup_steps:
+                return (step >= steps).to(step.dtype)
+            return ((step - self.warmup_steps) / (steps - self.warmup_steps)).clamp(0, 1)
 
         return 1 + (self.r_max - 1) * grown(self.r_max_steps), self.d_max * grown(self.d_max_steps)
 
@@ -125,7 +127,7 @@ class BatchRenorm(BatchNormBase):
         r, d = snapshot(
             (sigma_batch / sigma).clamp(1 / r_max, r_max), ((mean - running_mean) / sigma).clamp(-d_max, d_max)
         )
-        if not is_recomputed():
+        if self.track_running_stats and not is_recomputed():
             w = newest_weight(t + 1, self.momentum)
             w = w.to(mean.dtype) if isinstance(w, Tensor) else w
             sigma = sigma + w * (sigma_batch - sigma)

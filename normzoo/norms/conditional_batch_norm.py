@@ -82,8 +82,8 @@ class ConditionalBatchNorm(_NormBase):
         return torch.randint(self.num_classes, (x.shape[0],), device=x.device)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
-        check_labels(self, condition, x.shape[0], "a class for each sample")
+        check_input(self, x, self.num_features)
+        condition = check_labels(self, condition, x.shape[0], "a class for each sample")
         if self.training or self.running_mean is None:
             check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
         x_hat = standardize_batch(self, x)

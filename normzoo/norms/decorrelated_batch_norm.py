@@ -126,7 +126,7 @@ class DecorrelatedBatchNorm(nn.Module):
         return inverse_root(sigma, self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x.shape)
+        self._check(x)
         if not x.numel():
             return (x * per_channel(self.weight, x) + per_channel(self.bias, x)).to(x.dtype) if self.affine else x
         # Covariances of half precision would be worth nothing, so autocast must not reach these products.
@@ -142,8 +142,9 @@ class DecorrelatedBatchNorm(nn.Module):
         y = y.view(self.num_features, x.shape[0], *x.shape[2:]).transpose(0, 1).to(x.dtype)
         return channels_last(y) if is_channels_last(x) else y.contiguous()
 
-    def _check(self, shape: Sequence[int]) -> None:
-        check_input(self, shape, self.num_features)
+    def _check(self, x: Tensor) -> None:
+        shape = x.shape
+        check_input(self, x, self.num_features)
         if not self.training:
             return
         count = self.values_per_statistic(shape)

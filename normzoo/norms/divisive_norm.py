@@ -143,7 +143,7 @@ class DivisiveNorm(nn.Module):
         return self.num_features * math.prod([min(self.window_size, side) for side in shape[2:]])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         mend = "use a larger window_size or map, or more channels"
         check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
         weight = bias = None

@@ -145,8 +145,8 @@ class DomainSpecificBatchNorm(nn.Module):
         return torch.randint(self.num_domains, (x.shape[0],), device=x.device)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
-        check_labels(self, condition, x.shape[0], "a domain for each sample")
+        check_input(self, x, self.num_features)
+        condition = check_labels(self, condition, x.shape[0], "a domain for each sample")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.training:
             check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
@@ -187,10 +187,10 @@ class DomainSpecificBatchNorm(nn.Module):
         seen = count >= 2
         self.num_batches_tracked.add_(seen)
         weight = newest_weight(self.num_batches_tracked.clamp(min=1), self.momentum)
-        w = (weight * seen).to(self.running_mean.dtype).unsqueeze(-1)
+        w = (weight * seen).to(mean.dtype).unsqueeze(-1)
         unbiased = var * (count / (count - 1).clamp(min=1)).unsqueeze(-1)
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.mul_(1 - w).add_(w * new.to(running.dtype))
+            running.copy_((1 - w) * running.to(mean.dtype) + w * new)
 
     def extra_repr(self) -> str:
         return (

@@ -64,7 +64,7 @@ class _EvoNormB(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         n = self.values_per_statistic(x.shape)
         if self.training:
             check_count(self, x.shape, n, MEND, statistic="variance of the batch", outcome=OUTCOME)

@@ -51,7 +51,7 @@ class _EvoNormS(nn.Module):
         return self.num_features // self.num_groups * math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         n = self.values_per_statistic(x.shape)
         check_count(self, x.shape, n, MEND, statistic="divisor", outcome=OUTCOME)
         if x.dim() == 2:

@@ -148,7 +148,7 @@ class FilterResponseNorm(nn.Module):
         return math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         if self.eps_l is None:
             n = self.values_per_statistic(x.shape)
             check_count(self, x.shape, n, MEND, statistic="mean square", outcome="a sign, scaled and shifted,")

@@ -66,7 +66,7 @@ class FrozenBatchNorm(nn.Module):
             zero.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -79,7 +79,7 @@ class GhostBatchNorm(BatchNormBase):
         return (shape[0] % self.group_size or min(shape[0], self.group_size)) * math.prod(shape[2:])
 
     def _check_input_dim(self, input: Tensor) -> None:
-        check_input(self, input.shape, self.num_features)
+        check_input(self, input, self.num_features)
         if self.uses_batch_statistics:
             check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
 
@@ -108,8 +108,10 @@ class GhostBatchNorm(BatchNormBase):
         The kernel moves the copies: (k, C) running means and variances, or with `momentum=None` the groups' own.
         """
         grouped = x.reshape(len(x) // k, k * self.num_features, *x.shape[2:])
-        weight, bias = (p.repeat(k) if self.affine and k > 1 else p for p in (self.weight, self.bias))
-        moved = [running.repeat(k) for running in (self.running_mean, self.running_var) if running is not None]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = (None if p is None else p.to(wide).repeat(k) for p in (self.weight, self.bias))
+        kept = (self.running_mean, self.running_var) if self.track_running_stats else ()
+        moved = [running.to(wide).repeat(k) for running in kept if running is not None]
         mean, var = moved or (None, None)
         momentum = 1.0 if self.momentum is None else self.momentum
         y = F.batch_norm(grouped, mean, var, weight, bias, True, momentum, self.eps)

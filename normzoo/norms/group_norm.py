@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._batch_statistics import detached_mean
+from normzoo.norms._gate import group_mean
+from normzoo.norms._memory_format import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.registry import register
@@ -55,6 +57,24 @@ def number_of_groups(
             f"num_groups must be one of {divisors(num_features)}",
         )
     return num_groups
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """torch's kernel, in the memory format of `x`, and as exact in each.
+
+    Where the channels are next to each other, that of the CPU takes the variance for mean(x²) − mean(x)², of which a
+    large mean leaves nothing: an error of 1e-3 at a mean of 100 standard deviations, of 2,000 at one of 5,000. There it
+    is given x less the mean of each group, which changes neither output nor gradient, for 1.3 times the time; a copy to
+    the other format and back takes 1.9 times.
+    """
+    if not channels_nearest(x):
+        return F.group_norm(x, groups, weight, bias, eps)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight, bias = (None if p is None else p.to(wide) for p in (weight, bias))
+    mean = group_mean(detached_mean(x, tuple(range(2, x.dim()))), groups)
+    y = F.group_norm(x.to(wide) - mean, groups, weight, bias, eps).to(x.dtype)
+    # The CPU kernel keeps the format; the CUDA kernel does not.
+    return channels_last(y) if is_channels_last(x) else y
 
 
 @register(
@@ -109,15 +129,13 @@ class GroupNorm(nn.GroupNorm):
         return self.num_features // self.num_groups * math.prod(shape[2:])
 
     def _check(self, x: Tensor) -> None:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         mend = "use fewer groups or a larger map, or leave the norm out at this place"
         check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
-        y = F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-        # The CPU kernel keeps the format; the CUDA kernel does not.
-        return channels_last(y) if is_channels_last(input) else y
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, affine={self.affine}"

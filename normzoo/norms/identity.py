@@ -1,7 +1,8 @@
 """No normalization: the baseline that every other norm is compared with."""
 
-from torch import nn
+from torch import Tensor, nn
 
+from normzoo.norms._refuse import check_dtype
 from normzoo.registry import register
 
 
@@ -20,6 +21,10 @@ class Identity(nn.Identity):
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_dtype(self, input)
+        return input
 
     def extra_repr(self) -> str:
         return str(self.num_features)

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._memory_format import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms.group_norm import group_norm
 from normzoo.registry import register
 
 PAPER = "Ulyanov, Vedaldi & Lempitsky, Instance Normalization, 2016, arXiv:1607.08022"
@@ -74,22 +75,22 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     @property
     def uses_running_statistics(self) -> bool:
-        return self.running_mean is not None and not self.training
+        return self.running_mean is not None and self.track_running_stats and not self.training
 
     def _check_input_dim(self, input: Tensor) -> None:
-        check_input(self, input.shape, self.num_features)
+        check_input(self, input, self.num_features)
         if not self.uses_running_statistics:
             check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         # The kernel with running statistics has no output for no samples.
-        if self.running_mean is not None and input.numel():
+        if self.running_mean is not None and self.track_running_stats and input.numel():
             y = self._forward_tracked(input)
         else:
             # With one channel to a group the kernel is several times slower on channels_last than with both copies.
-            x = input.contiguous() if is_channels_last(input) else input
-            y = F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+            x = input.contiguous() if channels_nearest(input) else input
+            y = group_norm(x, self.num_features, self.weight, self.bias, self.eps)
         return channels_last(y) if is_channels_last(input) else y
 
     def _forward_tracked(self, x: Tensor) -> Tensor:
@@ -97,9 +98,11 @@ class InstanceNorm(nn.InstanceNorm2d):
         if not self.training:
             # By instance_norm's own kernel, older versions of torch write the running statistics in evaluation too.
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # With momentum 1 the kernel writes the batch's own mean and unbiased variance.
-        mean, var = (x.new_zeros(self.num_features, dtype=self.running_mean.dtype) for _ in range(2))
-        y = F.instance_norm(x, mean, var, self.weight, self.bias, use_input_stats=True, momentum=1.0, eps=self.eps)
+        # With momentum 1 the kernel writes the batch's own mean and unbiased variance, of which float16 may write less.
+        wide = torch.promote_types(self.running_mean.dtype, torch.float32)
+        mean, var = (x.new_zeros(self.num_features, dtype=wide) for _ in range(2))
+        weight, bias = (None if p is None else p.to(wide) for p in (self.weight, self.bias))
+        y = F.instance_norm(x, mean, var, weight, bias, use_input_stats=True, momentum=1.0, eps=self.eps)
         update_running(self, mean, var)
         return y
 

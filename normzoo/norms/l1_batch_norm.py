@@ -102,13 +102,14 @@ class L1BatchNorm(nn.Module):
         return shape[0] * math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         if self.training or self.running_mean is None:
             check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
             centred, std = self._statistics(x)
         else:
             assert self.running_std is not None
-            centred, std = x - per_channel(self.running_mean, x), self.running_std
+            wide = torch.promote_types(x.dtype, torch.float32)
+            centred, std = x.to(wide) - per_channel(self.running_mean, x), self.running_std.to(wide)
         rstd = 1 / (std + self.eps)
         # weight · rstd is one factor for each channel, so that the centred input is all that is saved.
         y = centred * per_channel(self.weight * rstd if self.affine else rstd, x)
@@ -122,7 +123,8 @@ class L1BatchNorm(nn.Module):
         centred, mean = centre(x, dims)
         # A quotient of sums, which for an empty batch is 0, as its gradients should be.
         std = GAUSSIAN * centred.abs().sum(dims) / max(1, self.values_per_statistic(x.shape))
-        if self.training and x.numel() and self.running_mean is not None and self.running_std is not None:
+        moving = self.training and self.track_running_stats and x.numel()
+        if moving and self.running_mean is not None and self.running_std is not None:
             moves = ((self.running_mean, mean), (self.running_std, std))
             move_running(self.num_batches_tracked, self.momentum, *moves)
         return centred, std

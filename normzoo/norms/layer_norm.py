@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms.group_norm import group_norm
 from normzoo.registry import register
 
 PAPER = "Ba, Kiros & Hinton, Layer Normalization, 2016, arXiv:1607.06450"
@@ -62,15 +62,13 @@ class LayerNorm(nn.GroupNorm):
         return self.num_features * math.prod(shape[2:])
 
     def _check(self, x: Tensor) -> None:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         mend = "use more channels or a larger map, or leave the norm out at this place"
         check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
-        y = F.group_norm(input, 1, self.weight, self.bias, self.eps)
-        # The CPU kernel keeps the format; the CUDA kernel does not.
-        return channels_last(y) if is_channels_last(input) else y
+        return group_norm(input, 1, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
@@ -161,7 +159,7 @@ class LayerNormChannel(nn.LayerNorm):
         return self.num_features
 
     def forward(self, input: Tensor) -> Tensor:
-        check_input(self, input.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, input, self.num_features, channel_dim=self.channel_dim)
         check_count(self, input.shape, self.num_features, "use more channels, or leave the norm out at this place")
         last = self.channel_dim in (-1, input.dim() - 1)
         x = input if last else input.movedim(self.channel_dim, -1)

@@ -88,11 +88,11 @@ class MeanOnlyBatchNorm(nn.Module):
         return shape[0] * math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         if self.training or self.running_mean is None:
             check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
             y, mean = centre(x, (0, *range(2, x.dim())))
-            if self.training and x.numel() and self.running_mean is not None:
+            if self.training and self.track_running_stats and x.numel() and self.running_mean is not None:
                 move_running(self.num_batches_tracked, self.momentum, (self.running_mean, mean))
         else:
             y = x - per_channel(self.running_mean, x)

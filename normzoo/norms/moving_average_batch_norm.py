@@ -163,7 +163,7 @@ class MovingAverageBatchNorm(nn.Module):
         return shape[0] * math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         if self.training and x.numel():
             scale = gradient_scale(self, x)
             rchi, r, share, slot = self._statistics(x)
@@ -195,7 +195,8 @@ class MovingAverageBatchNorm(nn.Module):
         r = ((chi2 + self.eps) / (running + self.eps)).sqrt().clamp(1 / self.r_max, self.r_max)
         rchi, r = snapshot((chi2 + self.eps).rsqrt(), torch.where(alone, 1.0, r))
         if not is_recomputed():
-            moves = ((self.running_moment, running + self.momentum * (chi2 - running)), (self.window_moment, window))
+            kept = window.clamp(max=torch.finfo(self.window_moment.dtype).max)
+            moves = ((self.running_moment, running + self.momentum * (chi2 - running)), (self.window_moment, kept))
             commit(*moves, (self.num_batches_tracked, t + 1))
         return rchi, r, share, slot
 

@@ -204,7 +204,7 @@ class OnlineNorm(nn.Module):
         return math.prod(shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         if self.training:
             scale = gradient_scale(self, x)
             mean, rstd = self._statistics(x)

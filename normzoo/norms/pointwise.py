@@ -97,7 +97,7 @@ class DynamicTanh(_Pointwise):
         super().__init__(num_features, {"alpha": alpha_init_value}, affine, channel_dim, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         return self._scale(torch.tanh(self.alpha * x), x)
 
 
@@ -171,5 +171,5 @@ class DynamicErf(_Pointwise):
         super().__init__(num_features, numbers, affine, channel_dim, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         return self._scale(_Erf.apply(x, self.alpha, self.shift), x)

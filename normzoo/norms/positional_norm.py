@@ -47,7 +47,7 @@ class PositionalNorm(LayerNormChannel):
 
     def with_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Output, mean and deviation, from the equation; the two have one channel, and gradients of their own."""
-        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         check_count(self, x.shape, self.num_features, MEND)
         y, mean, var, _ = standardize(x, (self.channel_dim,), self.eps)
         if self.elementwise_affine:

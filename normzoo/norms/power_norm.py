@@ -147,7 +147,7 @@ class PowerNorm(nn.Module):
         return math.prod(shape) // self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         return self._forward(x.movedim(self.channel_dim, 1)).movedim(1, self.channel_dim)
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         return min(self.size, self.num_features)
 
     def forward(self, input: Tensor) -> Tensor:
-        check_input(self, input.shape, self.num_features)
+        check_input(self, input, self.num_features)
         return _LocalResponse.apply(input, self.size, self.alpha / self.size, self.beta, self.k)
 
     def extra_repr(self) -> str:
@@ -167,7 +167,7 @@ class GlobalResponseNorm(nn.Module):
         return math.prod(shape[1:]) // self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         if x.dim() < 3:
             raise NormValueError(
                 f"{describe(self)} got the shape {tuple(x.shape)}, which has no positions to take a length over: "

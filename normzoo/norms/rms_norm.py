@@ -117,7 +117,7 @@ class RMSNorm(nn.RMSNorm):
         return self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         mend = "use more channels, or leave the norm out at this place"
         check_count(self, x.shape, self.num_features, mend, statistic="mean square", outcome="a sign")
         dim, wide = self.channel_dim, torch.promote_types(x.dtype, torch.float32)

@@ -149,7 +149,7 @@ class SPADE(_NormBase):
         return (labels == all_labels).to(x.dtype)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         if x.dim() != 4:
             raise NormValueError(f"{describe(self)} takes an input of (N, C, H, W); got the shape {tuple(x.shape)}")
         check_condition(self, condition, (x.shape[0], self.label_channels, None, None), "a map of labels")

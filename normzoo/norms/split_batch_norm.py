@@ -88,15 +88,18 @@ class SplitBatchNorm(BatchNormBase):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """What the main batch norm asks of its own input, a part in training and the batch in evaluation."""
-        check_input(self, input.shape, self.num_features)
+        check_input(self, input, self.num_features)
         if self.uses_batch_statistics:
             check_count(self, input.shape, super().values_per_statistic(input.shape), MEND)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        check_input(self, input.shape, self.num_features)
+        check_input(self, input, self.num_features)
         check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+        for norm in self.aux_bn:  # these options are the layer's, also where they are set after it is built
+            assert isinstance(norm, BatchNormBase)
+            norm.eps, norm.momentum, norm.track_running_stats = self.eps, self.momentum, self.track_running_stats
         norms = [super().forward, *self.aux_bn]
         each, left = divmod(len(input), self.num_splits)
         # The backward of a split is one copy; that of tensor_split's slices is one of the whole for each.

@@ -83,7 +83,7 @@ class SwitchableNorm(_NormBase):
         return positions if positions != 1 else shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         if self.training or self.running_mean is None:
             check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
         if x.dim() == 2:

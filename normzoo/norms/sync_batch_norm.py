@@ -95,7 +95,7 @@ class SyncBatchNorm(BatchNorm):
         if not self.training or self._processes < 2:
             return super().forward(input)
         x = input
-        check_input(self, x.shape, self.num_features)
+        check_input(self, x, self.num_features)
         dims = (0, *range(2, x.dim()))
         y, mean, var, n = standardize(x, dims, self.eps, group=self.process_group or dist.group.WORLD)
         # Only where there is next to nothing here can there be so everywhere, so that no step waits for the device.

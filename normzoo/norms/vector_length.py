@@ -22,7 +22,7 @@ class _VectorLength(nn.Module):
         return self.num_features
 
     def _check(self, x: Tensor) -> None:
-        check_input(self, x.shape, self.num_features, channel_dim=self.channel_dim)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         check_count(self, x.shape, self.num_features, MEND, statistic="length", outcome="a number or its negative")
 
     def _length(self, x: Tensor) -> Tensor:

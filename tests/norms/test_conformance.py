@@ -40,3 +40,10 @@ def all_checks():
 @pytest.mark.parametrize("check", list(all_checks()))
 def test_conformance(check):
     check()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("asked", ["huge_offset", "keeps_channels_last", "keeps_dtype"])
+def test_kernels_of_cuda(name, asked):
+    (check,) = [each for each in checks(name, device="cuda") if str(each) == asked]
+    check()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conditional_oracles import NEEDED
 from norm_cases import build
 
 import normzoo
@@ -73,6 +74,49 @@ def test_a_refusal_leaves_the_running_statistics(norm, shape):
     with pytest.raises(normzoo.UserError):
         layer(torch.randn(shape, dtype=torch.float64))
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int32, torch.int64, torch.bool, torch.complex64, torch.complex128]
+)
+def test_numbers_that_are_not_floating_point(name, dtype):
+    x = torch.ones(6, 8, 3, 3).to(dtype)
+    for layer in (build(name), build(name).eval()):
+        with pytest.raises(TypeError, match=rf"takes floating-point numbers; got {dtype}: give it") as refusal:
+            layer(x)
+        assert str(refusal.value).startswith(f"{type(layer).__name__}(")
+        assert isinstance(refusal.value, normzoo.UserError)
+
+
+@pytest.mark.parametrize("norm", normzoo.list_norms(kind="conditional"))
+def test_numbers_that_are_not_floating_point_with_a_condition(norm):
+    layer = normzoo.create(norm, 8, **NEEDED[norm])
+    x = torch.ones(6, 8, 3, 3)
+    condition = layer.example_condition(x)
+    with pytest.raises(TypeError, match=r"takes floating-point numbers; got torch.uint8: give it x.float\(\)"):
+        layer(x.byte(), condition)
+    with pytest.raises(TypeError, match=r"takes as condition .*, of real numbers; got torch.complex64"):
+        layer(x, condition.to(torch.complex64))
+
+
+@pytest.mark.parametrize("norm", normzoo.list_norms(kind="weight"))
+def test_weights_that_are_not_floating_point(norm):
+    with pytest.raises(TypeError, match=rf"{norm} takes floating-point numbers; got torch.complex64"):
+        normzoo.create(norm, torch.nn.Conv2d(8, 8, 3, dtype=torch.complex64))
+    layer = normzoo.create(norm, torch.nn.Conv2d(8, 8, 3))
+    with pytest.raises(RuntimeError):  # of torch's convolution, to which the input goes
+        layer(torch.ones(6, 8, 3, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("norm", ["conditional_batch_norm", "domain_specific_batch_norm"])
+def test_labels_of_any_whole_numbers(norm):
+    """As an index, uint8 and bool would be a mask."""
+    layer, x = normzoo.create(norm, 8, **NEEDED[norm]).eval(), torch.randn(2, 8, 3, 3)
+    torch.nn.init.uniform_(layer.weight)
+    for dtype in (torch.uint8, torch.int8, torch.int32):
+        torch.testing.assert_close(layer(x, torch.tensor([1, 0], dtype=dtype)), layer(x, torch.tensor([1, 0])))
+    with pytest.raises(ValueError, match=r"whole numbers; got torch.bool"):
+        layer(x, torch.tensor([True, False]))
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 3, 3), (2, 4, 8, 8), (8,), ()])

@@ -169,3 +169,12 @@ def test_replicas_under_vmap():
 def test_limits_that_cannot_be(keywords, words):
     with pytest.raises(ValueError, match=words):
         normzoo.create("batch_renorm", CHANNELS, **keywords)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_limits_that_do_not_grow_are_final_at_once(steps):
+    layer = build("batch_renorm", warmup_steps=steps, r_max_steps=steps, d_max_steps=steps)
+    for step in range(steps + 2):
+        limits = [3.0, 5.0] if step >= steps else [1.0, 0.0]
+        torch.testing.assert_close(torch.stack(layer.limits()), torch.tensor(limits, dtype=torch.float64))
+        layer(an_input(4))

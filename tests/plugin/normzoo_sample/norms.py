@@ -37,6 +37,8 @@ class MeanAbsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not 2 <= x.dim() <= 5 or x.shape[1] != self.num_features:
             raise ValueError(f"MeanAbsNorm({self.num_features}) takes (N, C, *), got the shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"MeanAbsNorm({self.num_features}) takes floating-point numbers, got {x.dtype}")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         y = wide / (wide.abs().mean(1, keepdim=True) + self.eps)
         return (y * self.weight.view(-1, *[1] * (x.dim() - 2))).to(x.dtype)
