@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normzoo.report.errors_axis import draw_bars, error_scale, mark_chance, mark_lost, say_nothing_ended
+from normzoo.report.errors_axis import (
+    draw_bars,
+    error_scale,
+    mark_chance,
+    mark_lost,
+    say_nothing_ended,
+    top_with_inset,
+)
+from normzoo.report.legend import place_legend
 from normzoo.report.literature import Reference
 from normzoo.report.panels import Curve, Panel, Scale
+from normzoo.report.settings import said
 from normzoo.report.style import matplotlib_arguments, norm_style
 from normzoo.report.titles import put_title
 
@@ -17,20 +26,18 @@ if TYPE_CHECKING:
 MOST_DOTTED = 12  # curves; among more of them single seeds are only a haze
 
 
-def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None) -> None:
-    """Draw the curves, set the scales, and put the legend where no point or line is."""
-    from normzoo.report.legend import place_legend  # with NumPy, which comes with matplotlib
-
-    put_title(axes, panel.title)
+def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None, above: float) -> None:
+    """Draw the curves, set the scales, and put the legend above them, in so many points below the title."""
+    put_title(axes, panel.title, pad=6 + above)
     if letter:
         corner: Any = {"xycoords": "axes fraction", "textcoords": "offset points"}
-        axes.annotate(letter, (0, 1), xytext=(-30, 6), fontsize=10, fontweight="bold", va="baseline", **corner)
+        axes.annotate(letter, (0, 1), xytext=(-30, 6 + above), fontsize=10, fontweight="bold", va="baseline", **corner)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel("Validation error (%)")
     xs = sorted({x for curve in panel.curves for x in (*(x for x, _ in curve.points), *curve.lost)})
     _abscissa(axes, xs, panel.scale)
-    log = error_scale(axes, panel.curves)
-    levels = mark_chance(axes, panel.curves, chance)
+    error_scale(axes, panel.curves)
+    mark_chance(axes, panel.curves, chance)
     moving = [curve for curve in panel.curves if not curve.flat]
     apart = min(0.07, 0.4 / max(len(moving), 1))
     handles = []
@@ -48,8 +55,9 @@ def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None) -> N
         mark_lost(axes, curve.lost, curve.style.color)
     if not any(curve.points for curve in panel.curves):
         say_nothing_ended(axes)
-    inset = _inset(axes, panel.inset, panel.curves, log) if panel.inset else None
-    place_legend(axes, handles, panel.curves, inset, levels)
+    if panel.inset and top_with_inset(panel.curves) <= 100:
+        _inset(axes, panel.inset, panel.curves)
+    place_legend(axes, handles, panel)
 
 
 def _abscissa(axes: Axes, xs: Sequence[float], scale: Scale) -> None:
@@ -67,7 +75,7 @@ def _abscissa(axes: Axes, xs: Sequence[float], scale: Scale) -> None:
         axes.set_xlim(xs[0] / room, xs[-1] * room)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: said(float(x))))
 
 
 def _shifted(xs: Sequence[float], scale: Scale, by: float) -> Callable[[float], float]:
@@ -90,14 +98,11 @@ def _draw_level(axes: Axes, curve: Curve) -> Any:
     return handle
 
 
-def _inset(axes: Axes, reference: Reference, curves: Sequence[Curve], log: bool) -> Axes:
+def _inset(axes: Axes, reference: Reference, curves: Sequence[Curve]) -> None:
     """A published curve in the upper right corner, with room made for it above the data."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-    low, _ = axes.get_ylim()
-    high = max((s.mean + (s.std or 0) for curve in curves for _, s in curve.points), default=low + 1)
-    share = 0.52  # of the height, for the data
-    axes.set_ylim(top=low * (high / low) ** (1 / share) if log else low + (high - low) / share)
+    axes.set_ylim(top=top_with_inset(curves))
     inset = axes.inset_axes((0.6, 0.635, 0.395, 0.28))
     for norm, errors in reference.errors.items():
         style = norm_style(norm)
@@ -116,4 +121,3 @@ def _inset(axes: Axes, reference: Reference, curves: Sequence[Curve], log: bool)
     inset.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 5, 10]))
     inset.tick_params(labelsize=5.6, pad=1.5, length=1.8)
     inset.patch.set_alpha(0.0)
-    return inset

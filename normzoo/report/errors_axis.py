@@ -20,7 +20,7 @@ _MOST_SEED_DOTS = 20
 def error_limits(curves: Sequence[Curve]) -> tuple[bool, float, float]:
     """Whether the errors go on a logarithmic axis, as where they span much, and from where to where it goes.
 
-    It holds every dot, and every bar but for a lower end far below all means.
+    It holds every dot, and every bar but for a lower end far below all means and an upper one above 100 %.
     """
     stats = [s for curve in curves for _, s in curve.points]
     if not stats:
@@ -31,9 +31,16 @@ def error_limits(curves: Sequence[Curve]) -> tuple[bool, float, float]:
     if min(means) > 0 and max(means) / min(means) >= _LOG_FROM:
         dots = [v for s in stats for v in s.values if v > 0]
         low = min(*dots, max(min(values), min(means) / 2))
-        return True, low / 1.15, min(high * 1.15, 110)
+        return True, low / 1.15, min(high * 1.15, 100.0)
     margin = max(0.08 * (high - min(values)), 0.04 * high, 0.1)
-    return False, max(min(values) - margin, 0), high + margin
+    return False, max(min(values) - margin, 0), min(high + margin, 100.0)
+
+
+def top_with_inset(curves: Sequence[Curve]) -> float:
+    """Where the errors are to end so that there is room for an inset above all of them."""
+    log, low, high = error_limits(curves)
+    share = 0.52  # of the height, for the errors
+    return low * (high / low) ** (1 / share) if log else low + (high - low) / share
 
 
 def cut_off(curves: Sequence[Curve]) -> bool:
@@ -57,24 +64,21 @@ def error_scale(axes: Axes, curves: Sequence[Curve], which: Literal["x", "y"] = 
     return log
 
 
-def mark_chance(
-    axes: Axes, curves: Sequence[Curve], chance: float | None, which: Literal["x", "y"] = "y"
-) -> list[float]:
+def mark_chance(axes: Axes, curves: Sequence[Curve], chance: float | None, which: Literal["x", "y"] = "y") -> None:
     """Mark the error of guessing where errors come near it; elsewhere it would only stretch the axis."""
     highest = max((s.mean for curve in curves for _, s in curve.points), default=0.0)
     if chance is None or highest < 0.8 * chance:
-        return []
+        return
     line: Any = {"color": GREY, "lw": 0.7, "ls": ":", "zorder": 0}
     text: Any = {"textcoords": "offset points", "ha": "right", "fontsize": 6, "color": GREY}
     if which == "x":
-        axes.set_xlim(right=max(axes.get_xlim()[1], chance * 1.04))
+        axes.set_xlim(right=min(max(axes.get_xlim()[1], chance * 1.04), 100))
         axes.axvline(chance, **line)
         axes.annotate("chance", (chance, 1), xytext=(-2, 2), xycoords=("data", "axes fraction"), **text)
     else:
-        axes.set_ylim(top=max(axes.get_ylim()[1], chance * 1.08))
+        axes.set_ylim(top=min(max(axes.get_ylim()[1], chance * 1.08), 100))
         axes.axhline(chance, **line)
         axes.annotate("chance", (1, chance), xytext=(-2, 1.5), xycoords=("axes fraction", "data"), **text)
-    return [chance, chance * 1.03]
 
 
 def draw_bars(
@@ -100,7 +104,9 @@ def draw_bars(
     def plot(places: Sequence[float], errors: Sequence[float], **drawn: Any) -> Any:
         return axes.plot(*((places, errors) if which == "y" else (errors, places)), **drawn)[0]
 
-    handle = plot([place for place, _ in points], [stat.mean for _, stat in points], **{**looks, "zorder": 4})
+    handle = plot(
+        [place for place, _ in points], [stat.mean for _, stat in points], **{**looks, "zorder": 4, "clip_on": False}
+    )
     bars = [(place, stat.mean - stat.std, stat.mean + stat.std) for place, stat in points if stat.std]
     for place, low, high in bars:
         plot([place, place], [max(low, least), high], color=color, lw=0.8, zorder=3, gid="bar")

@@ -10,9 +10,10 @@ from normzoo.errors import UserError
 from normzoo.report import describe
 from normzoo.report.axes import MOST_DOTTED, draw_panel
 from normzoo.report.chance import guessing
-from normzoo.report.errors_axis import cut_off
+from normzoo.report.errors_axis import cut_off, top_with_inset
+from normzoo.report.legend import legend_size
 from normzoo.report.panels import Panel, build_panels
-from normzoo.report.ranking import draw_ranking, legend_size, ranking_size
+from normzoo.report.ranking import draw_ranking, ranking_size
 from normzoo.report.rows import Table
 from normzoo.report.varied import over_batches, pooled_text
 from normzoo.report.varied_panels import varied_panels
@@ -81,24 +82,27 @@ def draw_on(figure: Any, table: Table) -> None:
     left, right = _MARGIN
     lines = textwrap.wrap(caption(table, panels), int(width * 20.4))
     foot = 0.48 + _CAPTION_LINE * len(lines)
-    heights = [max(_height(panel) for panel in row) for row in rows]
-    head = _HEAD + max((legend_size(panel, width)[0] for panel in panels if panel.names), default=0.0)
-    height = head + sum(heights) + _GAP * max(len(rows) - 1, 0) + foot + (0.4 if not rows else 0.0)
+    shares = [(width - (left + right) * len(row)) / len(row) for row in rows]
+    rooms = [[max(0.0, ranking_size(panel)[1] - left) if panel.names else 0.0 for panel in row] for row in rows]
+    legends = [
+        max(legend_size(panel, share - room)[0] for panel, room in zip(row, of_row, strict=True))
+        for row, of_row, share in zip(rows, rooms, shares, strict=True)
+    ]
+    heights = [max(ranking_size(panel)[0] if panel.names else _ROW for panel in row) for row in rows]
+    height = _HEAD + sum(heights) + sum(legends) + _GAP * max(len(rows) - 1, 0) + foot + (0.4 if not rows else 0.0)
     chance = chance_level(table)
     figure.set_layout_engine("none")  # every panel is put where it belongs
     figure.set_size_inches(width, height)
-    letters, y = iter(ascii_uppercase), height - head + _GAP
-    for row, row_height in zip(rows, heights, strict=True):
-        y -= row_height + _GAP
-        share = (width - (left + right) * len(row)) / len(row)
-        for i, panel in enumerate(row):
+    letters, y = iter(ascii_uppercase), height - _HEAD + _GAP
+    for row, row_height, above, share, of_row in zip(rows, heights, legends, shares, rooms, strict=True):
+        y -= above + row_height + _GAP
+        for i, (panel, room) in enumerate(zip(row, of_row, strict=True)):
             x = left + i * (share + left + right)
-            room = max(0.0, ranking_size(panel)[1] - left) if panel.names else 0.0
             axes = figure.add_axes(((x + room) / width, y / height, (share - room) / width, row_height / height))
             if panel.names:
-                draw_ranking(axes, panel, chance)
+                draw_ranking(axes, panel, chance, 72 * above)
             else:
-                draw_panel(axes, next(letters) if len(panels) > 1 else "", panel, chance)
+                draw_panel(axes, next(letters) if len(panels) > 1 else "", panel, chance, 72 * above)
     if not panels:
         figure.text(0.5, 1 - 0.3 / height, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
     figure.text(
@@ -120,12 +124,6 @@ def _arranged(panels: Sequence[Panel]) -> list[list[Panel]]:
         else:
             rows.append([panel])
     return rows
-
-
-def _height(panel: Panel) -> float:
-    if panel.names:
-        return ranking_size(panel)[0]
-    return _ROW + (0.11 * len(panel.curves) / 4 - 0.4 if _is_wide(panel) else 0.0)
 
 
 def _is_wide(panel: Panel) -> bool:
@@ -151,6 +149,9 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
     if any(curve.lost for panel in panels for curve in panel.curves):
         edge = "right" if any(panel.names for panel in panels) else "upper"
         drawn.append(f"Crosses on the {edge} edge: cells that diverged or died.")
+    for panel in panels:
+        if panel.inset and top_with_inset(panel.curves) <= 100:
+            notes.append(f"Inset, not measured here: {panel.inset.what} ({panel.inset.citation}).")
     if pools := pooled_text(table):
         notes.append(f"Cells of one line differ in {pools}.")
     return " ".join(

@@ -18,7 +18,7 @@ from normzoo.report.arms import (
 from normzoo.report.literature import GROUP_NORM_IMAGENET, Reference
 from normzoo.report.rows import Table
 from normzoo.report.settings import Setting
-from normzoo.report.style import DASHED, DOTTED, MARKERS, Style, norm_style, placement_style
+from normzoo.report.style import DASHED, Style, norm_style, numbered_style, placement_style, told_apart
 
 Scale = Literal["log2", "log10", "linear"]
 
@@ -59,11 +59,12 @@ def build_panels(table: Table) -> list[Panel]:
     """Every panel there is data for: grids over batch size, values per statistic, placements, further arms."""
     grids = [setting for setting in table.settings if has_batch_axis(table, setting)]
     panels = [panel for setting in grids[:_MOST_GRIDS] for panel in _grid(table, setting)]
-    panels += _values(table)
-    placed = next(([s] for s in table.settings if placement_lines(table, s)), [])
-    panels += [panel for setting in placed for panel in _placements(table, setting)]
-    arms = [s for s in table.settings if s not in placed and normalization_lines(table, s)]
-    panels += [panel for setting in arms[:_MOST_ARMS] for panel in _arm(table, setting)]
+    panels = _some_of(panels, _MOST_GRIDS, len(grids)) + _values(table)
+    placed = [s for s in table.settings if placement_lines(table, s)]
+    panels += _some_of([panel for setting in placed[:1] for panel in _placements(table, setting)], 1, len(placed))
+    arms = [s for s in table.settings if s not in placed[:1] and normalization_lines(table, s)]
+    further = [panel for setting in arms[:_MOST_ARMS] for panel in _arm(table, setting)]
+    panels += _some_of(further, _MOST_ARMS, len(arms))
     return [panel for panel in panels if any(curve.points or curve.lost for curve in panel.curves)]
 
 
@@ -86,18 +87,18 @@ def _values(table: Table) -> list[Panel]:
     if len(lines) == 1 or (len(ratios) == 1 and len({line.setting for line in lines}) == 1):
         return []  # another panel once more, with other numbers below it
     several = len({line.setting for line in lines}) > 1
-    # The settings of one norm share its colour; the first has filled markers, the next are open and dashed otherwise.
+    # Two settings of one norm share its colour: the first has filled markers, the next open ones.
     ranks = {setting: i for i, setting in enumerate(dict.fromkeys(line.setting for line in lines))}
-    curves = []
+    curves: list[Curve] = []
     for line in lines:
         style = norm_style(line.norm, line.variant)
         if several:
             style = replace(style, name=f"{style.name}, {line.setting.label}")
         rank = ranks[line.setting]
-        if rank:
-            style = replace(style.open(), dash=DASHED if rank == 1 else DOTTED)
-        if rank > 1:
-            style = replace(style, marker=MARKERS[rank % len(MARKERS)])
+        if len(ranks) > 2:
+            style = numbered_style(len(curves), style.name)
+        elif rank:
+            style = replace(style.open(), dash=DASHED)
         curves.append(_curve(line, style))
     note = "norms that share statistics between samples; n is the smallest of the net's normalized maps"
     return [
@@ -125,11 +126,7 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
     for line in levels:
         curves.append(replace(_curve(line, norm_style(line.norm, line.variant)), flat=True))
     label = f", {setting.label}" if setting.label else ""
-    note = (
-        f"{_steps(lines)} samples a step, levels: norms that share nothing between samples; "
-        f"inset, not measured here: {GROUP_NORM_IMAGENET.what} "
-        f"({GROUP_NORM_IMAGENET.citation})"
-    )
+    note = f"{_steps(lines)} samples a step, levels: norms that share nothing between samples"
     return [
         Panel(
             f"Normalization batch{label}",
@@ -160,7 +157,17 @@ def _seeds(lines: Sequence[Line]) -> str:
 
 
 def _shown(curves: Sequence[Curve]) -> list[Curve]:
-    return [curve for curve in curves if curve.points or curve.lost]
+    shown = [curve for curve in curves if curve.points or curve.lost]
+    styles = told_apart([curve.style for curve in shown])
+    return [replace(curve, style=style) for curve, style in zip(shown, styles, strict=True)]
+
+
+def _some_of(panels: list[Panel], shown: int, found: int) -> list[Panel]:
+    """The panels; the first says how many settings they show where there are more."""
+    if shown >= found or not panels:
+        return panels
+    note = f"{panels[0].note}; {shown} of {found} settings shown, all are in results.csv"
+    return [replace(panels[0], note=note), *panels[1:]]
 
 
 def _steps(lines: Sequence[Line]) -> str:

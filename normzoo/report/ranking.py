@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from normzoo.report.errors_axis import draw_bars, error_scale, mark_chance, mark_lost, say_nothing_ended
+from normzoo.report.legend import place_legend
 from normzoo.report.panels import Panel
 from normzoo.report.style import matplotlib_arguments
 from normzoo.report.titles import put_title, wrapped
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _ROW, _CHARACTER, _SECOND_LINE = 0.165, 0.058, 0.12  # inches
-_KEY, _KEY_CHARACTER, _KEY_ROW = 0.5, 0.056, 0.15  # of the legend, inches
 _LONGEST = 56  # characters in a line of a name
 
 
@@ -26,26 +26,16 @@ def ranking_size(panel: Panel) -> tuple[float, float]:
     return max(0.7, height), 0.2 + _CHARACTER * longest
 
 
-def legend_size(panel: Panel, width: float) -> tuple[float, int]:
-    """The height of the legend between title and axes, in inches, and its columns, in a figure of this width."""
-    if len(panel.curves) < 2:
-        return 0.0, 1
-    longest = max(len(curve.style.name) for curve in panel.curves)
-    columns = max(1, min(4, len(panel.curves), int((width - 0.6) / (_KEY + _KEY_CHARACTER * longest))))
-    return 0.08 + _KEY_ROW * -(-len(panel.curves) // columns), columns
-
-
 def _names(panel: Panel) -> list[str]:
     return [wrapped(name, _LONGEST) for name in panel.names]
 
 
-def draw_ranking(axes: Axes, panel: Panel, chance: float | None) -> None:
+def draw_ranking(axes: Axes, panel: Panel, chance: float | None, above: float) -> None:
     """Draw a marker a curve on each line, with the spread over seeds; a cross on the right where cells were lost."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     width, box = figure.get_figwidth(), axes.get_position()
-    legend_height, columns = legend_size(panel, width)
-    put_title(axes, panel.title, left=(0.12 / width - box.x0) / box.width, pad=6 + 72 * legend_height)
+    put_title(axes, panel.title, left=(0.12 / width - box.x0) / box.width, pad=6 + above)
     axes.set_xlabel("Validation error (%)")
     error_scale(axes, panel.curves, "x")
     mark_chance(axes, panel.curves, chance, "x")
@@ -62,6 +52,4 @@ def draw_ranking(axes: Axes, panel: Panel, chance: float | None) -> None:
         mark_lost(axes, [place + shift for place in curve.lost], curve.style.color, "x")
     if not any(curve.points for curve in panel.curves):
         say_nothing_ended(axes, "x")
-    if len(panel.curves) > 1:
-        names = [wrapped(curve.style.name, 110, 1) for curve in panel.curves]
-        axes.legend(handles, names, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2)
+    place_legend(axes, handles, panel)

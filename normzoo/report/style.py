@@ -5,7 +5,7 @@ tell the lines apart in grey print as well.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,6 +81,28 @@ def numbered_style(number: int, name: str) -> Style:
     """The style of the line that is this one of several without looks of their own."""
     dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
     return Style(name, _COLORS[number % len(_COLORS)], MARKERS[number % len(MARKERS)], dash)
+
+
+def told_apart(styles: Sequence[Style]) -> list[Style]:
+    """The styles; what looks like an earlier one gets another colour and another marker, if possible no other's."""
+    colors, markers = {style.color for style in styles}, {style.marker for style in styles}
+    seen: set[tuple[str, str, bool]] = set()
+    apart = []
+    for style in styles:
+        if (style.color, style.marker, style.filled) in seen:
+            free = [
+                (color, marker)
+                for marker in MARKERS
+                for color in _COLORS
+                if color != style.color and marker != style.marker and (color, marker, True) not in seen
+            ]
+            color, marker = min(free, key=lambda look: (look[0] in colors) + (look[1] in markers))
+            style = replace(style, color=color, marker=marker, filled=True)
+            colors.add(color)
+            markers.add(marker)
+        seen.add((style.color, style.marker, style.filled))
+        apart.append(style)
+    return apart
 
 
 def matplotlib_arguments(style: Style) -> Mapping[str, Any]:

@@ -158,7 +158,7 @@ def _settings(
     for key, flat in zip(keys, flats, strict=True):
         points[key].add((flat.get("norm.name"), flat.get("batch_size_per_device")))
         example.setdefault(key, flat)
-    ordered = sorted(sizes, key=lambda key: (-len(points[key]), -sizes[key], repr(key)))
+    ordered = sorted(sizes, key=lambda key: (-len(points[key]), -sizes[key], [_in_order(value) for value in key]))
 
     def described(chosen: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[str, str]]:
         entries = [dict(zip(names, key, strict=True)) for key in chosen]
@@ -168,6 +168,12 @@ def _settings(
     ran = {key for key, out in zip(keys, refused, strict=True) if not out}
     labels = described(ordered) | described([key for key in ordered if key in ran])
     return {key: Setting(i, *labels[key]) for i, key in enumerate(ordered)}
+
+
+def _in_order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by their size, and then all else."""
+    number = isinstance(value, (int, float))
+    return not number, value if number else 0.0, repr(value)
 
 
 def _variants(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from normzoo.report import describe
@@ -19,7 +20,7 @@ def varied_panels(table: Table) -> list[Panel]:
     """One panel, if any cell came to an end."""
     grid = grid_of(table)
     xs = grid.xs
-    along = grid.across is not None and len(xs) > 1 and is_number(xs)
+    along = grid.across is not None and len(xs) > 1 and is_number(xs) and _apart(xs)
     panel = _along(table, grid, xs) if along else _ranking(table, grid)
     shown = [curve for curve in panel.curves if curve.points or curve.lost]
     return [replace(panel, curves=shown)] if shown else []
@@ -34,7 +35,7 @@ def _along(table: Table, grid: Grid, xs: Sequence[Any]) -> Panel:
         lost = [x for x in xs if x in points and _lost(points[x])]
         curves.append(Curve(style, [(x, stat) for x, stat in measured if stat is not None], lost))
     left_out = len(grid.points) - _MOST_CURVES
-    note = f"the first {_MOST_CURVES} of {len(grid.points)} lines" if left_out > 0 else _fixed(table)
+    note = _fixed(table) + (f"; {_MOST_CURVES} of {len(grid.points)} lines shown" if left_out > 0 else "")
     name = grid.across.name
     return Panel(f"By {name}", name, curves, _seeds(table), note, scale=_scale(xs))
 
@@ -49,7 +50,7 @@ def _ranking(table: Table, grid: Grid) -> Panel:
         curves.append(Curve(numbered_style(number, name), measured, [place for place, p in points if _lost(p)]))
     names = [grid.label(key) + _refused(grid.points[key]) for key in keys]
     left_out = len(grid.points) - len(keys)
-    note = f"the first {len(keys)} of {len(grid.points)}" if left_out else _fixed(table)
+    note = _fixed(table) + (f"; {len(keys)} of {len(grid.points)} shown" if left_out else "")
     title = "By " + " and ".join(axis.name for axis in (*grid.lines, *([grid.across] if grid.across else [])))
     return Panel(title, "", curves, _seeds(table), note, names=names)
 
@@ -67,6 +68,12 @@ def _scale(xs: Sequence[float]) -> Scale:
     if all(isinstance(x, int) and math.log2(x).is_integer() for x in xs):
         return "log2"
     return "log10" if max(xs) / min(xs) >= 8 else "linear"
+
+
+def _apart(xs: Sequence[float]) -> bool:
+    """Whether these are far enough from each other to be told along an axis."""
+    places = xs if _scale(xs) == "linear" else [math.log(x) for x in xs]
+    return min(b - a for a, b in pairwise(places)) > 0.015 * (places[-1] - places[0])
 
 
 def _lost(point: Point) -> bool:

@@ -98,7 +98,7 @@ def draw_along(axes: "Axes", records: Sequence[CellResult], key: str, label: str
     log_scale(axes, "y")
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.minorticks_off()
-    axes.set_ylim(top=105)
+    axes.set_ylim(top=100)
     axes.set(xlabel=label, ylabel="Validation error (%)")
     handles, names = axes.get_legend_handles_labels()
     first = int(crossed)  # error bars come after lines, and the cross is to be the last

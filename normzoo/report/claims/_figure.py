@@ -38,6 +38,7 @@ def drawn(
         figure = Figure(figsize=SIZE, layout="constrained")
         FigureCanvasAgg(figure)
         draw(records, figure)
+        _end_at_all(figure)
         layout = figure.get_layout_engine()
         if isinstance(layout, ConstrainedLayoutEngine):  # a claim that sets its axes by hand writes its own caption
             width, height = figure.get_size_inches()
@@ -60,6 +61,17 @@ def ran(records: Sequence[CellResult]) -> str:
         describe.versions(table.rows, ("normzoo", "torch")),
     ]
     return "; ".join(parts) + "."
+
+
+def _end_at_all(figure: "Figure") -> None:
+    """No error or accuracy is above 100 %, whatever the bars and bands around it are."""
+    for axes in figure.axes:
+        for label, limits, limit in (
+            (axes.get_xlabel(), axes.get_xlim(), axes.set_xlim),
+            (axes.get_ylabel(), axes.get_ylim(), axes.set_ylim),
+        ):
+            if "(%)" in label and ("error" in label.lower() or "accuracy" in label.lower()):
+                limit(min(limits[0], 100.0), min(limits[1], 100.0))
 
 
 def _spread(figure: "Figure") -> str:
