@@ -58,6 +58,7 @@ def hydra_quoted(value: str) -> str:
     """The text as Hydra reads it back, whatever characters are in it."""
     if re.fullmatch(r"[\w./:@%+-]+", value, flags=re.ASCII):
         return value
+    quote = "'" if '"' in value else '"'  # the shell's own quotes are single ones
     # Backslashes count only before a quote, the closing one among them.
-    doubled = re.sub(r"(\\*)('|$)", r"\1\1\2", value)
-    return "'" + doubled.replace("'", "\\'") + "'"
+    doubled = re.sub(rf"(\\*)({quote}|$)", r"\1\1\2", value)
+    return quote + doubled.replace(quote, f"\\{quote}") + quote

@@ -70,7 +70,9 @@ def run(chosen: argparse.Namespace) -> None:
         raise UserError(f"normzoo claims needs {missing[0]}: pip install 'normzoo[sweep]'")
     odd = [override for override in chosen.overrides if "=" not in override and not override.startswith("~")]
     if odd:
-        raise UserError(f"{odd[0]} is no override, which reads key=value; a claim is chosen by --only {odd[0]}")
+        raise UserError(
+            f"{odd[0]} is no override, which reads key=value; a claim is chosen by --only {shlex.quote(odd[0])}"
+        )
     folder = chosen.dir or Path("runs") / f"claims_{datetime.now():%Y-%m-%d_%H-%M-%S}"
     _check_writable(folder)
     call_hydra(arguments(claims, folder, quick=chosen.quick, overrides=chosen.overrides, typed=_typed(chosen)))
@@ -175,8 +177,9 @@ def _chosen(only: str | None) -> list[Claim]:
     names = list(claims) if only is None else [name.strip() for name in only.split(",") if name.strip()]
     for name in names:
         if name not in claims:
-            near = difflib.get_close_matches(name, claims, n=3) or list(claims)
-            raise UserError(f"{name!r} is no claim; nearest: {', '.join(near)}. normzoo claims --list names them all")
+            near = difflib.get_close_matches(name, claims, n=3)
+            meant = f"did you mean {' or '.join(near)}? " if near else ""
+            raise UserError(f"{name!r} is no claim; {meant}normzoo claims --list names them all")
         if name in unjudged:
             raise UserError(
                 f"conf/experiment/{name}.yaml has a claim block, but no normzoo/report/claims/{name}.py judges it"
@@ -194,4 +197,5 @@ def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "'null'", True: "true", False: "false"}[value]
     text = hydra_quoted(str(value))
-    return text if text.startswith("'") else f"'{text}'"  # or Hydra would read a number where a choice of values stands
+    # Without quotes Hydra would read a number where a choice of values stands.
+    return text if text.startswith(("'", '"')) else f"'{text}'"

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def _check_command(given: str) -> None:
     near = difflib.get_close_matches(given, COMMANDS, n=1)
     meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
     if "=" in given:
-        meant = f"did you mean normzoo train {given}?"
+        meant = f"did you mean normzoo train {shlex.quote(given)}?"
     raise UserError(f"normzoo has no command {given}; {meant}")
 
 

@@ -1,6 +1,7 @@
 """From a list of grids to one list of cells."""
 
 import contextlib
+import copy
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from normzoo.errors import UserError
+from normzoo.misspelt import interval_error
 from normzoo.sweep.wrapped import wrapped
 
 if TYPE_CHECKING:
@@ -38,7 +41,14 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
     assert sweeper.hydra_context is not None
     parser = OverridesParser.create(config_loader=cast(Any, _Searched(sweeper)))
     params = [f"{key}={value}" for key, value in sweeper.params.items()]
-    given = _Given(sweeper, parser.parse_overrides(arguments))
+    parsed = parser.parse_overrides(arguments)
+    several = [one for one in parsed if one.key_or_group == "experiment" and one.is_discrete_sweep()]
+    if several:  # each with the grids of its own
+        each = [f"experiment={name}" for name in several[-1].sweep_string_iterator()]
+        others = [one.input_line or "" for one in parsed if one.key_or_group != "experiment"]
+        found = [cell for name in each for cell in cells(_of(sweeper, name), [*others, name])]
+        return [list(cell) for cell in dict.fromkeys(map(tuple, found))]
+    given = _Given(sweeper, parsed)
     listed: dict[tuple[str, ...], None] = {}
     left_out: dict[str, dict[str, list[str]]] = {}
     for number, grid in enumerate(sweeper.grids or [{}], start=1):
@@ -49,13 +59,40 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
                 left_out.setdefault(replaced_by, {}).setdefault(key, []).append(str(number))
             elif key.lstrip("+") not in given.choices:
                 overrides.append(f"{key}={value}")
-        for batch in sweeper.split_arguments(parser.parse_overrides([*overrides, *arguments]), None):
+        axes = parser.parse_overrides([*overrides, *arguments])
+        _check_axes(axes)
+        for batch in sweeper.split_arguments(axes, None):
             listed.update(dict.fromkeys(tuple(cell) for cell in batch))
     for argument, keys in left_out.items():
         of = [f"{key} (grid{'s' * (len(grids) > 1)} {', '.join(grids)})" for key, grids in keys.items()]
         said = f"left out of hydra.sweeper.grids, as options of what {argument} replaces: {', '.join(of)}"
         log.info("%s", wrapped(said))
     return [list(cell) for cell in listed]
+
+
+def _of(sweeper: "NormzooSweeper", experiment: str) -> "NormzooSweeper":
+    """The sweeper as this experiment has it."""
+    assert sweeper.hydra_context is not None
+    assert sweeper.config is not None
+    loaded = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, [experiment]).hydra.sweeper
+    own = copy.copy(sweeper)
+    own.grids, own.params = loaded.grids or [], loaded.params or {}
+    return own
+
+
+def _check_axes(axes: Sequence[Override]) -> None:
+    """Refuse what is no list of values.
+
+    Raises:
+        UserError: Naming the override, and what it may be.
+    """
+    for axis in axes:
+        line = axis.input_line or ""
+        if axis.is_interval_sweep():
+            raise interval_error(line)
+        if axis.is_discrete_sweep() and next(axis.sweep_string_iterator(), None) is None:
+            glob = f"no choice of {axis.key_or_group} is like that; normzoo train --help lists them"
+            raise UserError(f"{line}: {glob if isinstance(axis.value(), Glob) else 'there is no value in it'}")
 
 
 class _Searched:

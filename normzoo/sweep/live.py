@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from normzoo.sweep.standing import Standing, clock
+from normzoo.sweep.wrapped import counted
 
 # Lines of the table besides the rows of its three parts: the bar and its figures, three heads and three blank lines.
 FIXED_LINES = 9
@@ -83,7 +84,7 @@ class LiveTable:
         progress = self.progress
         total = sum(progress.costs)
         done = sum(progress.costs[i] for i in progress.done)
-        figures = f"{len(progress.done)}/{len(progress.labels)} cells  {progress.time_left()} left"
+        figures = f"{len(progress.done)}/{counted(len(progress.labels))}  {progress.time_left()} left"
         figures += f"  {clock(time.monotonic() - progress.started)} gone"
         bar = ProgressBar(total=total or 1.0, completed=done, complete_style="cyan", finished_style="cyan")
         beside = width >= len(figures) + 20

@@ -8,6 +8,11 @@ from typing import TextIO
 _LEAST = 40  # characters that a line of running text is to have
 
 
+def counted(count: int, noun: str = "cell") -> str:
+    """A count with its noun."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def wrapped(line: str, hang: int = 2, stream: TextIO | None = None) -> str:
     """The line, broken to the width of the terminal it is printed on; as it is where that is none.
 

@@ -113,7 +113,7 @@ def learning_rate(config: Config) -> float:
     optimizer = config["optimizer"]
     ratio = global_batch(config) / optimizer["base_batch"]
     rules = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}
-    if optimizer["lr_rule"] not in rules:
+    if optimizer["lr_rule"] not in tuple(rules):
         raise UserError(f"optimizer.lr_rule={optimizer['lr_rule']} is not a rule; choose one of {', '.join(rules)}")
     return optimizer["base_lr"] * rules[optimizer["lr_rule"]]
 
@@ -128,7 +128,7 @@ def schedule(config: Config, total_steps: int) -> Callable[[int], float]:
         "constant": lambda done: 1.0,
         "exponential": lambda done: optimizer["decay_rate"] ** (done / optimizer["decay_every"]),
     }
-    if optimizer["schedule"] not in kinds:
+    if optimizer["schedule"] not in tuple(kinds):
         raise UserError(f"optimizer.schedule={optimizer['schedule']} is none; choose one of {', '.join(kinds)}")
     for option in ("decay_rate", "decay_every") if optimizer["schedule"] == "exponential" else ():
         value = optimizer.get(option)

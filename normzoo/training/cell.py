@@ -23,6 +23,7 @@ from normzoo.training.build import Config, Parts, build_data, build_study
 from normzoo.training.callbacks import curve_so_far
 from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu
 from normzoo.training.checkpoint import find_checkpoint
+from normzoo.training.config import complete
 from normzoo.training.fit import Run, fit
 from normzoo.training.numbers import check_numbers
 from normzoo.training.ranks import (
@@ -36,7 +37,6 @@ from normzoo.training.ranks import (
     under_torchrun,
     world_size,
 )
-from normzoo.training.recipe import apply_recipe
 
 ERROR = "error.txt"
 
@@ -61,7 +61,7 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
             or `killed`, with the traceback of the process that is to blame in `error.txt`.
     """
     write_probe(folder)
-    config = apply_recipe(config)
+    config = complete(config)
     record = describe(config)
     before = stamp(folder)
     if rank() == 0:

@@ -10,6 +10,7 @@ from torch import nn
 
 from normzoo.errors import UserError
 from normzoo.registry import norm_layers
+from normzoo.sweep.wrapped import counted
 from normzoo.training.build import (
     Config,
     batch_over_devices,
@@ -22,7 +23,7 @@ from normzoo.training.build import (
     schedule,
 )
 from normzoo.training.loggers import check_logger
-from normzoo.training.names import check_names
+from normzoo.training.names import check_names, check_trainer
 from normzoo.training.passage import Passage, passage_of
 from normzoo.training.ranks import check_nodes, world_size
 from normzoo.training.trained import choose_trained, chosen
@@ -52,8 +53,6 @@ def check_devices(config: Config) -> None:
     """
     trainer = config["trainer"]
     devices, accelerator = trainer["devices"], trainer["accelerator"]
-    if not isinstance(devices, int) or devices < 1:
-        raise UserError(f"trainer.devices={devices} must be a whole number of processes, 1 or more")
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(f"trainer.accelerator={accelerator} is not supported; choose auto, cpu or gpu")
@@ -63,10 +62,12 @@ def check_devices(config: Config) -> None:
         )
     check_nodes(config)
     if on_gpu(config) and devices > gpus:
-        raise UserError(f"trainer.devices={devices}, but this machine has {gpus} GPUs; ask for at most {gpus}")
+        raise UserError(
+            f"trainer.devices={devices}, but this machine has {counted(gpus, 'GPU')}; ask for at most {gpus}"
+        )
     if not on_gpu(config) and devices > PROCESSES_PER_CORE * cores():
         raise UserError(
-            f"trainer.devices={devices}, but this machine has {cores()} processor cores; ask for at most "
+            f"trainer.devices={devices}, but this machine has {counted(cores(), 'processor core')}; ask for at most "
             f"{PROCESSES_PER_CORE * cores()}, which take turns"
         )
 
@@ -88,22 +89,18 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Passa
         UserError: If an option is wrong whatever it is combined with.
     """
     check_options(config, data, devices_here=devices_here)
+    check_trainer(config)
     check_optimizer(config)
     return check_shapes(config, data, lambda: build_model(config, data.image_shape, data.num_classes))
 
 
 def check_options(config: Config, data: Any, *, devices_here: bool = True) -> None:
     """What `check_cell` finds out, and raises, before it builds an optimizer and the model."""
+    check_names(config)
     if devices_here:
         check_devices(config)
     check_logger(config)
-    check_names(config)
-    per_device = config["batch_size_per_device"]
-    if not isinstance(per_device, int) or per_device < 1:
-        raise UserError(f"batch_size_per_device={per_device} must be a whole number of samples, 1 or more")
-    accumulated = config["trainer"].get("accumulate_grad_batches", 1)
-    if not isinstance(accumulated, int) or accumulated < 1:
-        raise UserError(f"trainer.accumulate_grad_batches={accumulated} must be a whole number of batches, 1 or more")
+    per_device, accumulated = config["batch_size_per_device"], config["trainer"].get("accumulate_grad_batches", 1)
     together = global_batch(config)
     if together > data.num_train:
         accumulates = f" or trainer.accumulate_grad_batches={accumulated}" if accumulated > 1 else ""

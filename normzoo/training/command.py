@@ -1,5 +1,6 @@
 """From a command line to Hydra; nothing heavy is imported before it is called."""
 
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def _call_hydra(arguments: Sequence[str]) -> None:
 
     handle_again()  # only now: an import in C that is broken off may end as an error of any other kind
     _check_options(arguments)
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *_overrides_first(arguments)]
     # Our presets of engines bear the names of the launchers they are for, and hold to what these take.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     with hydra_says():
@@ -57,6 +58,17 @@ def _check_options(arguments: Sequence[str]) -> None:
             key = flag.removeprefix("--").replace("-", "_")
             if not equals:
                 value = "<value>" if not following or following.startswith("-") or "=" in following else following
-            raise UserError(
-                f"{argument} is no option of normzoo train; what a cell is made of is written {key}={value}"
-            )
+            written = f"{key}={value}" if value == "<value>" else shlex.quote(f"{key}={value}")
+            raise UserError(f"{argument} is no option of normzoo train; what a cell is made of is written {written}")
+
+
+def _overrides_first(arguments: Sequence[str]) -> list[str]:
+    """The same command line, as Hydra's parser takes overrides that stand on both sides of a flag."""
+    from hydra._internal.utils import get_args_parser
+
+    parsed, others = get_args_parser().parse_known_args(arguments)
+    overrides = [*parsed.overrides, *(one for one in others if not one.startswith("-"))]
+    flags = list(arguments)
+    for override in overrides:
+        flags.remove(override)
+    return [*overrides, *flags]

@@ -21,8 +21,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from normzoo.errors import UserError
-from normzoo.training.recipe import apply_recipe
+from normzoo.misspelt import config_error, user_error
+from normzoo.training.config import check_keys, complete
 
 # The application of overrides is private to Hydra; any other version composes each cell itself.
 _KNOWN_HYDRA = hydra.__version__.startswith("1.3.")
@@ -73,6 +73,7 @@ class _Groups:
     """What Hydra composed from the overrides that choose groups.
 
     Args:
+        raw: The text of the task's part, its references as they are.
         resolved: Pickled: the plain form of the task's part; of None where values refer to what is still to be given.
         references: The keys that values refer to; None where they refer to what is not as easily told.
     """
@@ -80,6 +81,7 @@ class _Groups:
     whole: bytes
     task: bytes
     hydra: Any
+    raw: str
     looks_up_hydra: bool
     resolved: bytes
     references: frozenset[str] | None
@@ -125,21 +127,29 @@ class Composer:
 
         Raises:
             hydra.errors.HydraException: As Hydra raises it, for overrides that cannot be.
-            UserError: If values refer to what is not there, or the recipe has an ingredient that is wrong.
+            UserError: If a file cannot be read, values refer to what is not there, or keys are missing or unread.
         """
         try:
             composed = self._quickly(overrides) if _KNOWN_HYDRA else None
             if composed is None:
                 groups = self._split(self.loader.load_sweep_config(self.master, list(overrides)))
                 config = pickle.loads(groups.resolved) or _resolved(pickle.loads(groups.task), groups.hydra)
-                composed = config, Composition(groups.whole)
-        except OmegaConfBaseException as error:
-            raise UserError(f"{error.full_key or 'the configuration'}: {str(error).splitlines()[0]}") from error
-        config, composition = composed
-        return apply_recipe(config), composition
+                composed = config, Composition(groups.whole), groups.raw
+        except Exception as error:
+            own = str(error).startswith("In '") and not str(error).startswith(
+                "In 'train'"
+            )  # no command line asks for it
+            told = user_error(error) if own else config_error(error)
+            if told is None:
+                raise
+            raise told from error
+        config, composition, raw = composed
+        config = complete(config)
+        check_keys(config, overrides, raw)
+        return config, composition
 
-    def _quickly(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Composition] | None:
-        """The plain configuration and the whole, without the defaults list; None for what only Hydra can tell."""
+    def _quickly(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Composition, str] | None:
+        """As composed, but for the defaults list, and its groups' text; None for what only Hydra can tell."""
         chosen: list[str] = []
         values: list[Override] = []
         listed: list[Override] = []
@@ -166,7 +176,7 @@ class Composer:
             except Exception:
                 return None  # Hydra says what is wrong with them
             config = _resolved(task, groups.hydra)
-        return config, Composition(groups.whole, tuple(values), tuple(listed))
+        return config, Composition(groups.whole, tuple(values), tuple(listed)), groups.raw
 
     def _parse(self, line: str) -> Override | None:
         if line not in self._parsed:
@@ -210,6 +220,7 @@ class Composer:
             pickled,
             pickle.dumps(task),
             whole,
+            raw,
             bool(_LOOKS_UP_HYDRA.search(raw)),
             pickle.dumps(resolved),
             references,

@@ -9,7 +9,7 @@ from typing import Any
 from normzoo.errors import UserError
 from normzoo.results import FILE_NAME, CellResult, decisive, read_result, read_results
 from normzoo.sweep.standing import clock
-from normzoo.sweep.wrapped import wrapped
+from normzoo.sweep.wrapped import counted, wrapped
 from normzoo.training.cell import describe
 from normzoo.training.plan import BATCHES_TO_START, Cell, Plan, State
 
@@ -51,7 +51,7 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
     else:
         total = f"expected time: {clock(max(sum(known) / n_jobs, max(known)))}"
         if len(known) < len(seconds):
-            total += f", and that of {len(seconds) - len(known)} cells unlike any that has run"
+            total += f", and that of {counted(len(seconds) - len(known))} unlike any that has run"
         total += f", by other sweeps in {beside}" if unlike else ""
     return "\n".join(
         [*lines, "", wrapped(plan.line(n_jobs, folder)), wrapped(f"{total}; a dry run, nothing was trained")]

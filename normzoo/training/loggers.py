@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from lightning.pytorch import loggers
 
 from normzoo.errors import UserError
@@ -19,12 +20,16 @@ _NEEDS = {
 
 
 def check_logger(config: Config) -> None:
-    """Refuse a logger whose package is not installed.
+    """Refuse a logger that is not there, or whose package is not installed.
 
     Raises:
         UserError: Naming the package and how to get it.
     """
     logger = config["logger"]
+    try:
+        get_object(logger["_target_"]) if "_target_" in logger else None
+    except Exception as error:  # as an import may raise
+        raise UserError(f"logger._target_={logger['_target_']}: {str(error).splitlines()[0]}") from error
     modules, extra = _NEEDS.get(logger.get("_target_", ""), ((), ""))
     if modules and not any(find_spec(module) for module in modules):
         raise UserError(

@@ -25,7 +25,7 @@ from normzoo.sweep.options import sweep_options
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.progress import Progress
 from normzoo.sweep.stop import Stop
-from normzoo.sweep.wrapped import wrapped
+from normzoo.sweep.wrapped import counted, wrapped
 from normzoo.training.build import Config
 from normzoo.training.callbacks import curve_so_far
 from normzoo.training.check import on_gpu
@@ -129,8 +129,8 @@ class _Run:
         self.progress.show_running([f"{curve[-1]['val_error_running']:.1f} %" if curve else "-" for curve in curves])
         if self.pool.elsewhere and not self.pool.running and not self.said_waiting:
             self.said_waiting = True
-            count = len(self.pool.elsewhere)
-            log.info("waiting for %d cell%s that another sweep into this folder runs", count, "s" * (count > 1))
+            waiting = counted(len(self.pool.elsewhere))
+            log.info("waiting for %s that another sweep into this folder runs", waiting)
 
     def _say_draining(self) -> None:
         count = len(self.pool.running)

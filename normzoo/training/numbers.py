@@ -29,6 +29,10 @@ def _limit(least: int) -> _Is:
 _COUNT = "a whole number, 1 or more"
 _RANGES: dict[str, tuple[_Is, str]] = {
     "seed": (_whole(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
+    "batch_size_per_device": (_whole(1), _COUNT),
+    "trainer.devices": (_whole(1), _COUNT),
+    "trainer.num_nodes": (_whole(1), _COUNT),
+    "trainer.accumulate_grad_batches": (_whole(1), _COUNT),
     "trainer.max_epochs": (_whole(1), f"{_COUNT}, or null where trainer.max_steps ends the training"),
     "trainer.max_steps": (lambda value: value == -1 or _whole(1)(value), f"{_COUNT}, or -1 for no end"),
     "trainer.threads": (_whole(1), _COUNT),
@@ -43,6 +47,10 @@ _RANGES: dict[str, tuple[_Is, str]] = {
     "optimizer.base_batch": (_number(lambda value: 0 < value < math.inf), "a positive number"),
     "optimizer.momentum": (_number(lambda value: 0 <= value < 1), "a number from 0 to less than 1"),
     "optimizer.warmup": (_number(lambda value: 0 <= value <= 1), "a share of all steps, from 0 to 1"),
+    "optimizer.milestones": (
+        lambda value: type(value) is list and all(map(_number(lambda share: 0 <= share <= 1), value)),
+        "a list of shares of all steps, from 0 to 1",
+    ),
     "evaluation.train_samples": (_or_null(_whole(1)), f"{_COUNT}, or null for all"),
     "evaluation.population_samples": (_or_null(_whole(1)), f"{_COUNT}, or null for all"),
 }

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,12 +19,13 @@ from normzoo.results import FILE_NAME, FINISHED, NO_RECORD, CellResult, cell_id,
 from normzoo.sweep.claim import FILE_NAME as CLAIM
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.options import SweepOptions, sweep_options
-from normzoo.sweep.wrapped import wrapped
+from normzoo.sweep.wrapped import counted, wrapped
 from normzoo.training.build import batch_over_devices
 from normzoo.training.callbacks import tidy
 from normzoo.training.cell import write_probe
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.compose import Composer, Composition
+from normzoo.training.config import check_hydra
 from normzoo.training.ranks import under_torchrun
 from normzoo.training.refused import check_any, record_refused, say_refused
 from normzoo.training.verdicts import Verdicts
@@ -120,12 +121,12 @@ class Plan:
         """What is done with how many cells, in one line."""
         count = {state: sum(cell.state is state for cell in self.cells) for state in State}
         continued = f" ({count[State.CONTINUES]} from a checkpoint)" if count[State.CONTINUES] else ""
-        failed = count[State.FAILED_BEFORE]
+        failed, unread = count[State.FAILED_BEFORE], self.asked.count(None)
         return (
-            f"{len(self.cells)} cells: {len(self.to_run)} to run{continued}, {n_jobs} at a time; "
+            f"{counted(len(self.cells) + unread)}: {len(self.to_run)} to run{continued}, {n_jobs} at a time; "
             f"{count[State.DONE]} done before, "
             + (f"{failed} failed before (sweep.retry=failed runs them again), " if failed else "")
-            + f"{count[State.REFUSED]} refused; results in {folder}"
+            + f"{count[State.REFUSED] + unread} refused; results in {folder}"
         )
 
 
@@ -149,6 +150,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             "torchrun starts one cell, and each of its processes would run this sweep: run the sweep without torchrun, "
             "where cells with trainer.devices above 1 start their own processes"
         )
+    check_hydra(launcher.config)
     folder = Path(launcher.config.hydra.sweep.dir).absolute()
     options = sweep_options({"sweep": OmegaConf.to_container(launcher.config.get("sweep", {}), resolve=True)})
     search = searches(launcher.config)
@@ -159,6 +161,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
     constant = set.intersection(*(set(overrides) for overrides in job_overrides)) if len(job_overrides) > 1 else set()
     cells: dict[str, Cell] = {}
     asked: list[Cell | None] = []
+    uncomposed: dict[str, list[str]] = {}
     claimed: list[tuple[str, Any]] = []
     for number, overrides in enumerate(job_overrides, start=first):
         try:
@@ -166,8 +169,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
         except (HydraException, UserError) as error:
             if isinstance(error, HydraException) and not search:
                 raise
-            said = str(error).splitlines()[0]
-            log.info("%s", wrapped(f"refused: {' '.join(filter_overrides(overrides))}: {said}"))
+            uncomposed.setdefault(str(error).splitlines()[0], []).append(_label(overrides, constant))
             asked.append(None)
             continue
         identity = cell_id(config)
@@ -176,18 +178,23 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             own = {"job.id": str(number), "job.num": number, "sweep.dir": str(folder), "sweep.subdir": identity}
             composition = replace(composition, own={f"hydra.{key}": value for key, value in own.items()})
             cell = cells[identity] = Cell(composition, config, folder / identity, tuple(overrides))
-            cell.label = " ".join(o for o in filter_overrides(overrides) if o not in constant) or identity
+            cell.label = _label(overrides, constant) or identity
             _decide(cell, verdicts, options)
         asked.append(cells[identity])
     planned = Plan(list(cells.values()), asked, options)
     if not search:
-        check_any(asked)
-    say_refused(planned.cells)
+        check_any(asked, uncomposed)
+    say_refused(planned.cells, uncomposed)
     if not options.dry_run:
         write_probe(folder)
         write_claims(folder, gather(claimed, anew(command_of(launcher.config))))
         record_refused(planned.cells)
     return planned
+
+
+def _label(overrides: Sequence[str], constant: Container[str]) -> str:
+    """What a cell is called: where it differs from the others."""
+    return " ".join(override for override in filter_overrides(overrides) if override not in constant)
 
 
 def searches(config: DictConfig) -> bool:

@@ -96,8 +96,6 @@ def check_nodes(config: Config) -> None:
         UserError: Naming both.
     """
     devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
-    if not isinstance(nodes, int) or nodes < 1:
-        raise UserError(f"trainer.num_nodes={nodes} must be a whole number of machines, 1 or more")
     if under_torchrun():
         started, here = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         if (started, here) != (devices * nodes, devices):

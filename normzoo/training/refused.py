@@ -1,8 +1,9 @@
 """What is said and recorded of the cells of a sweep that cannot be."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from normzoo.errors import UserError
@@ -16,18 +17,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("normzoo")
 
 
-def say_refused(cells: "Sequence[Cell]") -> None:
-    """Print each reason to refuse cells once."""
-    for reason, labels in _reasons(cells).items():
+def say_refused(cells: "Sequence[Cell]", uncomposed: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+    """Print each reason to refuse cells once.
+
+    Args:
+        uncomposed: The names of what is no cell, by the reason.
+    """
+    for reason, labels in [*uncomposed.items(), *_reasons(cells).items()]:
         others = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
-        log.info("%s", wrapped(f"refused: {labels[0]}{others}: {reason}"))
+        log.info("%s", wrapped(": ".join(filter(None, ("refused", f"{labels[0]}{others}", reason)))))
 
 
-def check_any(asked: "Sequence[Cell | None]") -> None:
+def check_any(asked: "Sequence[Cell | None]", uncomposed: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
     """See that there are cells that can be.
 
     Args:
-        asked: None for what composes to none, of which has been said why.
+        asked: None for what composes to none.
+        uncomposed: The names of those, by the reason.
 
     Raises:
         UserError: If all of them are refused.
@@ -35,11 +41,11 @@ def check_any(asked: "Sequence[Cell | None]") -> None:
     if not asked or any(cell is not None and not cell.refused for cell in asked):
         return
     cells = [cell for cell in asked if cell is not None]
-    reasons = _reasons(cells)
+    reasons = [*uncomposed, *_reasons(cells)]
     if len(reasons) > 1:
-        say_refused(cells)
+        say_refused(cells, uncomposed)
     count = "the cell cannot be" if len(asked) == 1 else f"none of the {len(asked)} cells can be"
-    raise UserError(f"{count}{f': {next(iter(reasons))}' if len(reasons) == 1 else ', as said above'}")
+    raise UserError(f"{count}{f': {reasons[0]}' if len(reasons) == 1 else ', as said above'}")
 
 
 def record_refused(cells: "Sequence[Cell]") -> None:

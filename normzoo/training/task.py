@@ -1,24 +1,30 @@
 """What Hydra calls for each composed configuration."""
 
 import contextlib
+import copy
+import json
 import logging
 import math
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from normzoo.again import go_on_alone
 from normzoo.errors import UserError, exit_with
+from normzoo.misspelt import config_error
 from normzoo.sweep.grids import size
+from normzoo.sweep.wrapped import counted
 from normzoo.training.cell import run_cell, write_probe
 from normzoo.training.checkpoint import CHECKPOINT
+from normzoo.training.config import check_hydra, check_keys, complete
 from normzoo.training.ranks import rank
-from normzoo.training.recipe import apply_recipe
+from normzoo.training.verdicts import Verdicts
 
 log = logging.getLogger("normzoo")
 
@@ -66,6 +72,9 @@ class CheckOutput(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
+            check_hydra(config)
+            if OmegaConf.select(config, "sweep.dry_run"):
+                _plan_alone(config)
             write_probe(Path(config.hydra.run.dir))
         except UserError as error:
             exit_with(error)
@@ -73,11 +82,42 @@ class CheckOutput(Callback):
         if grids and rank() == 0:
             chosen = config.hydra.runtime.choices.get("experiment")
             sys.stderr.write(
-                f"{f'experiment={chosen}' if chosen else 'hydra.sweeper.grids'} is a sweep of {size(grids)} cells: "
+                f"{f'experiment={chosen}' if chosen else 'hydra.sweeper.grids'} is a sweep of {counted(size(grids))}: "
                 "add -m to run it; this trains one cell with its settings\n"
             )
 
 
+def _plan_alone(config: DictConfig) -> NoReturn:
+    """Say what would become of a single cell, and end.
+
+    Raises:
+        UserError: If it cannot be.
+    """
+    folder = Path(config.hydra.run.dir)
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = str(folder.absolute())
+    HydraConfig.instance().set_config(config)
+    task = copy.copy(config)
+    with read_write(task), open_dict(task):
+        del task["hydra"]
+    refused, _ = Verdicts().of(plain(task))
+    if refused is not None:
+        raise UserError(f"the cell cannot be: {refused}")
+    state = "continues from its checkpoint" if (folder / CHECKPOINT).exists() else "to run"
+    print(f"1 cell: {state}; result in {folder}; a dry run, nothing was trained")
+    sys.exit(0)
+
+
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration resolved to dicts and lists, its recipe applied, as `run_cell` takes it."""
-    return apply_recipe(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+    """The configuration resolved to dicts and lists, complete and checked for keys, as `run_cell` takes it.
+
+    Raises:
+        UserError: If a value refers to what is not there, or the configuration cannot be.
+    """
+    try:
+        whole = complete(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+    except OmegaConfBaseException as error:
+        raise config_error(error) or error from error
+    raw = json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
+    check_keys(whole, HydraConfig.get().overrides.task, raw)
+    return whole

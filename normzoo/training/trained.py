@@ -62,7 +62,7 @@ def chosen(config: Config) -> str:
         UserError: If it is none of them.
     """
     choice = config["optimizer"].get("trains", "all")
-    if choice not in CHOICES:
+    if choice not in tuple(CHOICES):
         raise UserError(f"optimizer.trains={choice} is none; choose one of {', '.join(CHOICES)}")
     return choice
 

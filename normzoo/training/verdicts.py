@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from normzoo.errors import UserError
 from normzoo.training.build import Config, build_data, build_model, build_norm, global_batch
 from normzoo.training.check import RefusedError, check_optimizer, check_options, check_shapes, missing_options
+from normzoo.training.names import check_trainer
 from normzoo.training.numbers import check_numbers
 from normzoo.training.trained import chosen
 
@@ -59,6 +60,8 @@ class Verdicts:
             _key("options", options, list(missing_options(config))),
             lambda: check_options(config, data, devices_here=self.devices_here),
         )
+        if refused is None and self.devices_here:
+            refused = self._once(_key("trainer", config["trainer"]), lambda: check_trainer(config))
         if refused is None:
             key = _key("optimizer", config["optimizer"], global_batch(config))
             refused = self._once(key, lambda: check_optimizer(config))
@@ -124,7 +127,7 @@ def _read(config: Config) -> Any:
 
 
 def _key(*parts: Any) -> str:
-    return json.dumps(parts, sort_keys=True, default=str)
+    return json.dumps(parts, default=str)
 
 
 class Places:

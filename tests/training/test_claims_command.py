@@ -23,7 +23,7 @@ def test_the_claims_are_listed(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--only", "small_bach"], "nearest: small_batch"),
+        (["--only", "small_bach"], "did you mean small_batch?"),
         (["--only", ","], "--only names no claim"),
         (["small_batch"], "--only small_batch"),
         (

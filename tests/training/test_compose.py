@@ -93,8 +93,8 @@ def test_the_cells_of_an_experiment() -> None:
 QUICK = {
     "a value": ["batch_size_per_device=4", "optimizer.base_lr=1e-3"],
     "groups and values in any order": ["model.widths=[4,8]", "model=plain_cnn", "seed=3", "norm=group_norm"],
-    "a new value": ["norm=group_norm", "+norm.num_groups=4", "+fresh=1", "+deep.er=2"],
-    "a value added or changed": ["++seed=4", "++other.deep=[1,{a: 2}]"],
+    "a new value": ["norm=group_norm", "+norm.num_groups=4", "+model.fresh=1", "+data.deep.er=2"],
+    "a value added or changed": ["++seed=4", "++model.deep=[1,{a: 2}]"],
     "a value taken away": ["~evaluation.train_samples", "~trainer.precision"],
     "a mapping for a group": ["norm={name: batch_norm, eps: 1e-3}", "placement={where: last}"],
     "a value that refers to another": ["evaluation.train_samples=${batch_size_per_device}", "batch_size_per_device=16"],
@@ -105,15 +105,15 @@ QUICK = {
         "seed=1",
     ],
     "a logger that looks up the folder": ["logger=csv", "seed=1"],
-    "a group added": ["+norm@other=group_norm", "other.name=x", "seed=2"],
+    "a group added": ["+norm@model.other=group_norm", "model.other.name=x", "seed=2"],
     "a group taken away": ["~logger", "seed=2"],
     "nothing": [],
     "null": ["seed=null", "trainer.gradient_clip_val=null"],
     "a value that others refer to": ["model=mlp", "data.image_size=20"],
     "a value in place of one that refers": ["model=mlp", "model.image_size=12"],
     "a value in place of a list": ["model.widths=7"],
-    "a missing value and a text": ["norm.name=???", "data.order=sorted"],
-    "a number for a text": ["norm.name=1e3", "data.order=null", "trainer.precision=0x10"],
+    "a missing value and a text": ["model.widths=???", "data.order=sorted"],
+    "a number for a text": ["model.name=1e3", "data.order=null", "trainer.precision=0x10"],
 }
 
 

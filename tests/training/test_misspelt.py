@@ -1,9 +1,11 @@
 """A misspelling on the command line ends it in one line that names what is nearest, with code 2, and leaves nothing."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -23,6 +25,20 @@ MISSPELT = {
     "lr=0.1": "there is no lr; did you mean optimizer.base_lr",
     "train.max_epochs=3": "there is no train.max_epochs; did you mean trainer.max_epochs?",
     "~optimizer.momentm": "there is no optimizer.momentm; did you mean optimizer.momentum?\n",
+    "optimizer.lr=0.1": "there is no optimizer.lr; write optimizer.base_lr=...\n",
+    "data.batch_size=4": "there is no data.batch_size; write batch_size_per_device=...\n",
+    "trainer.callbacks=[]": "there is no trainer.callbacks; write probe=...\n",
+    "+hydra.foo=1": "nothing reads it; there are defaults, mode",
+    "+hydra.job.foo=1": "nothing reads it; there are name, chdir",
+    "hydra.sweep.subdir=x": "choose the folder of the sweep with hydra.sweep.dir",
+    "data.root=a(b": "is written 'data.root=\"a(b\"'\n",
+    "data.root=a#b": "is written 'data.root=\"a#b\"'\n",
+    "data.root=a;b": "is written 'data.root=\"a;b\"'\n",
+    "data.root=a!b": "is written 'data.root=\"a!b\"'\n",
+    "data.root=it's": "is written 'data.root=\"it'\"'\"'s\"'\n",
+    "norm": "an override reads norm=value\n",
+    "a b=1": "Hydra cannot read it\n",
+    "optimizer.base_lr=interval(0,1)": "train -m hydra/sweeper=optuna 'optimizer.base_lr=interval(0,1)'",
     "+trainer.max_epochs=3": "trainer.max_epochs is there already; write trainer.max_epochs=3\n",
     "+norm=group_norm": "norm is chosen already; write norm=group_norm\n",
     "hydra.job.num=x": "could not be converted to Integer\n",
@@ -37,8 +53,9 @@ SEVERAL = ("norm=batch_norm,group_norm", "optimizer.momentum=0.5,0.9", "seed=ran
 
 def test_several_values_without_a_sweep(cli: Cli, tmp_path: Path) -> None:
     for argument in SEVERAL:
+        typed = shlex.quote(argument)
         assert cli("train", argument) == (
-            2, "", f"error: {argument}: several values make a sweep: add -m, as in normzoo train -m {argument}\n",
+            2, "", f"error: {argument}: several values make a sweep: add -m, as in normzoo train -m {typed}\n",
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
@@ -52,6 +69,28 @@ def test_a_misspelling(cli: Cli, tmp_path: Path, mode: tuple[str, ...]) -> None:
         assert words in err
         assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+AXES = {
+    "norm=glob(zzz*)": "no choice of norm is like that",
+    "seed=range(5,1)": "there is no value in it",
+    "hydra.sweep.dir=a,b": "Sweeping over Hydra's configuration is not supported",
+}
+
+
+@pytest.mark.parametrize("argument", AXES)
+def test_an_axis_without_values(cli: Cli, tmp_path: Path, argument: str) -> None:
+    code, out, err = cli("train", "-m", argument)
+    assert (code, out) == (2, "")
+    assert AXES[argument] in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hint_can_be_pasted(cli: Cli, tiny: tuple[str, ...]) -> None:
+    _, _, err = cli("train", "data.root=it's (mine)")
+    (override,) = shlex.split(err.rpartition("is written ")[2])
+    assert OverridesParser.create().parse_override(override).value() == "it's (mine)"
 
 
 def test_a_misspelling_of_an_axis(cli: Cli, tmp_path: Path) -> None:

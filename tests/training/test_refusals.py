@@ -149,7 +149,7 @@ def test_a_recipe_that_is_none_refuses_its_cell(cli: Cli, tiny: tuple[str, ...])
     code, out, err = cli("train", "-m", *tiny, *recipes, "sweep.dry_run=true", "hydra.sweep.dir=s")
     assert code == 0, err
     assert "recipe.lr=-1 must be a positive factor" in out
-    assert "1 cells: 1 to run" in out
+    assert "2 cells: 1 to run" in out
 
 
 def test_a_sweep_without_a_cell_that_can_be_leaves_no_folder(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
