@@ -160,7 +160,7 @@ def test_accumulated_gradients_make_one_step_of_all_their_samples(config: Compos
     assert result.normalization_batch == 8
     with pytest.raises(RefusedError, match=r"104 samples .* trainer\.accumulate_grad_batches=13"):
         run_cell(config("trainer.accumulate_grad_batches=13"), tmp_path / "larger")
-    with pytest.raises(UserError, match="whole number of batches"):
+    with pytest.raises(UserError, match="whole number, 1 or more"):
         run_cell(config("trainer.accumulate_grad_batches=0.5"), tmp_path / "half")
 
 
