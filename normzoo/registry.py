@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import importlib.util
 import inspect
 import re
 import threading
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 Build = TypeVar("Build", bound=Callable[..., nn.Module])
+
+HYDRA_TARGET = "normzoo.registry.hydra_factory"  # the `_target_` of a config of conf/norm
 
 _infos: dict[str, NormInfo] = {}
 _names: dict[str, str] = {}  # key of a name or alias -> name
@@ -196,6 +199,8 @@ def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
     The keywords are checked now, not when the first layer is built. The result is a `functools.partial` of the
     registered class or function, and can be pickled where that can.
 
+    A config of `conf/norm` is taken as it is: `factory(**config.norm)` and `hydra.utils.instantiate(config.norm)`.
+
     Raises:
         UnknownNormError: If no norm is called so; the message lists the nearest names.
         UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
@@ -204,9 +209,19 @@ def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
     """
     found = _find(name)
     kwargs = _options(found, name) | kwargs
+    if kwargs.get("_target_") == HYDRA_TARGET:  # of its config, which says the same to Hydra
+        del kwargs["_target_"]
     found.check_keywords(kwargs)
     check_values(found.name, found.build, kwargs)
     return NormFactory(build_norm, build=found.build, **kwargs)
+
+
+def hydra_factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
+    """`factory` for Hydra's `instantiate`, which takes a `functools.partial` itself and none derived from it."""
+    if importlib.util.find_spec("timm"):
+        importlib.import_module("timm.layers.create_norm_act")  # where `func` enters, before a model of timm's looks
+    made = factory(name, **kwargs)
+    return functools.partial(made.func, **made.keywords)
 
 
 def list_norms(**facts: Any) -> list[str]:

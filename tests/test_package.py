@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environments import ask, build, make_environment, normzoo
+from environments import ask, build, make_environment, normzoo, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +39,7 @@ def test_wheel_holds_the_package_its_configs_and_nothing_else(wheel: Path) -> No
         f"normzoo/{name}"
         for name in source_files(ROOT / "normzoo") | {f"conf/{name}" for name in source_files(ROOT / "conf")}
     }
+    code |= {name.replace("/conf/", "/conf_norms/") for name in code if name.startswith("normzoo/conf/norm/")}
     # Hydra's plugins lie in the package and are installed beside it, where Hydra looks for them.
     expected = {name.removeprefix("normzoo/training/plugins/") for name in code}
     assert {name for name in files if not name.startswith("normzoo-")} == expected
@@ -108,3 +109,36 @@ with initialize_config_dir(str(folder), version_base=None):
     print(compose("theirs").norm.name)
 """
     assert ask(fresh, program) == "group_norm"
+
+
+THEIR_PROGRAM = """
+import hydra, normzoo
+@hydra.main(version_base="1.3", config_path=".", config_name="theirs")
+def main(config):
+    layer = hydra.utils.instantiate(config.norm)(8)
+    assert type(layer) is type(normzoo.factory(**config.norm)(8))
+    open(f"{config.norm.name}.txt", "w").write(type(layer).__name__)
+main()
+"""
+
+
+@pytest.mark.parametrize("package", ["conf", "conf_norms"])
+def test_a_program_of_others_keeps_its_groups_and_hydras_launchers(fresh: Path, tmp_path: Path, package: str) -> None:
+    theirs = f"hydra: {{searchpath: [pkg://normzoo.{package}], job: {{chdir: true}}}}\n"
+    (tmp_path / "theirs.yaml").write_text(f"{theirs}defaults: [{{norm: group_norm}}, _self_]\n")
+    (tmp_path / "program.py").write_text(THEIR_PROGRAM)
+    if package == "conf":
+        done = run(fresh, tmp_path, "python", "program.py", "-m", "hydra/launcher=joblib", "norm=batch_norm,rms_norm")
+        written = {path.name: path.read_text() for path in tmp_path.glob("multirun/*/*/*/*.txt")}
+        assert written == {"batch_norm.txt": "BatchNorm", "rms_norm.txt": "RMSNorm"}, done.stderr
+    else:
+        shown = run(fresh, tmp_path, "python", "program.py", "+model=resnet18", "--cfg", "job").stdout
+        assert "model: resnet18" in shown, "a group of ours is found among theirs"
+    shown = run(fresh, tmp_path, "python", "program.py", "hydra/launcher=ray", "--cfg", "hydra")
+    assert "_target_: hydra_plugins.hydra_ray_launcher." in shown.stdout, shown.stderr
+    assert "validated against ConfigStore" not in shown.stderr
+
+
+def test_our_own_program_has_its_presets_of_hydras_launchers(fresh: Path, tmp_path: Path) -> None:
+    shown = normzoo(fresh, tmp_path, "train", "hydra/launcher=ray", "--cfg", "hydra", "-p", "hydra.launcher")
+    assert "_target_: hydra_plugins.normzoo_sweep.RayLauncher" in shown

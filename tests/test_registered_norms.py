@@ -8,8 +8,11 @@ import pytest
 from torch import nn
 
 import normzoo
+from normzoo.registry import HYDRA_TARGET
+from normzoo.results import cell_id
 
 omegaconf = pytest.importorskip("omegaconf")
+hydra = pytest.importorskip("hydra")
 
 CONFIGS = Path(normzoo.__file__).parent / "conf" / "norm"
 NAMES = [name for name in normzoo.list_norms() if normzoo.info(name).build.__module__.startswith("normzoo.")]
@@ -130,6 +133,7 @@ def test_has_a_config_that_builds_it(name):
     """`conf/norm/<name>.yaml` holds the name and every option with its default."""
     config = omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.load(CONFIGS / f"{name}.yaml"))
     assert config.pop("name") == name
+    assert config.pop("_target_") == HYDRA_TARGET
     arguments = normzoo.info(name).arguments
     needed = {key: NEEDED[key] for key, default in arguments.items() if default is inspect.Parameter.empty}
     assert {key for key, value in config.items() if value == "???"} == set(needed), "an option that must be given"
@@ -138,6 +142,25 @@ def test_has_a_config_that_builds_it(name):
     assert defaults == {key: arguments[key] for key in defaults}, "a default differs from the layer's own"
     assert set(arguments) - set(config) <= {"device", "dtype"}, "an option is not in the config"
     assert isinstance(normzoo.factory(name, **config)(takes_first(name)), nn.Module)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_config_becomes_a_factory_by_hydra_and_by_hand(name):
+    config = omegaconf.OmegaConf.load(CONFIGS / f"{name}.yaml")
+    config.update({key: NEEDED[key] for key in NEEDED if omegaconf.OmegaConf.is_missing(config, key)})
+    expected = normzoo.factory(name, **{key: value for key, value in config.items() if key not in ("name", "_target_")})
+    for made in (normzoo.factory(**config), hydra.utils.instantiate(config)):
+        assert (made.func, made.keywords) == (expected.func, expected.keywords)
+
+
+def test_a_cell_is_the_same_whether_its_norm_has_a_target():
+    plain = {"norm": {"name": "batch_norm", "eps": 1e-5}, "seed": 0}
+    assert cell_id(plain) == cell_id({**plain, "norm": {**plain["norm"], "_target_": HYDRA_TARGET}})
+
+
+def test_another_target_is_an_unknown_keyword():
+    with pytest.raises(normzoo.UnknownArgumentError, match="takes no keyword '_target_'"):
+        normzoo.factory("batch_norm", _target_="torch.nn.BatchNorm2d")
 
 
 def test_no_config_is_without_its_norm():

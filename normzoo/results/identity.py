@@ -35,6 +35,7 @@ _NO_IDENTITY_WITHIN = {
         }
     ),
     "data": frozenset({"download", "num_workers"}),  # not root: another root may hold other images
+    "norm": frozenset({"_target_"}),  # for Hydra's instantiate; `name` says which norm
 }
 
 

@@ -133,11 +133,10 @@ def main(config: DictConfig) -> float:
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.threads)
     datamodule = DigitsDataModule(config.batch_size_per_device, **config.data)
-    norm = {str(key): value for key, value in config.norm.items() if key != "name"}
     order = {str(key): value for key, value in config.placement.items() if key != "name"}
     model = {key: value for key, value in config.model.items() if key != "name"}
     build = hydra.utils.instantiate(model, _partial_=True, _convert_="all")
-    placement, factory = Placement(**order), normzoo.factory(config.norm.name, **norm)
+    placement, factory = Placement(**order), normzoo.factory(**config.norm)
     net = build(norm=factory, placement=placement, in_channels=1, num_classes=CLASSES)
     module = DigitsModule(net, hydra.utils.instantiate(config.optimizer))
     trainer: L.Trainer = hydra.utils.instantiate(config.trainer)

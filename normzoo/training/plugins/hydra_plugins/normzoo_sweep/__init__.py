@@ -5,10 +5,23 @@ from importlib import import_module
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+
+class OwnLaunchers(SearchPathPlugin):
+    """Puts our presets of Hydra's launchers, which bear their names, before these where our own program is swept.
+
+    Any other program, also one with `pkg://normzoo.conf` on its search path, keeps Hydra's.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if any(entry.provider == "main" and entry.path == "pkg://normzoo.conf" for entry in search_path.get_path()):
+            search_path.append("normzoo", f"pkg://{__name__}.conf")
 
 
 class CellLauncher(Launcher):
