@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from normzoo.registry import facts_of
-
-RULES = ("momentum", "moving_average_fraction")  # by which a running statistic moves
 
 
 def differing_norms(model: nn.Module) -> Iterator[nn.Module]:
@@ -66,29 +64,29 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 2; Wu & Johnson 2021 (arXiv:2105.07576), section 3.
     """
     model.eval()
+    layers = [layer for layer in differing_norms(model) if averages_batches(layer)]
+    momenta = [layer.momentum for layer in layers]
     calls: Counter[nn.Module] = Counter()
 
     def weigh(layer: nn.Module, _: object) -> None:
-        # The mean of t batches weighs the newest by 1 / t. Not momentum=None, which torch's instance norm takes for 0.
         calls[layer] += 1
         layer.momentum = 1 / calls[layer]  # type: ignore[assignment]
 
-    layers = [layer for layer in differing_norms(model) if averages_batches(layer)]
-    kept: list[dict[str, Any]] = []
-    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
+    hooks = []
     for layer in layers:
-        kept.append({name: getattr(layer, name) for name in RULES if hasattr(layer, name)})
-        for name in kept[-1]:
-            setattr(layer, name, None)
         if hasattr(layer, "reset_running_stats"):
             layer.reset_running_stats()  # type: ignore[operator]
+        layer.momentum = None  # type: ignore[assignment]  # a cumulative average, in torch's convention
+        if facts_of(layer) is None and not isinstance(layer, _BatchNorm):
+            # Not everybody's: torch's own instance norm takes None for 0. The t-th batch has a weight of 1 / t.
+            hooks.append(layer.register_forward_pre_hook(weigh))
         layer.train()
     try:
         for x in batches if layers else ():
             model(x)
     finally:
-        for layer, options, hook in zip(layers, kept, hooks, strict=True):
+        for hook in hooks:
             hook.remove()
-            for name, value in options.items():
-                setattr(layer, name, value)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
     return model.eval()
