@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import ParamSpec, TypeVar, cast
 
+from normzoo.report import describe
 from normzoo.report.rows import Row, Table
 from normzoo.report.settings import Setting
 
@@ -170,6 +171,13 @@ def values_lines(table: Table) -> list[Line]:
             own = [row for row in rows if row.norm == name]
             lines += _lines(setting, own, lambda row: row.values_min, by_step=name in table.partitioned)
     return [line for line in lines if line.measured]
+
+
+def beside(line: Line, lines: Sequence[Line]) -> str:
+    """What sets a line apart from others of its norm and placement: `, 2 devices, 32 samples a step`."""
+    several = len({other.step_batch for other in lines if other.variant == line.variant}) > 1
+    step = f", {line.step_batch} samples a step" if several and line.step_batch else ""
+    return (f", {describe.number(line.devices, 'device')}" if line.devices else "") + step
 
 
 def batch_sizes(table: Table, setting: Setting) -> set[int]:

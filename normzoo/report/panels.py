@@ -9,6 +9,7 @@ from normzoo.report.arms import (
     Line,
     Stat,
     batch_lines,
+    beside,
     flat_references,
     has_batch_axis,
     normalization_lines,
@@ -71,7 +72,7 @@ def build_panels(table: Table) -> list[Panel]:
 def _grid(table: Table, setting: Setting) -> list[Panel]:
     lines = batch_lines(table, setting)
     several = f", {setting.label}" if setting.label else ""
-    curves = [_curve(line, norm_style(line.norm, line.variant)) for line in lines]
+    curves = [_curve(line, norm_style(line.norm, line.variant), lines) for line in lines]
     note = f"placement {table.main_placement(setting)}"
     # A norm that was refused everywhere is missed in the picture, so it is named below it.
     refused = [curve.style.name for curve, line in zip(curves, lines, strict=True) if not line.ran]
@@ -99,7 +100,7 @@ def _values(table: Table) -> list[Panel]:
             style = numbered_style(len(curves), style.name)
         elif rank:
             style = replace(style.open(), dash=DASHED)
-        curves.append(_curve(line, style))
+        curves.append(_curve(line, style, lines))
     note = "norms that share statistics between samples; n is the smallest of the net's normalized maps"
     return [
         Panel("Values per statistic", "Values per statistic, n = batch · H · W", _shown(curves), _seeds(lines), note)
@@ -109,7 +110,7 @@ def _values(table: Table) -> list[Panel]:
 def _placements(table: Table, setting: Setting) -> list[Panel]:
     lines = placement_lines(table, setting)
     shared = lines[0].norm in table.batch_norms
-    curves = [_curve(line, placement_style(line.placement)) for line in lines]
+    curves = [_curve(line, placement_style(line.placement), lines) for line in lines]
     step = f", {_steps(lines)} samples a step" if lines[0].step_batch else ""
     norm = norm_style(lines[0].norm, lines[0].variant).name
     label = f", {setting.label}" if setting.label else ""
@@ -121,10 +122,10 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
     lines = normalization_lines(table, setting)
     if max(len(line.points) for line in lines) < 2:
         return []
-    curves = [_curve(line, norm_style(line.norm, line.variant)) for line in lines]
+    curves = [_curve(line, norm_style(line.norm, line.variant), lines) for line in lines]
     levels = flat_references(table, setting, [line.step_batch for line in lines])
     for line in levels:
-        curves.append(replace(_curve(line, norm_style(line.norm, line.variant)), flat=True))
+        curves.append(replace(_curve(line, norm_style(line.norm, line.variant), levels), flat=True))
     label = f", {setting.label}" if setting.label else ""
     note = f"{_steps(lines)} samples a step, levels: norms that share nothing between samples"
     return [
@@ -139,9 +140,8 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
     ]
 
 
-def _curve(line: Line, style: Style) -> Curve:
-    if line.devices:
-        style = replace(style, name=f"{style.name}, {describe.number(line.devices, 'device')}")
+def _curve(line: Line, style: Style, lines: Sequence[Line]) -> Curve:
+    style = replace(style, name=style.name + beside(line, lines))
     lost = [point.x for point in line.points if any(status not in ("ok", "refused") for status, _ in point.missing)]
     return Curve(style, line.measured, lost)
 

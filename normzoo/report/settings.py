@@ -136,4 +136,5 @@ def said(value: Any) -> str:
     """A value of a configuration, as it is written in one, with all its digits."""
     if isinstance(value, float):
         return short if float(short := f"{value:g}") == value else repr(value)
-    return "null" if value is None else str(value)
+    text = "null" if value is None else str(value)
+    return text if text.isprintable() else repr(text)[1:-1]

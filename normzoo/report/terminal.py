@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from normzoo.report import describe
-from normzoo.report.arms import batch_lines, normalization_lines
+from normzoo.report.arms import batch_lines, beside, normalization_lines
 from normzoo.report.checks import Check, show
 from normzoo.report.lost import causes, short
 from normzoo.report.rows import Table
@@ -33,7 +33,7 @@ def terminal_table(table: Table, width: int) -> str:
             ("norm \\ normalization batch", normalization_lines(table, setting)),
         ):
             if lines:
-                names = [line.variant + (f", {line.devices} devices" if line.devices else "") for line in lines]
+                names = [line.variant + beside(line, lines) for line in lines]
                 head, body = line_grid(lines, names, n)
                 blocks.append(plain_table([corner, *head], body, width))
     if len(table.settings) > _MOST_SETTINGS:

@@ -131,3 +131,24 @@ def test_the_csv_has_every_setting_that_differs_and_the_optimizer_always(cell: M
     assert {"callbacks", "config.reason", "trainer.devices", "optimizer.betas", "optimizer.base_lr"} <= set(rows[0])
     alone = report(sweep([cell()])).csv.read_text().splitlines()[0].split(",")
     assert {"optimizer", "lr", "epochs"} <= set(alone)
+
+
+def test_lines_of_other_steps_and_devices_have_other_names(cell: Maker, sweep: Sweep) -> None:
+    cells = [
+        cell("ghost_batch_norm", batch, group_size=size, config={"trainer": {"devices": devices}})
+        for batch in (32, 64)
+        for size in (2, 4)
+        for devices in (1, 2)
+    ]
+    for one in cells:
+        one.world_size = one.config["trainer"]["devices"]
+    names = [f"{k}, {batch} samples a step" for batch in (32, 64) for k in ("1 device", "2 devices")]
+    for panel in build_panels(build_table(cells)):
+        assert sorted(curve.style.name for curve in panel.curves) == sorted(f"Ghost BatchNorm, {n}" for n in names)
+    made = report(sweep(cells), width=200)
+    assert all(f"ghost_batch_norm, {name}" in made.table for name in names)
+
+
+def test_a_value_of_several_lines_is_told_in_one(cell: Maker) -> None:
+    cells = [cell(batch=b, config={"note": note}) for b in (2, 8) for note in ("a\nb", "a b", "a\x1b[31m")]
+    assert sorted(labels(cells)) == ["note=a b", "note=a\\nb", "note=a\\x1b[31m"]
