@@ -1,7 +1,9 @@
 """A forward that activation checkpointing runs again in the backward: it finds the state that the first run found."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,6 +35,39 @@ def is_recomputed() -> bool:
     return not torch.compiler.is_compiling() and _tracker.is_bw
 
 
+def is_in_graph() -> bool:
+    """Whether this is compiled, to be run here, and not exported."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+@torch.library.custom_op("normzoo::state_of_first_run", mutates_args=())
+def state_of_first_run(buffers: Sequence[Tensor], layer: str) -> list[Tensor]:
+    """Copies of buffers, within a compiled graph: an operation there, that the compiler cannot look into or run again.
+
+    But activation checkpointing has it run again, around the graph or within it. The state of the first run is gone
+    then, and what was computed of it would be wrong without a word.
+
+    Raises:
+        RuntimeError: In a backward.
+    """
+    if _tracker.is_bw:
+        raise RuntimeError(
+            f"{layer} has state that its gradient depends on, and compiled it cannot be recomputed by activation "
+            f"checkpointing: leave this layer out of what is checkpointed, or of what is compiled"
+        )
+    return [buffer.clone() for buffer in buffers]
+
+
+@state_of_first_run.register_fake
+def _(buffers: Sequence[Tensor], layer: str) -> list[Tensor]:
+    return [torch.empty_like(buffer) for buffer in buffers]
+
+
+@state_of_first_run.register_vmap
+def _(info: Any, in_dims: tuple[Any, ...], buffers: Sequence[Tensor], layer: str) -> tuple[list[Tensor], Any]:
+    return state_of_first_run(buffers, layer), in_dims[0]
+
+
 @torch.no_grad()
 def state_before(layer: nn.Module, batch: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
     """The values of buffers that a forward reads before it moves them; in a recomputed one, those of the first run.
@@ -43,6 +78,8 @@ def state_before(layer: nn.Module, batch: Tensor, *buffers: Tensor) -> tuple[Ten
     Raises:
         RuntimeError: If a forward is recomputed of which the layer knows nothing.
     """
+    if is_in_graph():
+        return tuple(state_of_first_run(buffers, type(layer).__name__))
     if torch.compiler.is_compiling() or is_transformed(batch) or batch.is_meta:
         return buffers
     batch = batch.nan_to_num()  # a copy, in which a batch that is not finite is equal to itself

@@ -12,7 +12,7 @@ from normzoo.norms._refuse import describe, invalid
 from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
-from normzoo.norms.batch_norm import PEERS, BatchNormBase
+from normzoo.norms.batch_norm import BatchNormBase
 from normzoo.registry import register
 
 # Nodes of the autograd graph between a weight and its use, and activations, which work on each channel by itself.
@@ -83,7 +83,6 @@ def _leaf(node: Any) -> Tensor | None:
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
-    peers=PEERS,
 )
 class CrossIterationBatchNorm(BatchNormBase):
     """Batch normalization over the last k batches, whose statistics follow the weights θ before it by a Taylor term.
@@ -151,12 +150,8 @@ class CrossIterationBatchNorm(BatchNormBase):
         self._warned = False
 
     def forward(self, input: Tensor, weight: Tensor | None = None) -> Tensor:
-        if self.training and self.window > 1 and is_recomputed():
-            raise RuntimeError(
-                f"{describe(self)} differentiates its statistics in the forward, which activation checkpointing runs "
-                f"without a graph or with one that is not kept: leave this layer and the one before it out of what is "
-                f"checkpointed, or build it with window=1, which is batch norm"
-            )
+        if self.training and self.window > 1:
+            self._check_first_run()
         recorded = torch.is_grad_enabled() and input.requires_grad and (weight is not None or not input.is_leaf)
         if not self.training or not recorded or not input.numel() or self.window == 1:
             return super().forward(input)
@@ -165,7 +160,16 @@ class CrossIterationBatchNorm(BatchNormBase):
             return torch.compiler.disable(self._forward_window)(input, weight)
         return self._forward_window(input, weight)
 
+    def _check_first_run(self) -> None:
+        if is_recomputed():
+            raise RuntimeError(
+                f"{describe(self)} differentiates its statistics in the forward, which activation checkpointing runs "
+                f"without a graph or with one that is not kept: leave this layer and the one before it out of what is "
+                f"checkpointed, or build it with window=1, which is batch norm"
+            )
+
     def _forward_window(self, x: Tensor, theta: Tensor | None) -> Tensor:
+        self._check_first_run()  # which a compiled forward cannot tell
         theta = self._weight_before(x) if theta is None else theta
         if theta is None or is_transformed(x) or self._burning_in():
             return super().forward(x)

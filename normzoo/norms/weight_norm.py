@@ -7,7 +7,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrizations, parametrize
 
 from normzoo.arguments import ArgumentValueError
-from normzoo.norms._recompute import is_recomputed
+from normzoo.norms._recompute import is_in_graph, is_recomputed, state_of_first_run
 from normzoo.norms._weights import check_dim, weight_of
 from normzoo.registry import register
 
@@ -27,7 +27,6 @@ class _WeightNorm(parametrizations._WeightNorm):
     batch_dependent=False,
     paper="Salimans & Kingma, Weight Normalization, 2016, arXiv:1602.07868",
     reduces_over="fan-in",
-    peers=("torch.nn.utils.parametrizations.weight_norm",),
 )
 def weight_norm(module: nn.Module, *, tensor_name: str = "weight", dim: int | None = 0) -> nn.Module:
     """Learn length and direction of a layer's weights apart.
@@ -65,6 +64,8 @@ class _SpectralNorm(parametrizations._SpectralNorm):
     def _power_method(self, weight_mat: Tensor, n_power_iterations: int) -> None:
         if is_recomputed():
             return
+        if is_in_graph():
+            self._v.copy_(state_of_first_run((self._v,), "spectral_norm")[0])
         for _ in range(n_power_iterations):
             self._u.copy_(F.normalize(torch.mv(weight_mat, self._v), dim=0, eps=self.eps))
             self._v.copy_(F.normalize(torch.mv(weight_mat.H, self._u), dim=0, eps=self.eps))
@@ -78,7 +79,6 @@ class _SpectralNorm(parametrizations._SpectralNorm):
     paper="Miyato, Kataoka, Koyama & Yoshida, Spectral Normalization for GANs, 2018, arXiv:1802.05957",
     reduces_over="weight",
     state=("_u", "_v"),
-    peers=("torch.nn.utils.parametrizations.spectral_norm",),
 )
 def spectral_norm(
     module: nn.Module,

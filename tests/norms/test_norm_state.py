@@ -1,6 +1,7 @@
 """State that training reads: right under activation checkpointing, after an overflow, at any scale of the loss."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -100,6 +101,25 @@ def test_a_forward_that_is_recomputed_over_another_batch_is_refused(norm):
     y = checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
     with pytest.raises(RuntimeError, match=rf"{type(layer).__name__}\(.*keep preserve_rng_state=True"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize(("norm", "around"), [("batch_renorm", False), ("power_norm", True), ("spectral_norm", True)])
+def test_a_compiled_forward_is_not_recomputed(norm, around):
+    if norm == "spectral_norm":
+        layer = normzoo.create(norm, nn.Conv2d(CHANNELS, CHANNELS, 1)).double()
+    else:
+        layer = settled(norm)
+    compiled = partial(torch.compile, backend="aot_eager")
+    model = nn.Sequential(layer, nn.Tanh())
+    if around:
+        run = compiled(lambda x: checkpoint(model, x, use_reentrant=False))
+    else:
+        run = partial(checkpoint, compiled(model), use_reentrant=False)
+    x = an_input(4).requires_grad_()
+    with pytest.raises(
+        RuntimeError, match=rf"({type(layer).__name__}|{norm}) has state .* leave this layer out of what"
+    ):
+        run(x).sum().backward()
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
