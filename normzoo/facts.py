@@ -62,6 +62,8 @@ class NormInfo:
     fused: bool = False
     """Whether one torch kernel does the work, or a composition of several."""
     includes_activation: bool = False
+    peers: tuple[str, ...] = ()
+    """The layers of torch, torchvision and timm whose checkpoints load, and then give the same output in evaluation."""
     owner: str = ""
     """The module, and for a plug-in the distribution, that registered it."""
 

@@ -76,6 +76,7 @@ def register(
     ranks: Sequence[int] = (2, 3, 4, 5),
     fused: bool = False,
     includes_activation: bool = False,
+    peers: Sequence[str] = (),
     kind: Kind = "layer",
 ) -> Callable[[Build], Build]:
     """Register the decorated class, or function, as the norm called `name`.
@@ -120,6 +121,7 @@ def register(
             ranks=tuple(ranks),
             fused=fused,
             includes_activation=includes_activation,
+            peers=tuple(peers),
             owner=f"{plugins.loading} ({module})" if plugins.loading else module,
         )
         with _table_lock:

@@ -1,6 +1,7 @@
 """Running mean and variance: three rules, one equation."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,3 +121,9 @@ def snapshot(*values: Tensor) -> tuple[Tensor, ...]:
     function of a buffer). A stack is not computed again but saved.
     """
     return torch.stack(values).unbind()
+
+
+def count_from_zero(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load a state without the number of batches, of before torch 0.4.1 or of timm, as one of none, as torch does."""
+    if isinstance(layer.num_batches_tracked, Tensor):
+        state_dict.setdefault(f"{prefix}num_batches_tracked", torch.zeros_like(layer.num_batches_tracked))

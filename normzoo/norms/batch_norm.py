@@ -15,6 +15,7 @@ from normzoo.norms._standardize import per_channel, standardize
 from normzoo.registry import register
 
 PAPER = "Ioffe & Szegedy, Batch Normalization, 2015, arXiv:1502.03167"
+PEERS = ("torch.nn.BatchNorm1d", "torch.nn.BatchNorm2d", "torch.nn.BatchNorm3d", "torch.nn.SyncBatchNorm")
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as group_norm"
 
 
@@ -81,6 +82,7 @@ class BatchNormBase(_NormBase):
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
     fused=True,
+    peers=PEERS,
 )
 class BatchNorm(BatchNormBase, nn.BatchNorm2d):
     """Normalize each channel over the batch and the positions; with running statistics in evaluation.
@@ -116,6 +118,7 @@ class BatchNorm(BatchNormBase, nn.BatchNorm2d):
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
+    peers=PEERS,
 )
 class BatchNormScratch(BatchNorm):
     """Batch normalization as its paper writes it: Algorithm 1 in training, Algorithm 2 in evaluation.

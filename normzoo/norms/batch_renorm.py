@@ -7,7 +7,7 @@ from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import invalid
 from normzoo.norms._running import commit, newest_weight, snapshot
 from normzoo.norms._standardize import per_channel, standardize
-from normzoo.norms.batch_norm import BatchNormBase
+from normzoo.norms.batch_norm import PEERS, BatchNormBase
 from normzoo.registry import register
 
 
@@ -20,6 +20,7 @@ from normzoo.registry import register
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
+    peers=PEERS,
 )
 class BatchRenorm(BatchNormBase):
     """Batch normalization whose training output is corrected towards what evaluation would give.

@@ -12,7 +12,7 @@ from normzoo.norms._refuse import describe, invalid
 from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
-from normzoo.norms.batch_norm import BatchNormBase
+from normzoo.norms.batch_norm import PEERS, BatchNormBase
 from normzoo.registry import register
 
 # Nodes of the autograd graph between a weight and its use, and activations, which work on each channel by itself.
@@ -83,6 +83,7 @@ def _leaf(node: Any) -> Tensor | None:
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
+    peers=PEERS,
 )
 class CrossIterationBatchNorm(BatchNormBase):
     """Batch normalization over the last k batches, whose statistics follow the weights θ before it by a Taylor term.

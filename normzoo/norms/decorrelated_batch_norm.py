@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from normzoo.norms._inverse_root import inverse_root
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import NormValueError, check_count, check_input
-from normzoo.norms._running import move_running
+from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.group_norm import divisors, number_of_groups
 from normzoo.registry import register
@@ -99,6 +99,7 @@ class DecorrelatedBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.empty(num_features, device=device, dtype=dtype))
         self.register_buffer("running_whitening", torch.empty(self.num_groups, d, d, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
+        self.register_load_state_dict_pre_hook(count_from_zero)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from normzoo.norms._condition import check_labels, per_sample
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms._running import newest_weight
-from normzoo.norms.batch_norm import MEND, BatchNormBase
+from normzoo.norms._running import count_from_zero, newest_weight
+from normzoo.norms.batch_norm import MEND, PEERS, BatchNormBase
 from normzoo.registry import register
 
 STATE = ("running_mean", "running_var", "num_batches_tracked")
@@ -26,6 +26,7 @@ STATE = ("running_mean", "running_var", "num_batches_tracked")
     state=STATE,
     minimum_count=2,
     fused=True,
+    peers=PEERS,
 )
 class LocalBatchNorm(BatchNormBase):
     """Normalize as batch norm does, with weights and statistics that stay at home when a federated model is averaged.
@@ -123,6 +124,7 @@ class DomainSpecificBatchNorm(nn.Module):
         for name in ("running_mean", "running_var"):
             self.register_buffer(name, torch.empty(num_domains, num_features, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.zeros(num_domains, device=device, dtype=torch.long))
+        self.register_load_state_dict_pre_hook(count_from_zero)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:

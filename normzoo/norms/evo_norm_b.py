@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from normzoo.norms._quotient import Excess, Moments, Quotient
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import move_running
+from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.evo_norm_s import OUTCOME, PAPER
 from normzoo.registry import register
@@ -43,6 +43,7 @@ class _EvoNormB(nn.Module):
         self.register_parameter("v", None)
         self.register_buffer("running_var", torch.ones(num_features, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
+        self.register_load_state_dict_pre_hook(count_from_zero)
 
     def reset_running_stats(self) -> None:
         self.running_var.fill_(1)
@@ -98,6 +99,7 @@ class _EvoNormB(nn.Module):
     state=STATE,
     minimum_count=2,
     includes_activation=True,
+    peers=("timm.layers.EvoNorm2dB0",),
 )
 class EvoNormB0(_EvoNormB):
     """Divide by the channel's standard deviation over the batch, or by v x plus that of the sample's map, if larger.
@@ -152,6 +154,7 @@ class EvoNormB0(_EvoNormB):
     state=STATE,
     minimum_count=2,
     includes_activation=True,
+    peers=("timm.layers.EvoNorm2dB1",),
 )
 class EvoNormB1(_EvoNormB):
     """Divide by the channel's standard deviation over the batch, or by x + 1 times the map's root mean square.
@@ -190,6 +193,7 @@ class EvoNormB1(_EvoNormB):
     state=STATE,
     minimum_count=2,
     includes_activation=True,
+    peers=("timm.layers.EvoNorm2dB2",),
 )
 class EvoNormB2(_EvoNormB):
     """Divide by the channel's standard deviation over the batch, or by the map's root mean square less x, if larger.

@@ -74,6 +74,7 @@ class _EvoNormS(nn.Module):
     reduces_over="C/G, *",
     minimum_count=2,
     includes_activation=True,
+    peers=("timm.layers.EvoNorm2dS0",),
 )
 class EvoNormS0(_EvoNormS):
     """Gate the input by the sigmoid of itself times a learned v, and divide by the standard deviation of its group.
@@ -124,6 +125,7 @@ class EvoNormS0(_EvoNormS):
     reduces_over="C/G, *",
     minimum_count=2,
     includes_activation=True,
+    peers=("timm.layers.EvoNorm2dS1",),
 )
 class EvoNormS1(_EvoNormS):
     """Gate the input by its sigmoid, and divide by the standard deviation of its group: S0 with v = 1.
@@ -158,6 +160,7 @@ class EvoNormS1(_EvoNormS):
     reduces_over="C/G, *",
     minimum_count=2,
     includes_activation=True,
+    peers=("timm.layers.EvoNorm2dS2",),
 )
 class EvoNormS2(_EvoNormS):
     """Gate the input by its sigmoid, and divide by the root mean square of its group: S1 without the mean.

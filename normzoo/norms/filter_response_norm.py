@@ -81,6 +81,7 @@ class _FilterResponse(torch.autograd.Function):
     minimum_count=2,
     ranks=(3, 4, 5),
     includes_activation=True,
+    peers=("timm.layers.FilterResponseNormTlu2d",),
 )
 class FilterResponseNorm(nn.Module):
     """Divide each channel of each sample by its root mean square, and cut the result off at a learned threshold.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norms._refuse import check_input
+from normzoo.norms.batch_norm import PEERS
 from normzoo.registry import register
 
 
@@ -17,6 +18,7 @@ from normzoo.registry import register
     paper="He et al., Deep Residual Learning, 2015, arXiv:1512.03385; as a layer Wu et al., Detectron2, 2019",
     reduces_over="-",
     fused=True,
+    peers=("torchvision.ops.FrozenBatchNorm2d", *PEERS),
 )
 class FrozenBatchNorm(nn.Module):
     """Scale and shift each channel by the fixed statistics and fixed affine of a batch norm trained before.

@@ -12,7 +12,7 @@ from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
-from normzoo.norms.batch_norm import BatchNormBase
+from normzoo.norms.batch_norm import PEERS, BatchNormBase
 from normzoo.registry import register
 
 MEND = "use a larger group_size, a batch without a single sample left over, or a larger map"
@@ -28,6 +28,7 @@ MEND = "use a larger group_size, a batch without a single sample left over, or a
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
     fused=True,
+    peers=PEERS,
 )
 class GhostBatchNorm(BatchNormBase):
     """Normalize each channel over groups of `group_size` samples and the positions: what N/g devices with local BN do.

@@ -85,6 +85,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
     reduces_over="C/G, *",
     minimum_count=2,
     fused=True,
+    peers=("torch.nn.GroupNorm", "timm.layers.GroupNorm"),
 )
 class GroupNorm(nn.GroupNorm):
     """Normalize each sample over groups of neighbouring channels and the positions.
@@ -141,7 +142,14 @@ class GroupNorm(nn.GroupNorm):
         return f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, affine={self.affine}"
 
 
-@register("group_norm_scratch", batch_dependent=False, paper=PAPER, reduces_over="C/G, *", minimum_count=2)
+@register(
+    "group_norm_scratch",
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C/G, *",
+    minimum_count=2,
+    peers=("torch.nn.GroupNorm", "timm.layers.GroupNorm"),
+)
 class GroupNormScratch(GroupNorm):
     """Group normalization from the equation: split the channels, standardize each group, scale each channel.
 

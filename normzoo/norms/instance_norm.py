@@ -30,6 +30,7 @@ MEND = "use a larger map, or a norm that averages over channels too, such as lay
     minimum_count=2,
     ranks=(3, 4, 5),
     fused=True,
+    peers=("torch.nn.InstanceNorm1d", "torch.nn.InstanceNorm2d", "torch.nn.InstanceNorm3d"),
 )
 class InstanceNorm(nn.InstanceNorm2d):
     """Normalize each channel of each sample over its positions.
@@ -114,6 +115,7 @@ class InstanceNorm(nn.InstanceNorm2d):
     reduces_over="*",
     minimum_count=2,
     ranks=(3, 4, 5),
+    peers=("torch.nn.InstanceNorm1d", "torch.nn.InstanceNorm2d", "torch.nn.InstanceNorm3d"),
 )
 class InstanceNormScratch(InstanceNorm):
     """Instance normalization from the equation: standardize each channel of each sample, scale each channel.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import move_running
+from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import centre, per_channel
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
@@ -83,6 +83,7 @@ class L1BatchNorm(nn.Module):
             self.register_buffer(name, buffer if track_running_stats else None)
         count = torch.empty((), device=device, dtype=torch.long)
         self.register_buffer("num_batches_tracked", count if track_running_stats else None)
+        self.register_load_state_dict_pre_hook(count_from_zero)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:

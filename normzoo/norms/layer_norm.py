@@ -23,6 +23,7 @@ PAPER = "Ba, Kiros & Hinton, Layer Normalization, 2016, arXiv:1607.06450"
     reduces_over="C, *",
     minimum_count=2,
     fused=True,
+    peers=("torch.nn.GroupNorm", "timm.layers.GroupNorm1"),
 )
 class LayerNorm(nn.GroupNorm):
     """Normalize each sample over all its channels and positions.
@@ -74,7 +75,14 @@ class LayerNorm(nn.GroupNorm):
         return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
 
 
-@register("layer_norm_scratch", batch_dependent=False, paper=PAPER, reduces_over="C, *", minimum_count=2)
+@register(
+    "layer_norm_scratch",
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C, *",
+    minimum_count=2,
+    peers=("torch.nn.GroupNorm", "timm.layers.GroupNorm1"),
+)
 class LayerNormScratch(LayerNorm):
     """Layer normalization from the equation: standardize each sample, scale each channel.
 
@@ -118,6 +126,7 @@ class LayerNormScratch(LayerNorm):
     reduces_over="C",
     minimum_count=2,
     fused=True,
+    peers=("torch.nn.LayerNorm", "timm.layers.LayerNorm", "timm.layers.LayerNorm2d"),
 )
 class LayerNormChannel(nn.LayerNorm):
     """Normalize the channels at each position of each sample.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import move_running
+from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import centre, per_channel
 from normzoo.registry import register
 
@@ -72,6 +72,7 @@ class MeanOnlyBatchNorm(nn.Module):
         self.register_buffer("running_mean", mean if track_running_stats else None)
         count = torch.empty((), device=device, dtype=torch.long)
         self.register_buffer("num_batches_tracked", count if track_running_stats else None)
+        self.register_load_state_dict_pre_hook(count_from_zero)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:

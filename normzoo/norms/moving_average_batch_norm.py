@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
-from normzoo.norms._running import commit, gradient_scale, snapshot
+from normzoo.norms._running import commit, count_from_zero, gradient_scale, snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
@@ -148,6 +148,7 @@ class MovingAverageBatchNorm(nn.Module):
         for name in ("window_moment", "window_product"):
             self.register_buffer(name, torch.empty(window, num_features, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.empty((), device=device, dtype=torch.long))
+        self.register_load_state_dict_pre_hook(count_from_zero)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -117,6 +117,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     paper="Woo et al., ConvNeXt V2, 2023, arXiv:2301.00808",
     reduces_over="*, then C",
     ranks=(3, 4, 5),
+    peers=("timm.layers.grn.GlobalResponseNorm",),
 )
 class GlobalResponseNorm(nn.Module):
     """Amplify each channel of a sample by the length of its map, against the mean length over channels.

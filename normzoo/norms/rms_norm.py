@@ -72,6 +72,7 @@ class _RootMeanSquare(torch.autograd.Function):
     paper="Zhang & Sennrich, Root Mean Square Layer Normalization, 2019, arXiv:1910.07467",
     reduces_over="C",
     minimum_count=2,
+    peers=("torch.nn.RMSNorm", "timm.layers.RmsNorm", "timm.layers.RmsNorm2d"),
 )
 class RMSNorm(nn.RMSNorm):
     """Divide the channels at each position of each sample by their root mean square: layer norm without the mean.

@@ -27,6 +27,7 @@ MEND = "use a larger batch, fewer splits or a larger map"
         for name in ("running_mean", "running_var", "num_batches_tracked")
     ),
     minimum_count=2,
+    peers=("timm.layers.SplitBatchNorm2d",),
 )
 class SplitBatchNorm(BatchNormBase):
     """Normalize each of k parts of the batch by a batch norm of its own; evaluate with that of the first part.

@@ -10,7 +10,7 @@ from torch import Tensor
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
-from normzoo.norms.batch_norm import BatchNorm
+from normzoo.norms.batch_norm import PEERS, BatchNorm
 from normzoo.registry import register
 
 MEND = "use a larger batch on some process, or a norm that does not depend on the batch, such as group_norm"
@@ -25,6 +25,7 @@ MEND = "use a larger batch on some process, or a norm that does not depend on th
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
+    peers=PEERS,
 )
 class SyncBatchNorm(BatchNorm):
     """Normalize each channel over the batches of all processes and the positions, on any device and backend.

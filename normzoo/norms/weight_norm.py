@@ -27,6 +27,7 @@ class _WeightNorm(parametrizations._WeightNorm):
     batch_dependent=False,
     paper="Salimans & Kingma, Weight Normalization, 2016, arXiv:1602.07868",
     reduces_over="fan-in",
+    peers=("torch.nn.utils.parametrizations.weight_norm",),
 )
 def weight_norm(module: nn.Module, *, tensor_name: str = "weight", dim: int | None = 0) -> nn.Module:
     """Learn length and direction of a layer's weights apart.
@@ -79,6 +80,7 @@ class _SpectralNorm(parametrizations._SpectralNorm):
     paper="Miyato, Kataoka, Koyama & Yoshida, Spectral Normalization for GANs, 2018, arXiv:1802.05957",
     reduces_over="weight",
     state=("_u", "_v"),
+    peers=("torch.nn.utils.parametrizations.spectral_norm",),
 )
 def spectral_norm(
     module: nn.Module,
