@@ -6,13 +6,15 @@ writes the file, the judgment reads it, and neither knows of the other.
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from normzoo.errors import UserError
+from normzoo.escape import bounded, displayable
 from normzoo.results import FILE_NAME as RECORD
 from normzoo.results import write_atomic
 
@@ -75,24 +77,26 @@ def read_claims(folder: str | os.PathLike[str]) -> list[ClaimCells]:
     """
     file = Path(folder) / FILE_NAME
     try:
-        content = json.loads(file.read_bytes())
-        return [
-            ClaimCells(
-                name,
-                entry["statement"],
-                entry["source"],
-                tuple(entry["cells"]),
-                entry["grids"],
-                entry.get("command", ""),
-            )
-            for name, entry in content.items()
-        ]
+        content = displayable(json.loads(file.read_bytes()))
+        return [_claim_cells(name, entry) for name, entry in content.items()]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is corrupt ({error!r}); remove it and run the claims again.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        said = bounded(repr(error), 300)
+        raise UserError(f"{file} is corrupt ({said}); remove it and run the claims again.") from error
+
+
+def _claim_cells(name: str, entry: Mapping[str, Any]) -> ClaimCells:
+    cells, command = tuple(entry["cells"]), entry.get("command", "")
+    texts = (entry["statement"], entry["source"], entry["grids"], command, *cells)
+    if not all(isinstance(text, str) for text in texts) or any(Path(cell).name != cell for cell in cells):
+        raise ValueError(f"the entry {name}")
+    words = shlex.split(command)
+    # It is shown to be typed again, and so it is a command of ours, quoted, and no other.
+    ours = words[:1] == ["normzoo"] and words[1:2] in (["claims"], ["train"])
+    return ClaimCells(name, entry["statement"], entry["source"], cells, entry["grids"], shlex.join(words) * ours)
 
 
 def of_claims_alone(folder: str | os.PathLike[str]) -> bool:

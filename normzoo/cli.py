@@ -13,6 +13,7 @@ from typing import Any
 from normzoo import __version__, bench, catalogue, claims
 from normzoo._interrupt import handle_again
 from normzoo.errors import UserError, exit_with
+from normzoo.escape import printable
 from normzoo.output import to_any_reader
 from normzoo.registry import list_norms
 from normzoo.training.command import call_hydra
@@ -63,7 +64,7 @@ def _main(arguments: list[str]) -> None:
             otherwise += (
                 "; what had finished is kept, and told hydra.sweep.dir=<its folder> the sweep goes on from there"
             )
-        sys.stderr.write(f"{str(interrupt) or otherwise}\n")
+        sys.stderr.write(printable(f"{str(interrupt) or otherwise}\n"))
         sys.exit(130)
 
 

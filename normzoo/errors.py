@@ -3,6 +3,8 @@
 import sys
 from typing import NoReturn
 
+from normzoo.escape import printable
+
 
 class UserError(Exception):
     """Something the user asked for cannot be, and the message says how to mend it.
@@ -17,5 +19,5 @@ class UserError(Exception):
 
 def exit_with(error: UserError) -> NoReturn:
     """Print the error on a line of its own and end the process with code 2."""
-    sys.stderr.write(f"error: {error.at_command_line or error}\n")
+    sys.stderr.write(printable(f"error: {error.at_command_line or error}\n"))
     sys.exit(2)

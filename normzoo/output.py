@@ -1,10 +1,21 @@
 """What a command prints into a pipe whose reader has gone, as `head` goes when it has its lines."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO, cast
+
+from normzoo.escape import printable
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
+
+
+logging.getLogger("normzoo").addFilter(_make_printable)  # names and messages from anywhere are in what is logged
 
 
 class Output:
@@ -19,7 +30,11 @@ class Output:
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            try:
+                return self._stream.write(text)
+            except UnicodeEncodeError:  # a terminal of few characters
+                encoding = self._stream.encoding
+                return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except BrokenPipeError:
             return self._end(len(text))
 

@@ -9,6 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from normzoo.again import command_of, go_on
 from normzoo.errors import UserError, exit_with
+from normzoo.escape import printable
+from normzoo.output import to_any_reader
 from normzoo.report import report
 from normzoo.report.claims import judge_claims
 
@@ -32,8 +34,11 @@ class ReportCallback(Callback):
         Args:
             goes_on: Whether the sweep was interrupted, and its launcher says how it goes on.
         """
-        if OmegaConf.select(config, "sweep.dry_run"):
-            return
+        if not OmegaConf.select(config, "sweep.dry_run"):
+            with to_any_reader():  # also in another program than ours
+                self._report(config, goes_on)
+
+    def _report(self, config: DictConfig, goes_on: bool) -> None:
         folder = config.hydra.sweep.dir
         try:
             made = None if self.claims_only else report(folder)
@@ -41,12 +46,15 @@ class ReportCallback(Callback):
         except UserError as error:
             exit_with(error)
         except Exception:
-            traceback.print_exc()  # Hydra would make a warning of it, and a success of the sweep
+            sys.stderr.write(
+                printable(traceback.format_exc())
+            )  # Hydra would make a warning of it, and a success of the sweep
             sys.exit(1)
         parts = [part for part in (made, judged) if part is not None]
         print("\n\n".join(part.text for part in parts))
         cells = (made.failed if made else 0) + (sum(one.failed for one in judged.judged) if judged else 0)
         if cells and not goes_on:
-            print(f"\nthis command runs again what failed:\n  {go_on(folder, command_of(config), retry='failed')}")
+            again = go_on(folder, command_of(config), retry="failed")
+            print(printable(f"\nthis command runs again what failed:\n  {again}"))
         if any(part.failed for part in parts):
             sys.exit(1)

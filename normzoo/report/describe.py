@@ -24,7 +24,7 @@ def number(count: int, noun: str) -> str:
 def seeds(rows: Iterable[Row]) -> str:
     """The seeds, a run of them as a range, without what cells were refused for that is none."""
     found = sorted({row.seed for row in rows if row.flat.get("seed", row.seed) == row.seed})
-    if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
+    if len(found) > 2 and found[-1] - found[0] + 1 == len(found):
         text = f"{found[0]}–{found[-1]}"
     else:
         text = ", ".join(map(str, found[:8])) + (" …" if len(found) > 8 else "")
@@ -104,7 +104,7 @@ def time(rows: Iterable[Row]) -> str:
         seconds = row.time("wall_s") or 0.0
         total += seconds
         start = _instant(row.result.time.get("started"))
-        if start is None:
+        if start is None or start.year + seconds / 3e7 > 9000:
             continue
         end = start + timedelta(seconds=seconds)
         first, last = min(first or start, start), max(last or end, end)
@@ -131,8 +131,7 @@ def listing(items: Iterable[str], most: int = 4) -> str:
 
 def _instant(text: Any) -> datetime | None:
     try:
-        instant = datetime.fromisoformat(str(text))
-    except ValueError:
+        # Records with and without a time zone have to compare; local time is what a bare stamp means.
+        return datetime.fromisoformat(str(text)).astimezone()
+    except (ValueError, OverflowError):  # no time, or one before the first year
         return None
-    # Records with and without a time zone have to compare; local time is what a bare stamp means.
-    return instant.astimezone()

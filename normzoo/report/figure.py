@@ -43,6 +43,7 @@ LOOKS: Any = {
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
     "svg.hashsalt": "normzoo",
+    "text.parse_math": False,  # a dollar in a name is a dollar
 }
 # Inches: a text-wide figure of two columns, or one panel of a column and a half.
 _WIDTH, _ONE_WIDTH, _HEAD, _ROW, _GAP, _MARGIN = 7.2, 4.6, 0.3, 2.25, 0.62, (0.54, 0.12)

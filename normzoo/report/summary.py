@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from normzoo.escape import bounded, code, markdown
 from normzoo.report import describe
 from normzoo.report.arms import (
     Line,
@@ -63,7 +64,7 @@ def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[st
     parts.append(_not_run(table, root, "refused", "Refused combinations", "Refused before training: they cannot be."))
     parts += [_not_run(table, root, *entry) for entry in _LOST]
     if unreadable:
-        listed = "\n".join(f"- {message}" for message in unreadable[:_MOST_ENTRIES])
+        listed = "\n".join(f"- {markdown(bounded(message, 500))}" for message in unreadable[:_MOST_ENTRIES])
         parts.append(f"## Files left out\n\n{listed}\n{_more(len(unreadable))}")
     return "\n".join(part for part in parts if part)
 
@@ -81,9 +82,11 @@ def _what_was_run(table: Table, unreadable: Sequence[str], unfinished: int) -> s
     ]
     if pools := pooled_text(table):
         entries.append(("Pooled", f"cells of one line differ in {pools}"))
+    entries = [(name, markdown(text)) for name, text in entries]
     found = best(table)
     if found is not None:
-        entries.append(("Best", f"`{found[0]}`: {show(found[1])} % (n = {found[1].n}){found[2] and f'; {found[2]}'}"))
+        note = found[2] and f"; {markdown(found[2])}"
+        entries.append(("Best", f"{code(found[0])}: {show(found[1])} % (n = {found[1].n}){note}"))
     if unfinished:
         entries.append(("Without a record", f"{describe.number(unfinished, 'cell')} begun and not finished"))
     if table.repeated:
@@ -96,17 +99,17 @@ def _what_was_run(table: Table, unreadable: Sequence[str], unfinished: int) -> s
 
 
 def _checks(checks: Sequence[Check]) -> str:
-    body = [[check.claim, f"**{check.verdict}**", check.figures] for check in checks]
+    body = [[markdown(check.claim), f"**{check.verdict}**", markdown(check.figures)] for check in checks]
     head = markdown_table(["Claim", "Verdict", "Figures (error in %, mean ± std over seeds)"], body)
     return f"## Checks\n\n{head.replace('---:', '---')}"
 
 
 def _by_what_varied(table: Table) -> list[str]:
     grid, n = grid_of(table), describe.usual_seeds(table.rows)
-    head, body = grid_table(grid, n, code="`")
+    head, body = grid_table(grid, n, markdown, code)
     names = [axis.name for axis in (*grid.lines, *([grid.across] if grid.across else []))]
     parts = [
-        f"## Validation error by {' and '.join(names)}\n",
+        f"## Validation error by {markdown(' and '.join(names))}\n",
         _spread(n),
         markdown_table(head, body),
     ]
@@ -116,7 +119,7 @@ def _by_what_varied(table: Table) -> list[str]:
             if point.rows[0].norm in table.batch_norms and point.stat is not None:
                 label = ", ".join(filter(None, (grid.label(key), grid.across.label(x) if grid.across else "")))
                 stats = [stat(point.rows, metric) for metric, _ in _THREE_ERRORS]
-                judged.append([f"`{label}`", *(show(s) if s else "–" for s in stats)])
+                judged.append([code(label), *(show(s) if s else "–" for s in stats)])
     if judged:
         parts.append("### By the statistics in evaluation, of norms that share them between samples\n")
         parts.append(markdown_table(["cells", *(name for _, name in _THREE_ERRORS)], judged[:_MOST_ENTRIES]))
@@ -128,18 +131,19 @@ def _setting(table: Table, setting: Setting) -> list[str]:
     rows = table.by_setting[setting]
     n = describe.usual_seeds(rows)
     parts = [
-        f"## {setting.title}\n",
+        f"## {markdown(setting.title)}\n",
         _spread(n),
     ]
     placement = table.main_placement(setting)
     lines = batch_lines(table, setting)
-    title = f"### Validation error by norm and batch size per device (running statistics, placement {placement})"
+    where = f"placement {markdown(placement)}"
+    title = f"### Validation error by norm and batch size per device (running statistics, {where})"
     parts.append(_section(title, "norm", lines, n, lambda line: f"{line.variant}{_devices(line)}"))
     parts.append(_three_errors(table, setting, n))
     arm = normalization_lines(table, setting)
     if arm:
         references = flat_references(table, setting, [line.step_batch for line in arm])
-        title = f"### Validation error by normalization batch (placement {placement})"
+        title = f"### Validation error by normalization batch ({where})"
         parts.append(
             _section(
                 title, "norm", arm, n, lambda line: f"{line.variant}, {line.step_batch} samples a step{_devices(line)}"
@@ -153,7 +157,9 @@ def _setting(table: Table, setting: Setting) -> list[str]:
         )
         beside = [f"{line.variant} {show(point.stat)}" for line in references for point in line.points if point.stat]
         if beside:
-            parts.append(f"Norms that share nothing between samples, at as many a step: {'; '.join(beside)}.\n")
+            parts.append(
+                f"Norms that share nothing between samples, at as many a step: {markdown('; '.join(beside))}.\n"
+            )
     return [*parts, _placements(table, setting, n)]
 
 
@@ -164,7 +170,7 @@ def _spread(n: int) -> str:
 def _section(title: str, corner: str, lines: Sequence[Line], n: int, name: Callable[[Line], str]) -> str:
     if not lines:
         return ""
-    head, body = line_grid(lines, [f"`{name(line)}`" for line in lines], n)
+    head, body = line_grid(lines, [code(name(line)) for line in lines], n)
     return f"{title}\n\n{markdown_table([corner, *head], body)}"
 
 
@@ -184,7 +190,8 @@ def _three_errors(table: Table, setting: Setting, n: int) -> str:
         )
         head = markdown_table([axis, *(str(point.x) for point in line.points)], body)
         parts.append(
-            f"### Validation error of `{line.variant}`{_devices(line)} by the statistics it is evaluated with\n\n{head}"
+            f"### Validation error of {code(line.variant)}{_devices(line)} by the statistics it is evaluated with\n\n"
+            f"{head}"
         )
     return "\n".join(parts)
 
@@ -195,7 +202,7 @@ def _placements(table: Table, setting: Setting, n: int) -> str:
         return ""
     shared = lines[0].norm in table.batch_norms
     axis = "normalization batch" if shared else "batch size"
-    title = f"### Validation error of `{lines[0].variant}` by placement and {axis}"
+    title = f"### Validation error of {code(lines[0].variant)} by placement and {axis}"
 
     def name(line: Line) -> str:
         return line.placement + (f", {line.step_batch} samples a step" if line.step_batch else "") + _devices(line)
@@ -218,16 +225,16 @@ def _not_run(table: Table, root: Path, status: str, title: str, lead: str) -> st
     entries = []
     for cause in found[:_MOST_ENTRIES]:
         rows = cause.rows
-        variants = describe.listing((f"`{variant}`" for variant in dict.fromkeys(row.variant for row in rows)), 12)
-        placements = describe.listing(dict.fromkeys(row.placement for row in rows), 6)
-        where = describe.listing(dict.fromkeys(row.setting.title for row in rows))
+        variants = describe.listing((code(variant) for variant in dict.fromkeys(row.variant for row in rows)), 12)
+        placements = markdown(describe.listing(dict.fromkeys(row.placement for row in rows), 6))
+        where = markdown(describe.listing(dict.fromkeys(row.setting.title for row in rows)))
         sizes = ", ".join(map(str, sorted({row.batch for row in rows if row.batch is not None}))) or "?"
         cells = f"{describe.seeds(rows)}, {describe.number(len(rows), 'cell')}"
         example = f"for {rows[0].variant}: " if len({row.variant for row in rows}) > 1 else ""
-        more = f"; read on in `{_from(root, cause.read_on)}`" if cause.read_on else ""
+        more = f"; read on in {code(str(_from(root, cause.read_on)))}" if cause.read_on else ""
         entries.append(
             f"- {variants}, placement {placements}, {where}, batch {sizes}, {cells}: "
-            f"{example}{short(cause.said, 500)}{more}"
+            f"{markdown(example + short(cause.said, 500))}{more}"
         )
     return f"## {title}\n\n{lead}\n\n" + "\n".join(entries) + f"\n{_more(len(found))}"
 

@@ -7,8 +7,10 @@ It is found from the records: whatever entry of the configs takes several values
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from normzoo.escape import bounded, displayable, printable
 from normzoo.report.rows import Row, Table
 from normzoo.report.settings import Setting, derived_entries, describe
 from normzoo.results import CellResult, decisive
@@ -81,12 +83,21 @@ def _once(results: Iterable[CellResult]) -> tuple[list[CellResult], int]:
     """One record a cell: a finished one rather than another, the later one of equals."""
     best: dict[str, CellResult] = {}
     total = 0
-    for result in results:
+    for result in map(displayed, results):
         total += 1
         other = best.get(result.cell)
         if other is None or _preference(result) >= _preference(other):
             best[result.cell] = result
     return list(best.values()), total - len(best)
+
+
+def displayed(result: CellResult) -> CellResult:
+    """The record with texts and numbers that every table, page and figure can take."""
+    texts = {name: displayable(getattr(result, name)) for name in ("cell", "config", "device", "versions")}
+    metrics = {displayable(name): value for name, value in result.metrics.items()}
+    reason = bounded(printable(result.reason)) if result.reason else result.reason
+    started = displayable(result.time.get("started"))
+    return replace(result, **texts, metrics=metrics, reason=reason, time={**result.time, "started": started})
 
 
 def _preference(result: CellResult) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from normzoo.escape import printable
 from normzoo.report import describe
 from normzoo.report.arms import batch_lines, beside, normalization_lines
 from normzoo.report.checks import Check, show
@@ -73,4 +74,4 @@ def terminal_text(table: str, lost: str, checks: Sequence[Check], paths: Sequenc
         textwrap.fill(f"{check.verdict}: {check.claim} [{check.figures}]", max(width, 40), subsequent_indent="  ")
         for check in checks
     ]
-    return "\n\n".join(filter(None, [table, lost, "\n".join(verdicts), "\n".join(map(str, paths))]))
+    return printable("\n\n".join(filter(None, [table, lost, "\n".join(verdicts), "\n".join(map(str, paths))])))

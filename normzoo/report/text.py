@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from normzoo.escape import csv_cell, printable
 from normzoo.report.arms import Line, Point
 from normzoo.report.checks import show
 from normzoo.report.rows import Row, Table
@@ -41,11 +42,12 @@ def rows_csv(table: Table, root: str) -> str:
     metrics = [*_METRICS, *(name for name in found if name not in fixed)]
     extra = [key for key in table.differing if key not in _SHOWN]
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *metrics, *_LAST, *(f"config.{key}" if key in fixed else key for key in extra)])
+    rows: list[list[object]] = [
+        [*_COLUMNS, *metrics, *_LAST, *(f"config.{key}" if key in fixed else key for key in extra)]
+    ]
     for row in table.rows:
         values = row.result.metrics
-        writer.writerow(
+        rows.append(
             [
                 *_facts(row),
                 *("" if values.get(name) is None else values[name] for name in metrics),
@@ -54,10 +56,11 @@ def rows_csv(table: Table, root: str) -> str:
                 row.time("ms_per_step"),
                 *_optimizer(row),
                 row.result.cell,
-                _relative(row, root),
+                printable(_relative(row, root), keep=""),
                 *(row.flat.get(key) for key in extra),
             ]
         )
+    csv.writer(stream, lineterminator="\n").writerows([map(csv_cell, row) for row in rows])
     return stream.getvalue()
 
 
@@ -102,16 +105,22 @@ def line_grid(lines: Sequence[Line], heads: Sequence[str], usual_n: int) -> tupl
     return [str(x) for x in columns], body
 
 
-def grid_table(grid: Grid, usual_n: int, code: str = "") -> tuple[list[str], list[list[str]]]:
-    """Errors by whatever was varied, as head and body of a table; `code` goes around the names of lines."""
-    corner = ", ".join(axis.name for axis in grid.lines)
+def grid_table(
+    grid: Grid, usual_n: int, words: Callable[[str], str] = str, code: Callable[[str], str] = str
+) -> tuple[list[str], list[list[str]]]:
+    """Errors by whatever was varied, as head and body of a table.
+
+    Args:
+        words: How names of what was varied and its values are written.
+        code: How names of lines are.
+    """
+    corner = words(", ".join(axis.name for axis in grid.lines))
     xs = grid.xs
-    heads = ["error"] if grid.across is None else [said(x) for x in xs]
+    heads = ["error"] if grid.across is None else [words(said(x)) for x in xs]
     body = [
-        [f"{code}{grid.label(key)}{code}", *(cell_text(points.get(x), usual_n) for x in xs)]
-        for key, points in grid.points.items()
+        [code(grid.label(key)), *(cell_text(points.get(x), usual_n) for x in xs)] for key, points in grid.points.items()
     ]
-    return [corner if grid.across is None else f"{corner} \\ {grid.across.name}", *heads], body
+    return [corner if grid.across is None else f"{corner} \\ {words(grid.across.name)}", *heads], body
 
 
 def cell_text(point: Point | None, usual_n: int) -> str:

@@ -27,7 +27,8 @@ def put_title(axes: Axes, text: str, *, left: float = 0.0, pad: float = 6.0) -> 
             return
     title.set_fontsize(_SMALL)
     title.set_linespacing(1.1)
-    characters = len(text)
+    text = text[:400]  # of which two lines have fewer
+    characters = len(text) // 2
     while characters > 1 and title.get_window_extent().width > room:
         characters -= 1
         title.set_text("\n".join(textwrap.wrap(text, characters, max_lines=2, placeholder=" …")))

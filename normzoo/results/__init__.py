@@ -6,9 +6,9 @@ standard library is used, so that a record can be read where nothing else of the
 """
 
 from normzoo.results.identity import cell_id, decisive
-from normzoo.results.read import NO_RECORD, read_result, read_results, stamp
+from normzoo.results.read import NO_RECORD, NewerSchemaError, read_result, read_results, stamp
 from normzoo.results.record import FILE_NAME, FINISHED, SCHEMA, STATUSES, CellResult
-from normzoo.results.write import write_atomic, write_result
+from normzoo.results.write import check_no_newer, write_atomic, write_result
 
 __all__ = [
     "FILE_NAME",
@@ -17,7 +17,9 @@ __all__ = [
     "SCHEMA",
     "STATUSES",
     "CellResult",
+    "NewerSchemaError",
     "cell_id",
+    "check_no_newer",
     "decisive",
     "read_result",
     "read_results",

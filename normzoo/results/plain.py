@@ -6,15 +6,20 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
+from normzoo.escape import LARGEST
+
 _LEAVES = frozenset({str, bool, int, type(None)})  # exactly these, most of what there is, are plain already
 
 
 def plain(value: Any, where: str, *, missing: str) -> Any:
-    """Turn `value` into strict JSON data; a number that is not finite becomes null, or its name as text."""
+    """Turn `value` into strict JSON data; a number that is not finite becomes null, or its name as text.
+
+    So does one whose square is not: nothing can be worked out from it.
+    """
     if value is None or isinstance(value, (str, bool, int)):
         return value.name if isinstance(value, Enum) else value
     if isinstance(value, float):
-        if math.isfinite(value):
+        if math.isfinite(value) and (missing == "text" or abs(value) <= LARGEST):
             return float(value)
         return str(float(value)) if missing == "text" else None
     if isinstance(value, Mapping):

@@ -1,14 +1,22 @@
 """Reading records back: one bad file is named and never hides the others."""
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from reprlib import repr as short
 
 from normzoo.errors import UserError
+from normzoo.escape import bounded
 from normzoo.results.record import FILE_NAME, KINDS, SCHEMA, CellResult, fault
 
 NO_RECORD = "none"
+
+
+class NewerSchemaError(UserError):
+    """A record that a later version of normzoo has written, which this one neither reads nor replaces."""
 
 
 def read_result(path: str | os.PathLike[str]) -> CellResult:
@@ -55,17 +63,26 @@ def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[s
 
 def _read(file: str) -> CellResult:
     try:
-        with open(file, "rb", buffering=0) as stream:
+        # Not to wait for what comes through a pipe, nor to read a device.
+        with open(file, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
             record = _DECODER.decode(stream.read().decode())
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is corrupt ({error}); remove it and run its cell again.") from error
+        raise UserError(f"{file} is corrupt ({bounded(str(error), 300)}); remove it and run its cell again.") from error
     if not isinstance(record, dict) or "schema" not in record or "cell" not in record:
         raise UserError(f"{file} is not a normzoo result (it has no `schema` and `cell`); it was left out.")
-    if record["schema"] != SCHEMA:
+    schema = record["schema"]
+    if type(schema) is int and schema > SCHEMA:
+        raise NewerSchemaError(
+            f"{file} has schema {short(schema)} and this normzoo reads schema {SCHEMA}: it is kept. Read it with the "
+            "version that wrote it, or choose another folder."
+        )
+    if schema != SCHEMA:
         raise UserError(
-            f"{file} has schema {record['schema']!r} and this normzoo reads schema {SCHEMA}; "
+            f"{file} has schema {short(schema)} and this normzoo reads schema {SCHEMA}; "
             "read it with the version that wrote it, or run its cell again."
         )
     wrong = fault(record)

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
+
+from normzoo.escape import LARGEST
 
 SCHEMA = 1
 FILE_NAME = "result.json"
@@ -60,25 +63,48 @@ KINDS: dict[str, Any] = {
 
 # What JSON makes of these, told apart faster than what a value is an instance of.
 _EXACT = {name: frozenset(kind) if isinstance(kind, tuple) else frozenset({kind}) for name, kind in KINDS.items()}
-_NUMBERS = frozenset({int, float, type(None)})
+_DEEPEST = 50  # levels of lists and mappings within each other
 
 
 def fault(record: dict[str, Any]) -> str | None:
     """What a record lacks or holds that it may not; None for a good one."""
     for name, kind in KINDS.items():
-        if type(record.get(name)) in _EXACT[name] or (name not in record and name not in _REQUIRED):
-            continue
         value = record.get(name)
+        exact = type(value) in _EXACT[name]
+        if name not in record and name not in _REQUIRED:
+            continue
         # bool is an int to Python, and no count of ours is one.
-        if not isinstance(value, kind) or isinstance(value, bool):
-            return f"`{name}` is {value!r:.60}"
+        if not exact and (not isinstance(value, kind) or isinstance(value, bool)):
+            return f"`{name}` is {short(value)}"
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return f"`{name}` is {short(value)}, out of range"
     if record["status"] not in STATUSES:
-        return f"status {record['status']!r:.60} is none of {', '.join(STATUSES)}"
-    for name in ("metrics", "values_per_statistic"):
-        values = record.get(name, {})
-        for key, value in values.items() if not _NUMBERS.issuperset(map(type, values.values())) else ():
-            if not isinstance(value, (int, float, type(None))):
-                return f"`{name}.{key}` is {value!r:.60}, not a number"
+        return f"status {short(record['status'])} is none of {', '.join(STATUSES)}"
     if not all(isinstance(point, dict) for point in record.get("curve", ())):
         return "`curve` holds something that is not a point"
+    for name in ("metrics", "values_per_statistic"):
+        if wrong := _no_number(name, record.get(name, {})):
+            return wrong
+    for i, point in enumerate(record.get("curve", ())):
+        if wrong := _no_number(f"curve[{i}]", point):
+            return wrong
+    for name in ("config", "time", "device", "versions"):
+        if _is_deep(record.get(name), _DEEPEST):
+            return f"`{name}` has more than {_DEEPEST} levels"
     return None
+
+
+def _no_number(where: str, values: dict[str, Any]) -> str | None:
+    for key, value in values.items():
+        if not isinstance(value, (int, float, type(None))):
+            return f"`{where}.{key:.60}` is {short(value)}, not a number"
+        if value is not None and not -LARGEST <= value <= LARGEST:
+            return f"`{where}.{key:.60}` is {short(value)}, out of range"
+    return None
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    if type(value) not in (dict, list):
+        return False
+    within = value.values() if type(value) is dict else value
+    return not levels or any(_is_deep(entry, levels - 1) for entry in within if type(entry) in (dict, list))

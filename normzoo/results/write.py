@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from normzoo.errors import UserError
+from normzoo.escape import bounded
 from normzoo.results.plain import plain
+from normzoo.results.read import NewerSchemaError, read_result
 from normzoo.results.record import FILE_NAME, SCHEMA, CellResult, fault
 
 
@@ -17,10 +19,26 @@ def write_result(folder: str | os.PathLike[str], result: CellResult) -> Path:
     """Write `result` as `result.json` into `folder` (made if absent): the whole file appears, or nothing changes.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or has a record that a later version wrote.
         TypeError: the record holds something that is not plain data.
     """
+    check_no_newer(folder)
     return write_atomic(Path(folder) / FILE_NAME, record_text(result))
+
+
+def check_no_newer(folder: str | os.PathLike[str]) -> None:
+    """See that no record of a later version would be replaced.
+
+    Raises:
+        NewerSchemaError: There is one.
+    """
+    try:
+        if os.path.lexists(Path(folder) / FILE_NAME):
+            read_result(folder)
+    except NewerSchemaError:
+        raise
+    except UserError:
+        pass
 
 
 def record_text(result: CellResult) -> str:
@@ -34,6 +52,8 @@ def record_text(result: CellResult) -> str:
         if entry.name == "folder":
             continue
         value = getattr(result, entry.name)
+        if entry.name == "reason" and value:
+            value = bounded(value)  # error.txt has more of it
         record[entry.name] = plain(value, entry.name, missing="text" if entry.name == "config" else "null")
     wrong = fault(record)
     if wrong:
@@ -48,7 +68,8 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
         UserError: the folder cannot be made or written.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    # Of a name that is not UTF-8 the bytes are written as \\udcff, which JSON reads back.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     # Named after its writer, so that two processes writing the same cell never share a half-written file.
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:

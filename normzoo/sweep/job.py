@@ -4,6 +4,7 @@ import faulthandler
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,9 +71,12 @@ def run(orders: Orders) -> None:
     log = os.open(orders.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # whatever a model prints
     forget_server()
     enter(orders.limits, orders.lifeline.descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is somebody's kill -INT
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of a worker which watches for it is no handler of the job's
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         offer_to_oom_killer()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from normzoo.escape import printable
 from normzoo.sweep.standing import Standing
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Progress(Standing):
         self._end(index, outcome, error, failed, "by another sweep")
 
     def _end(self, index: int, outcome: str, error: float | None, failed: bool, how: str) -> None:
+        outcome = printable(outcome, keep="")
         self.done.add(index)
         self._cells_of[self.norms[index]][0] += 1
         self._take(self.labels[index], self.norms[index], error)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from normzoo.escape import printable
+
 
 @dataclass(frozen=True)
 class Best:
@@ -33,8 +35,8 @@ class Standing:
     def __init__(
         self, labels: Sequence[str], costs: Sequence[float], n_jobs: int, norms: Sequence[str] | None = None
     ) -> None:
-        self.labels, self.costs, self.n_jobs = labels, costs, n_jobs
-        self.norms = norms or [""] * len(labels)
+        self.labels, self.costs, self.n_jobs = [printable(label, keep="") for label in labels], costs, n_jobs
+        self.norms = [printable(norm, keep="") for norm in norms] if norms else [""] * len(labels)
         self.started = time.monotonic()
         self.running: dict[int, float] = {}
         self.so_far: dict[int, str] = {}

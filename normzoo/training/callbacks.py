@@ -44,6 +44,7 @@ class RankCheck(Callback):
         self.config = config
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._sigterm = signal.getsignal(signal.SIGTERM)  # Lightning has not yet set its own
         actual, asked = world_size_here(), world_size(self.config)
         if actual != asked:
             nodes = self.config["trainer"]["num_nodes"]
@@ -53,8 +54,10 @@ class RankCheck(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if under_torchrun() and threading.current_thread() is threading.main_thread():
-            # Lightning's own handler would wait for the other ranks, which may be gone or stuck.
+        ends = under_torchrun() or self._sigterm is signal.SIG_DFL
+        if ends and threading.current_thread() is threading.main_thread():
+            # Lightning's own handler would wait for the other ranks, which may be gone or stuck, and ends the process
+            # as if all were well.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if trainer.global_rank > 0:
             seed = mix(self.config["seed"], trainer.global_rank)

@@ -16,8 +16,9 @@ import lightning
 import torch
 
 from normzoo.errors import UserError
+from normzoo.escape import bounded
 from normzoo.recording import write_recording
-from normzoo.results import CellResult, cell_id, read_result, stamp, write_atomic, write_result
+from normzoo.results import CellResult, cell_id, check_no_newer, read_result, stamp, write_atomic, write_result
 from normzoo.sweep.options import sweep_options
 from normzoo.training.build import Config, Parts, build_data, build_study
 from normzoo.training.callbacks import curve_so_far
@@ -61,6 +62,7 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
             or `killed`, with the traceback of the process that is to blame in `error.txt`.
     """
     write_probe(folder)
+    check_no_newer(folder)
     config = complete(config)
     record = describe(config)
     before = stamp(folder)
@@ -78,7 +80,7 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
     except Exception as error:
         if _is_to_write(error, folder, before):
             trace = error.trace or f"{error}\n" if isinstance(error, RankError) else traceback.format_exc()
-            write_atomic(folder / ERROR, trace)
+            write_atomic(folder / ERROR, bounded(trace, 2**18))
             curve = curve_so_far(folder)
             write_result(folder, CellResult(**record, status=_status(error), reason=reason(error), curve=curve))
         raise
@@ -107,7 +109,9 @@ def describe(config: Config) -> dict[str, Any]:
     return {
         "cell": cell_id(config),
         "config": dict(config),
-        "seed": config["seed"] if type(config["seed"]) is int else 0,  # another is refused; `config` has it
+        "seed": config["seed"]
+        if type(config["seed"]) is int and abs(config["seed"]) < 2**63
+        else 0,  # another is refused; `config` has it
         "time": {"started": datetime.now(UTC).isoformat(timespec="seconds")},
         "device": {
             # A GPU's own name is asked for once the cell trains: asking starts CUDA in this process.

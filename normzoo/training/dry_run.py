@@ -4,9 +4,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from normzoo.errors import UserError
+from normzoo.escape import printable
 from normzoo.results import FILE_NAME, CellResult, decisive, read_result, read_results
 from normzoo.sweep.standing import clock
 from normzoo.sweep.wrapped import counted, wrapped
@@ -37,7 +38,9 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
         if cell.state is State.FAILED_BEFORE and cell.record is not None:
             state += f": {cell.record.status}"
         time = seconds.get(cell.folder.name)
-        rows.append((cell.label, state, clock(time) if time is not None else "?" if cell.runs else ""))
+        rows.append(
+            (printable(cell.label, keep=""), state, clock(time) if time is not None else "?" if cell.runs else "")
+        )
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [
         wrapped(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip(), hang=widths[0] + 2) for row in rows
@@ -53,8 +56,8 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
         if len(known) < len(seconds):
             total += f", and that of {counted(len(seconds) - len(known))} unlike any that has run"
         total += f", by other sweeps in {beside}" if unlike else ""
-    return "\n".join(
-        [*lines, "", wrapped(plan.line(n_jobs, folder)), wrapped(f"{total}; a dry run, nothing was trained")]
+    return printable(
+        "\n".join([*lines, "", wrapped(plan.line(n_jobs, folder)), wrapped(f"{total}; a dry run, nothing was trained")])
     )
 
 
@@ -118,10 +121,11 @@ class Expected:
         for record in records:
             if not _is_a_cell(record.config):
                 continue
-            accumulated = record.config["trainer"].get("accumulate_grad_batches", 1)
-            batches, wall = (record.metrics.get("steps") or 0) * accumulated, record.time.get("wall_s")
-            if record.status != "ok" or wall is None:
+            accumulated, wall = record.config["trainer"].get("accumulate_grad_batches", 1), record.time.get("wall_s")
+            # Another program's records may hold anything.
+            if record.status != "ok" or not _is_amount(wall) or not _is_amount(accumulated):
                 continue
+            batches = (record.metrics.get("steps") or 0) * accumulated
             for sums, likeness in zip(self._sums, self.likenesses, strict=True):
                 key = repr(likeness(record.config))
                 seconds, cost = sums.get(key, (0.0, 0.0))
@@ -135,6 +139,10 @@ class Expected:
             if cost:
                 return seconds / cost * (1.0 if likeness is _but_the_seed else cell.cost)
         return None
+
+
+def _is_amount(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and 0 <= value < 3e13
 
 
 def _is_a_cell(config: Mapping[str, Any]) -> bool:

@@ -1,7 +1,10 @@
 """What became of a cell, also of one whose process did not live to say so."""
 
+import contextlib
+import os
 import signal
 import textwrap
+from pathlib import Path
 
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.keeper import Ending
@@ -12,6 +15,7 @@ from normzoo.training.cell import describe
 from normzoo.training.plan import Cell
 from normzoo.training.ranks import CRASHES
 
+MOST_LOGGED = 2**24  # bytes of a log that are kept
 AGAIN = "sweep.retry=failed runs it again"
 NEVER_BEGUN = "its worker never began it"
 
@@ -38,9 +42,22 @@ def settle(cell: Cell, ending: Ending) -> CellResult:
         # One of its processes was ended, and the cell cannot have known by whom.
         result.status, result.reason = "oom", f"{_kernel()} ({result.reason})"
         write_result(cell.folder, result)
+    _shorten(cell.folder / "cell.log")
     if result.status == "ok":
         tidy(cell.folder)
     return result
+
+
+def _shorten(log: Path) -> None:
+    """Leave the beginning and the end of a log that has grown out of hand."""
+    with contextlib.suppress(OSError):
+        if (size := log.stat().st_size) > MOST_LOGGED:
+            with open(log, "r+b") as file:
+                file.seek(-MOST_LOGGED // 2, os.SEEK_END)
+                end = file.read()
+                file.seek(MOST_LOGGED // 2)
+                file.write(f"\n... {size - MOST_LOGGED:,} bytes left out ...\n".encode() + end)
+                file.truncate()
 
 
 def cause(ending: Ending, options: SweepOptions, cell: Cell) -> tuple[str, str]:

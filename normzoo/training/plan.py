@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from normzoo.again import anew, command_of
 from normzoo.claim_cells import gather, write_claims
 from normzoo.errors import UserError
-from normzoo.results import FILE_NAME, FINISHED, NO_RECORD, CellResult, cell_id, read_result, stamp
+from normzoo.results import FILE_NAME, FINISHED, NO_RECORD, CellResult, NewerSchemaError, cell_id, read_result, stamp
 from normzoo.sweep.claim import FILE_NAME as CLAIM
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.options import SweepOptions, sweep_options
@@ -208,6 +208,9 @@ def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
         cell.record = read_result(cell.folder) if cell.stamp != NO_RECORD else None
         if cell.record is not None and cell.record.cell != cell.folder.name:
             raise UserError(f"{cell.folder / FILE_NAME} is the record of another cell, {cell.record.cell}")
+    except NewerSchemaError as error:
+        refuse(cell, str(error))
+        return
     except UserError as error:
         log.info("%s", wrapped(f"run again: {cell.label}: {error}"))
         cell.record = None

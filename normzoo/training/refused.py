@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from normzoo.errors import UserError
-from normzoo.results import FINISHED, CellResult, write_result
+from normzoo.results import FINISHED, CellResult, NewerSchemaError, write_result
 from normzoo.sweep.wrapped import wrapped
 from normzoo.training.cell import describe
 
@@ -59,7 +60,8 @@ def _is_recorded(cell: "Cell") -> bool:
 
 
 def _record(cell: "Cell") -> None:
-    write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
+    with suppress(NewerSchemaError):  # which may be why it is refused
+        write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
 
 
 def _reasons(cells: "Sequence[Cell]") -> dict[str, list[str]]:

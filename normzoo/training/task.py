@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from normzoo.again import go_on_alone
 from normzoo.errors import UserError, exit_with
+from normzoo.escape import printable
 from normzoo.misspelt import config_error
 from normzoo.sweep.grids import size
 from normzoo.sweep.wrapped import counted
@@ -54,7 +55,7 @@ def train(config: DictConfig) -> float:
     if result is None:
         return math.nan  # the first process of torchrun has it
     if hydra.mode == RunMode.RUN:
-        print(f"{result.status}: {folder / 'result.json'}")
+        print(printable(f"{result.status}: {folder / 'result.json'}"))
     error_rate = result.metrics.get("val_error_running")
     return math.inf if error_rate is None or result.status != "ok" else error_rate
 

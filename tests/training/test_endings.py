@@ -60,6 +60,7 @@ eaten: list[bytearray] = []
 Exits = second_epoch(lambda: os._exit(3))
 Killed = second_epoch(lambda: os.kill(os.getpid(), signal.SIGKILL))
 Interrupted = second_epoch(lambda: os.kill(os.getpid(), signal.SIGINT))
+Terminated = second_epoch(lambda: os.kill(os.getpid(), signal.SIGTERM))
 Crashes = second_epoch(crash)
 OutOfMemory = second_epoch(too_much)
 TorchOutOfMemory = second_epoch(too_much_for_torch)
@@ -127,10 +128,13 @@ def only(folder: Path) -> CellResult:
     return result
 
 
-def test_a_cell_interrupted_from_elsewhere_was_killed(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    _, out, err = cli("train", "-m", *tiny, "model._target_=test_endings.Interrupted", "seed=0", "hydra.sweep.dir=s")
+@pytest.mark.parametrize(("model", "name"), [("Interrupted", "SIGINT"), ("Terminated", "SIGTERM")])
+def test_a_cell_interrupted_from_elsewhere_was_killed(
+    model: str, name: str, cli: Cli, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    _, out, err = cli("train", "-m", *tiny, f"model._target_=test_endings.{model}", "seed=0", "hydra.sweep.dir=s")
     result = only(tmp_path / "s")
-    assert (result.status, "(SIGINT)" in (result.reason or "")) == ("killed", True), out + err
+    assert (result.status, f"({name})" in (result.reason or "")) == ("killed", True), out + err
 
 
 def test_an_interrupted_cell_alone_says_whether_and_how_it_goes_on(

@@ -6,6 +6,7 @@ here, and judges the cells that `claims.json` of the sweep's folder lists for th
 
 import os
 import pkgutil
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from pathlib import Path
 
 from normzoo.claim_cells import ClaimCells, read_claims
 from normzoo.errors import UserError
+from normzoo.escape import printable
 from normzoo.report.claims import _figure, _page
 from normzoo.report.claims._finding import Check, Finding
+from normzoo.report.table import displayed
 from normzoo.results import CellResult, read_result, write_atomic
 
 __all__ = ["Check", "ClaimsReport", "Finding", "Judged", "judge_claims", "known_claims"]
@@ -94,7 +97,7 @@ def _records(root: Path, claim: ClaimCells) -> tuple[list[CellResult], list[str]
     for cell in claim.cells:
         if (root / cell / "result.json").exists():
             try:
-                records.append(read_result(root / cell))
+                records.append(displayed(read_result(root / cell)))
             except UserError as error:
                 unreadable.append(str(error))
     return records, unreadable
@@ -130,5 +133,5 @@ def _write_figure(root: Path, claim: ClaimCells, records: list[CellResult], draw
 
 
 def _fault(what: str, error: Exception) -> str:
-    traceback.print_exception(error)
+    sys.stderr.write(printable("".join(traceback.format_exception(error))))
     return f"{what} failed: {type(error).__name__}: {error}"

@@ -31,9 +31,10 @@ def drawn(
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
+        from matplotlib.text import Text
     except ImportError as error:
         raise UserError("a claim's figure needs matplotlib: pip install 'normzoo[sweep]'") from error
-    with matplotlib.rc_context(LOOKS):
+    with matplotlib.rc_context({**LOOKS, "text.parse_math": True}):  # of ticks, as powers of ten
         # Figure and canvas directly, not through pyplot: no window, no state shared with the caller's own figures.
         figure = Figure(figsize=SIZE, layout="constrained")
         FigureCanvasAgg(figure)
@@ -46,6 +47,9 @@ def drawn(
             foot = (0.06 + 0.125 * len(lines)) / height
             layout.set(rect=(0, foot, 1, 1 - foot))
             figure.text(0.01, 0.04 / height, "\n".join(lines), fontsize=6.4, color="#555555", va="bottom")
+        for text in figure.findobj(Text):
+            if isinstance(text, Text) and "\\mathdefault" not in text.get_text():
+                text.set_parse_math(False)
         return saved(figure, "png", dpi=200), saved(figure, "svg", metadata={"Date": None})
 
 

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from normzoo.escape import bounded, code, markdown, printable
 from normzoo.report import describe
 from normzoo.report.claims._finding import UNTOLD, Check
 from normzoo.report.table import build_table
@@ -33,9 +35,9 @@ def page(judged: Sequence["Judged"], root: Path) -> str:
     head = ["Claim", "Source", "Measured", "Verdict", "Figure"]
     rows = [
         [
-            f"[{one.claim.name}](#{one.claim.name}): {one.claim.statement}",
-            one.claim.source,
-            one.finding.measured if one.finding else "–",
+            f"[{markdown(one.claim.name)}](#{quote(one.claim.name)}): {markdown(one.claim.statement)}",
+            markdown(one.claim.source),
+            markdown(one.finding.measured) if one.finding else "–",
             f"**{one.verdict}**{_incomplete(one)}{_narrow(one)}",
             f"[png]({_relative(one.figure, root)})" if one.figure else "–",
         ]
@@ -47,14 +49,15 @@ def page(judged: Sequence["Judged"], root: Path) -> str:
 
 def _section(one: "Judged", root: Path) -> str:
     parts = [
-        f"## {one.claim.name}\n",
-        f"{one.claim.statement} ({one.claim.source})\n",
-        f"**{one.verdict[0].upper()}{one.verdict[1:]}**{_incomplete(one)}{_narrow(one)}. Again by `{_command(one)}`\n",
+        f"## {markdown(one.claim.name)}\n",
+        f"{markdown(one.claim.statement)} ({markdown(one.claim.source)})\n",
+        f"**{one.verdict[0].upper()}{one.verdict[1:]}**{_incomplete(one)}{_narrow(one)}. "
+        f"Again by {code(_command(one))}\n",
     ]
     if one.error:
-        parts.append(f"Failed: {one.error}\n")
+        parts.append(f"Failed: {markdown(bounded(one.error))}\n")
     if one.finding:
-        body = [[check.text, _mark(check), check.measured] for check in one.finding.checks]
+        body = [[markdown(check.text), _mark(check), markdown(check.measured)] for check in one.finding.checks]
         parts.append(markdown_table(["Check", "Holds", "Measured"], body).replace("---:", "---"))
     missing = len(one.claim.cells) - len(one.records)
     if missing:
@@ -63,7 +66,7 @@ def _section(one: "Judged", root: Path) -> str:
         table = build_table(one.records)
         parts.append(f"{describe.counts(table)}; {describe.seeds(table.rows)}; {describe.time(table.rows)}.\n")
     if one.figure:
-        parts.append(f"![{one.claim.name}: {one.claim.statement}]({_relative(one.figure, root)})\n")
+        parts.append(f"![{markdown(f'{one.claim.name}: {one.claim.statement}')}]({_relative(one.figure, root)})\n")
     return "\n".join(parts)
 
 
@@ -88,12 +91,12 @@ def _run(judged: Sequence["Judged"]) -> str:
     verdicts = Counter(one.verdict for one in judged)
     entries = [
         ("Claims", ", ".join(f"{verdict} {count}" for verdict, count in sorted(verdicts.items()))),
-        ("Command", ", ".join(dict.fromkeys(f"`{one.claim.command}`" for one in judged if one.claim.command))),
+        ("Command", ", ".join(dict.fromkeys(code(one.claim.command) for one in judged if one.claim.command))),
         ("Grids", f"{grids} (`--quick` runs fewer cells than the full grids)"),
         ("Cells", describe.counts(table)),
         ("Seeds", describe.seeds(table.rows)),
-        ("Hardware", describe.hardware(table.rows)),
-        ("Versions", describe.versions(table.rows)),
+        ("Hardware", markdown(describe.hardware(table.rows))),
+        ("Versions", markdown(describe.versions(table.rows))),
         ("Time", describe.time(table.rows)),
     ]
     return "\n".join(f"- {name}: {text}" for name, text in entries if text) + "\n"
@@ -113,7 +116,7 @@ def terminal(judged: Sequence["Judged"], page: Path, width: int | None) -> str:
                 lines.append(textwrap.fill(no, width, initial_indent="  ", subsequent_indent="    "))
         if one.error:
             lines.append(textwrap.fill(f"failed: {one.error}", width, initial_indent="  ", subsequent_indent="    "))
-    return "\n".join([*lines, "", str(page)])
+    return printable("\n".join([*lines, "", str(page)]))
 
 
 def _incomplete(one: "Judged") -> str:
@@ -135,4 +138,4 @@ def _narrow(one: "Judged") -> str:
 
 
 def _relative(figure: Path, root: Path) -> str:
-    return figure.relative_to(root).as_posix()
+    return quote(figure.relative_to(root).as_posix())
