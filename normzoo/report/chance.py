@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from normzoo.report.settings import said
 from normzoo.results import CellResult
 
 # Of data sets whose records do not say it.
@@ -51,4 +52,4 @@ def at_edge(rate: float | None, tried: Iterable[float]) -> str:
     rates = set(tried)
     if rate is None or len(rates) < 2 or min(rates) < rate < max(rates):
         return ""
-    return f"the best learning rate, {rate:g}, stands at the edge of those tried"
+    return f"the best learning rate, {said(rate)}, stands at the edge of those tried"

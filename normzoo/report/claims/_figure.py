@@ -68,14 +68,14 @@ def ran(records: Sequence[CellResult]) -> str:
 
 
 def _end_at_all(figure: "Figure") -> None:
-    """No error or accuracy is above 100 %, whatever the bars and bands around it are."""
+    """No error or accuracy is below 0 or above 100 %, whatever the bars and bands around it are."""
     for axes in figure.axes:
         for label, limits, limit in (
             (axes.get_xlabel(), axes.get_xlim(), axes.set_xlim),
             (axes.get_ylabel(), axes.get_ylim(), axes.set_ylim),
         ):
             if "(%)" in label and ("error" in label.lower() or "accuracy" in label.lower()):
-                limit(min(limits[0], 100.0), min(limits[1], 100.0))
+                limit(max(limits[0], 0.0), min(limits[1], 100.0))
 
 
 def _spread(figure: "Figure") -> str:
