@@ -57,7 +57,8 @@ def standardize_instances(
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     x_hat, mean_in, var_in, _ = standardize(wide - offset, range(2, x.dim()), layer.eps)
     if not layer.training and layer.running_mean is not None and layer.running_var is not None:
-        mean, var = per_channel(layer.running_mean, x) - offset, per_channel(layer.running_var, x)
+        mean = per_channel(layer.running_mean, x) - offset
+        var = per_channel(layer.running_var, x).to(wide.dtype)
         return x_hat, (mean_in, var_in), (mean, var)
     samples = max(x.shape[0], 1)  # without samples the means are 0, not NaN, which would reach the gradients
     mean = mean_in.sum(0, keepdim=True) / samples

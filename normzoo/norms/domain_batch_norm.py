@@ -154,7 +154,7 @@ class DomainSpecificBatchNorm(nn.Module):
             check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
             centred, var = self._batch_statistics(wide, condition)
         else:
-            centred, var = wide - per_sample(self.running_mean[condition], x), self.running_var
+            centred, var = wide - per_sample(self.running_mean[condition], x), self.running_var.to(wide.dtype)
         scale = (var + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight

@@ -170,7 +170,8 @@ class MovingAverageBatchNorm(nn.Module):
             rchi, r, share, slot = self._statistics(x)
             y = _Scale.apply(x, rchi, share, slot, self.window_product, scale)
         else:
-            y, r = x, (self.running_moment + self.eps).rsqrt()
+            moment = self.running_moment.to(torch.promote_types(x.dtype, torch.float32))
+            y, r = x, (moment + self.eps).rsqrt()
         # weight · r is one factor for each channel, so that z is all that is saved.
         y = y * per_channel(self.weight * r if self.affine else r, x)
         if self.affine:

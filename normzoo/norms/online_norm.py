@@ -205,16 +205,16 @@ class OnlineNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
+        wide = torch.promote_types(x.dtype, torch.float32)
         if self.training:
             scale = gradient_scale(self, x)
             mean, rstd = self._statistics(x)
             y = _Normalize.apply(x, mean, rstd, self.error_y, self.error_1, self.backward_momentum, scale)
         else:
-            rstd = (self.running_var + self.eps).rsqrt()
-            y = (x - per_channel(self.running_mean, x)) * per_channel(rstd, x)
+            rstd = (self.running_var.to(wide) + self.eps).rsqrt()
+            y = (x.to(wide) - per_channel(self.running_mean, x)) * per_channel(rstd, x)
         weight = bias = None
         if self.affine:
-            wide = torch.promote_types(x.dtype, torch.float32)
             weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
         y = y.to(x.dtype)
         return (_ScaleLayer.apply(y, weight, bias, self.eps)[0] if self.layer_scaling else _affine(y, weight, bias)).to(

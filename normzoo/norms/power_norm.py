@@ -157,7 +157,8 @@ class PowerNorm(nn.Module):
             rpsi, own = self._statistics(x)
             y = _Scale.apply(x, rpsi, own, self.running_product, self.momentum, scale)
         else:
-            y = x * per_channel((self.running_power + self.eps).rsqrt(), x)
+            power = self.running_power.to(torch.promote_types(x.dtype, torch.float32))
+            y = x * per_channel((power + self.eps).rsqrt(), x)
         if self.affine:
             y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
         return y.to(x.dtype)

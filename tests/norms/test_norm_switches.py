@@ -117,3 +117,17 @@ def test_statistics_in_half_precision_stay_finite(norm, dtype, momentum):
         for key, value in layer.state_dict().items():
             assert value.isfinite().all(), f"{key} of {type(layer).__name__}"
     assert layer.running_var.max() > 1e4, "too little to overflow"
+
+
+@pytest.mark.parametrize("norm", [n for n in having("eps") if normzoo.info(n).state and n != "spectral_norm"])
+def test_evaluation_in_half_precision_has_a_small_eps(norm):
+    """float16 cannot write 1e-8, and a channel of variance 0 would be divided by 0."""
+    layer = build(norm, eps=1e-8).half().eval()
+    for key, buffer in layer.named_buffers():
+        if key in ("running_var", "running_std", "running_power", "running_moment"):
+            buffer.zero_()
+    x, *condition = given(layer)
+    x = (x * 1e-5).half()
+    y = layer(x, *(c.half() if c.is_floating_point() else c for c in condition))
+    expected = layer.double()(x.double(), *condition)
+    torch.testing.assert_close(y.double(), expected, rtol=4e-3, atol=4e-3)
