@@ -206,8 +206,10 @@ class CrossIterationBatchNorm(BatchNormBase):
         """Keep the statistics of this batch and their derivatives, of the means of x and of (x − mean)²."""
         cotangents = (torch.full_like(x, 1 / self.values_per_statistic(x.shape)), (2 * centred).to(x.dtype))
         d_mean, d_var = (torch.autograd.grad(x, theta, each, retain_graph=True)[0] for each in cotangents)
-        self._past = [_Past(mean.detach(), var.detach(), d_mean, d_var, theta.detach().clone()), *self._past]
-        del self._past[self.window - 1 :]
+        # A batch that is not finite would spoil the next ones, too.
+        if torch.stack([each.isfinite().all() for each in (mean, var, d_mean, d_var)]).all():
+            self._past = [_Past(mean.detach(), var.detach(), d_mean, d_var, theta.detach().clone()), *self._past]
+            del self._past[self.window - 1 :]
 
     def _weight_before(self, x: Tensor) -> Tensor | None:
         theta = find_weight(x, self.num_features)

@@ -147,6 +147,14 @@ def test_a_batch_that_is_not_finite_leaves_no_trace(norm, bad):
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
+def test_a_batch_that_is_not_finite_stays_out_of_the_window():
+    convolution = nn.Conv2d(CHANNELS, CHANNELS, 1).double()
+    layer = normzoo.create("cross_iteration_batch_norm", CHANNELS).double()
+    for factor in (1.0, torch.inf, 1.0):
+        y = layer(convolution(an_input(4) * factor))
+        assert y.isfinite().all() == (factor == 1)
+
+
 @pytest.mark.parametrize("norm", OF_GRADIENTS)
 def test_a_gradient_scaler_changes_no_step(norm):
     plain = nn.Sequential(nn.Linear(CHANNELS, CHANNELS).double(), settled(norm))
