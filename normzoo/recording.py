@@ -2,12 +2,12 @@
 
 import io
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from normzoo.errors import UserError
+from normzoo.escape import bounded
 from normzoo.results import write_atomic
 
 FILE_NAME = "recording.npz"
@@ -41,5 +41,7 @@ def read_recording(folder: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is corrupt ({error}); remove its cell's folder and run the cell again.") from error
+    except Exception as error:  # zipfile, zlib and NumPy raise nearly anything at bytes they do not expect
+        raise UserError(
+            f"{file} is corrupt ({bounded(str(error), 300)}); remove its cell's folder and run the cell again."
+        ) from error

@@ -269,3 +269,16 @@ def test_an_identity_of_more_than_plain_data_is_refused() -> None:
 def test_an_identity_outlives_versions() -> None:
     # A change of this value means that no sweep on disk can be resumed: only ever on purpose.
     assert cell_id({"seed": 0, "norm": {"name": "batch_norm"}}) == "018d6e936637"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + bytes(50), b"\x93NUMPY", b"text"])
+def test_a_spoilt_recording_is_named(content: bytes, tmp_path: Path) -> None:
+    np = pytest.importorskip("numpy")
+    from normzoo.recording import FILE_NAME as RECORDING
+    from normzoo.recording import read_recording, write_recording
+
+    whole = write_recording(tmp_path, {"a": np.arange(1000)}).read_bytes()
+    for spoilt in (content, whole[:-30], whole[:80] + bytes(20) + whole[100:]):
+        (tmp_path / RECORDING).write_bytes(spoilt)
+        with pytest.raises(UserError, match=r"recording\.npz is corrupt"):
+            read_recording(tmp_path)

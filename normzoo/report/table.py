@@ -230,20 +230,20 @@ def _row(result: CellResult, flat: Mapping[str, Any], setting: Setting, variant:
         variant=variant,
         batch=_count(flat.get("batch_size_per_device")),
         # A cell that died has no record of it, and yet belongs at its place on the axis.
-        normalization_batch=result.normalization_batch or _count(flat.get(NORM_AXIS)),
+        normalization_batch=_count(result.normalization_batch) or _count(flat.get(NORM_AXIS)),
         placement=placement,
         model=str(flat.get("model.name", "?")),
         data=str(flat.get("data.name", "?")),
         image_size=flat.get("data.image_size"),
         devices=result.world_size if result.status == "ok" else _asked_devices(flat) or result.world_size,
         seed=result.seed,
-        values_min=min((n for n in values if n), default=None),
+        values_min=min((n for n in values if n and n > 0), default=None),
         setting=setting,
     )
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _asked_devices(flat: Mapping[str, Any]) -> int | None:

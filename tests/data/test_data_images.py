@@ -221,3 +221,17 @@ def test_extensions_are_torchvisions() -> None:
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     assert EXTENSIONS == IMG_EXTENSIONS
+
+
+def test_names_that_are_no_utf8_are_names_like_others(tmp_path: Path) -> None:
+    write_image_folder(tmp_path)
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    for split in ("train", "val"):
+        (tmp_path / split / "class_1").rename(tmp_path / split / name)
+        (tmp_path / split / name / "0.png").rename(tmp_path / split / name / f"{name}.png")
+    data = ImageFolder(root=tmp_path, batch_size=4, image_size=16, num_workers=0)
+    data.setup()
+    assert sum(len(y) for _, y in data.val_dataloader()) == 6
+    (tmp_path / "val" / name / f"{name}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be read"):
+        list(data.val_dataloader())

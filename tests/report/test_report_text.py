@@ -83,6 +83,7 @@ def reported(tmp_path: Path, cell: Maker) -> Callable[[list[str]], tuple[Path, s
     return make
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("first", [*range(5), "$x_{$ and $^$"])
 def test_any_text_is_reported_and_does_not_act(
     first: int | str, reported: Callable[[list[str]], tuple[Path, str]]
@@ -186,6 +187,7 @@ def check_reported(root: Path, names: list[str]) -> None:
     assert len(missing) == int(repeated[1] if repeated else 0)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("seed", range(6))
 def test_any_record_that_a_file_can_hold_is_reported_or_named(seed: int, tmp_path: Path, cell: Maker) -> None:
     rng = random.Random(seed)

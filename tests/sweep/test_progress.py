@@ -73,3 +73,12 @@ def test_the_best_error_of_a_norm_is_a_mean_over_seeds() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (89.6, "1:30"), (3599, "59:59"), (7265, "2:01:05")])
 def test_times_are_minutes_and_seconds(seconds: float, text: str) -> None:
     assert standing.clock(seconds) == text
+
+
+def test_no_label_and_no_outcome_acts_on_the_terminal() -> None:
+    stream = io.StringIO()
+    progress = Progress(["norm=\x1b[2J\udcff"], [1.0], 1, stream, ["\x1b[2J"])
+    progress.start(0)
+    progress.end(0, "error: \x1b]0;title\x07\nmore", failed=True)
+    assert stream.getvalue().startswith("cell 1/1  norm=\\x1b[2J\\xff  error: \\x1b]0;title\\x07\\nmore  ")
+    assert "\x1b" not in "".join([*progress.failures[0], *(best.norm for best in progress.best())])

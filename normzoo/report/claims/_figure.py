@@ -8,7 +8,7 @@ from normzoo.claim_cells import ClaimCells
 from normzoo.errors import UserError
 from normzoo.report import describe
 from normzoo.report.claims._cells import lost
-from normzoo.report.figure import LOOKS, saved
+from normzoo.report.figure import looks, saved
 from normzoo.report.table import build_table
 from normzoo.results import CellResult
 
@@ -27,14 +27,14 @@ def drawn(
         UserError: matplotlib is not installed.
     """
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
         from matplotlib.text import Text
     except ImportError as error:
         raise UserError("a claim's figure needs matplotlib: pip install 'normzoo[sweep]'") from error
-    with matplotlib.rc_context({**LOOKS, "text.parse_math": True}):  # of ticks, as powers of ten
+    with looks(**{"text.parse_math": True}):  # of ticks, as powers of ten
         # Figure and canvas directly, not through pyplot: no window, no state shared with the caller's own figures.
         figure = Figure(figsize=SIZE, layout="constrained")
         FigureCanvasAgg(figure)
