@@ -22,6 +22,7 @@ from normzoo.training.build import (
     norm_info,
     schedule,
 )
+from normzoo.training.follows import check_follows
 from normzoo.training.loggers import check_logger
 from normzoo.training.names import check_names, check_trainer
 from normzoo.training.passage import Passage, passage_of
@@ -120,6 +121,7 @@ def check_options(config: Config, data: Any, *, devices_here: bool = True) -> No
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=<value>")
     build_norm(config)
     build_placement(config)
+    check_follows(config, data)
     check_recipe(config)
 
 
