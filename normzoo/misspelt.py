@@ -77,7 +77,7 @@ def key_error(error: Exception) -> UserError:
     said = " ".join(str(error.__cause__ or error).split("\n    full_key", 1)[0].split())
     said = re.sub(r" See https://hydra\S+ for details", "", said)
     said = re.sub(r"^LexerNoViableAltException: .*", "Hydra cannot read it", said)
-    said = re.sub(r"^Error parsing override '.*' (?=missing|mismatched)", "", said)
+    said = re.sub(r" expecting \{.*\}", "", said)
     several = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ?(?:1\.|requires)", said)
     if several and re.search(r"\binterval\(", several[1]):
         return interval_error(several[1])
@@ -89,6 +89,7 @@ def key_error(error: Exception) -> UserError:
         return UserError(f"+{twice[1]}={twice[2]}: {twice[1]} is chosen already; write {twice[1]}={twice[2]}")
     if override is None or config is None:
         parsed = getattr(error, "override", None)  # what cannot even be read
+        said = said.removeprefix(f"Error parsing override '{parsed}' ")
         return UserError(f"{parsed}: {said}{_as_text(parsed)}" if parsed else said)
     line, key = override.input_line, override.key_or_group
     changes = not (override.is_add() or override.is_force_add())
@@ -260,7 +261,15 @@ def user_error(error: Exception) -> UserError | None:
         return missing_error(error.missing_cfg_file, error.options or [], str(error))
     if isinstance(error, (ConfigCompositionException, OverrideParseException, SearchPathException)):
         return config_error(error) or key_error(error)
-    return nameless_choice_error(error) or config_error(error)
+    return nameless_choice_error(error) or config_error(error) or _alone_error(error)
+
+
+def _alone_error(error: Exception) -> UserError | None:
+    """Of Hydra alone, before anything of ours has run; None otherwise."""
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    ours = {name for name in modules if name.startswith("normzoo.")} - {__name__, "normzoo.training.command"}
+    said = next(iter(str(error).split("\n")), "") or type(error).__name__
+    return None if ours - {"normzoo.cli"} or not any(name.startswith("hydra.") for name in modules) else UserError(said)
 
 
 def missing_error(missing: str, options: Sequence[str], said: str) -> UserError:
@@ -268,7 +277,6 @@ def missing_error(missing: str, options: Sequence[str], said: str) -> UserError:
     if "/" not in missing:
         return UserError(f"there is no config {missing} on Hydra's search path")
     asks = re.match("In '(.+?)'", said)
-    error = choice_error(missing, options)
-    return (
-        error if asks is None or "/" not in asks[1] else UserError(f"{asks[1]}.yaml asks for another config: {error}")
-    )
+    error = choice_error(missing, options or re.findall(r"^\t(\w+)$", said, flags=re.MULTILINE))
+    by_config = asks is not None and "/" in asks[1] and not asks[1].startswith("hydra/")
+    return UserError(f"{asks[1]}.yaml asks for another config: {error}") if asks and by_config else error

@@ -51,7 +51,10 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
     given = _Given(sweeper, parsed)
     listed: dict[tuple[str, ...], None] = {}
     left_out: dict[str, dict[str, list[str]]] = {}
-    for number, grid in enumerate(sweeper.grids or [{}], start=1):
+    grids = sweeper.grids or [{}]
+    if isinstance(grids, str) or not all(isinstance(grid, Mapping | DictConfig) for grid in grids):
+        raise UserError(f"hydra.sweeper.grids={grids} must be a list of mappings from an option to its values")
+    for number, grid in enumerate(grids, start=1):
         overrides = [*params]
         for key, value in grid.items():
             replaced_by = given.replaces(key, grid)

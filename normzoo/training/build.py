@@ -175,7 +175,15 @@ class Parts:
 
 def build_study(config: Config) -> Callable[..., Any] | None:
     """The function that a cell with a `study` calls instead of training: `(parts) -> (metrics, arrays)`."""
-    return _partial("study", config) if config.get("study") else None
+    if not config.get("study"):
+        return None
+    study = _partial("study", config)
+    try:
+        inspect.signature(study)
+    except ValueError as error:
+        takes = ", ".join(inspect.signature(study.func).parameters)  # type: ignore[attr-defined]
+        raise UserError(f"study={config['study'].get('name')} has an option that it does not take: {takes}") from error
+    return study
 
 
 def build_probes(config: Config) -> list[lightning.Callback]:
@@ -219,7 +227,8 @@ def _instantiate(group: str, config: Config, **arguments: Any) -> Any:
     try:
         return _partial(group, config)(**arguments)
     except TypeError as error:
-        raise UserError(f"{group}={config[group].get('name')}: {error}") from error
+        name = config[group].get("name")  # which no probe has
+        raise UserError(f"{group}={name}: {error}" if name else f"{group}: {error}") from error
 
 
 def _partial(group: str, config: Config) -> Callable[..., Any]:
@@ -228,4 +237,5 @@ def _partial(group: str, config: Config) -> Callable[..., Any]:
         # Called by us and not by Hydra, which would turn the arguments into configuration, and errors into its own.
         return instantiate(chosen, _partial_=True, _convert_="all")
     except InstantiationException as error:
-        raise UserError(f"{group}={config[group].get('name')}: {error.__cause__ or error}") from error
+        said = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{group}={config[group].get('name')}: {said}") from error

@@ -18,6 +18,7 @@ from normzoo.training.build import (
     build_norm,
     build_optimizer,
     build_placement,
+    build_probes,
     global_batch,
     norm_info,
     schedule,
@@ -91,6 +92,7 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Passa
     """
     check_options(config, data, devices_here=devices_here)
     check_trainer(config)
+    build_probes(config)
     check_optimizer(config)
     return check_shapes(config, data, lambda: build_model(config, data.image_shape, data.num_classes))
 

@@ -53,7 +53,7 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     Returns:
         For each cell its error in percent; infinity for one that was refused or failed.
     """
-    if launcher.n_jobs is not None and launcher.n_jobs < 1:
+    if launcher.n_jobs is not None and not (type(launcher.n_jobs) is int and launcher.n_jobs >= 1):
         raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs} must be 1 or more, or null for all cores")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended sweep ends its cells

@@ -152,7 +152,8 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
         )
     check_hydra(launcher.config)
     folder = Path(launcher.config.hydra.sweep.dir).absolute()
-    options = sweep_options({"sweep": OmegaConf.to_container(launcher.config.get("sweep", {}), resolve=True)})
+    block = launcher.config.get("sweep") or OmegaConf.create()
+    options = sweep_options({"sweep": OmegaConf.to_container(block, resolve=True)})
     search = searches(launcher.config)
     if search and options.dry_run:
         raise UserError("sweep.dry_run=true plans a grid; a search only finds its cells as it goes")

@@ -1,10 +1,15 @@
 """What a Ray cluster can lend to a cell: Ray itself lets a task that asks for more wait, for ever if no node joins."""
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from normzoo.errors import UserError
+
+CONNECT_S = 5.0
 
 
 def nodes(init: Mapping[Any, Any] | None) -> list[dict[str, float]]:
@@ -12,14 +17,37 @@ def nodes(init: Mapping[Any, Any] | None) -> list[dict[str, float]]:
 
     Args:
         init: The arguments of `ray.init`.
+
+    Raises:
+        UserError: If there is no cluster at the address.
     """
     import ray
 
     if not ray.is_initialized():
         # Before the launcher does, which would ask an existing cluster for a size of its memory and be refused.
         options: Any = OmegaConf.to_container(OmegaConf.create(dict(init or {})), resolve=True)
-        ray.init(**options)
+        address = options.get("address") or os.environ.get("RAY_ADDRESS")
+        try:
+            _check_answers(address)
+            ray.init(**options)
+        except (OSError, RuntimeError, ValueError) as error:  # as Ray tells of a cluster that is not there
+            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"hydra.launcher.ray.init.address={address or 'null'}: {said}; start one with `ray start --head`, "
+                "name the host:port of one that runs, or leave the address out for one of this machine"
+            ) from error
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _check_answers(address: str | None) -> None:
+    """Find out now whether anybody listens there: Ray itself tries for minutes.
+
+    Raises:
+        OSError: If nobody does.
+    """
+    host, colon, port = (address or "").rpartition("://")[2].partition("?")[0].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def may_grow(init: Mapping[Any, Any] | None) -> bool:

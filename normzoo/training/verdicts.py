@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.training.build import Config, build_data, build_model, build_norm, global_batch
+from normzoo.training.build import Config, build_data, build_model, build_norm, build_probes, build_study, global_batch
 from normzoo.training.check import RefusedError, check_optimizer, check_options, check_shapes, missing_options
 from normzoo.training.names import check_trainer
 from normzoo.training.numbers import check_numbers
@@ -47,7 +47,7 @@ class Verdicts:
         """Why the cell is refused, None if it is not, and the number of its training samples, 0 without any."""
         try:
             check_numbers(config)
-            if config.get("study"):
+            if build_study(config):
                 return None, 0  # it measures something of its own, and says itself what it cannot
             data = self._dataset(config)
         except UserError as error:
@@ -60,6 +60,8 @@ class Verdicts:
             _key("options", options, list(missing_options(config))),
             lambda: check_options(config, data, devices_here=self.devices_here),
         )
+        if refused is None:
+            refused = self._once(_key("probe", config.get("probe")), lambda: build_probes(config))
         if refused is None and self.devices_here:
             refused = self._once(_key("trainer", config["trainer"]), lambda: check_trainer(config))
         if refused is None:

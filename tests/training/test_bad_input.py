@@ -38,6 +38,12 @@ WRONG = {
     "unknown placement": (("placement.where=everywhere",), r"everywhere[\s\S]*all_but_last"),
     "a norm with a condition": (("norm=spade",), r"spade is of kind 'conditional'"),
     "an option left to be given": (("model.widths=???",), r"model.widths must be given"),
+    "several choices of one group": (("logger=[csv,tensorboard]",), r"a cell has one logger: choose logger=csv"),
+    "a study's option": (("study=federated", "+study.foo=1"), r"study=federated has an option that it does not take"),
+    "a probe's option": (("probe=fit_time", "+probe.fit_time.foo=1"), r"fit_time: .*unexpected keyword argument 'foo'"),
+    "a strategy for GPUs": (("trainer.strategy=fsdp", "trainer.accelerator=cpu"), r"`fsdp` requires a GPU"),
+    "a strategy that needs a package": (("trainer.strategy=deepspeed",), r"trainer=cpu: .*deepspeed"),
+    "a profiler": (("+trainer.profiler=nope",), r"trainer=cpu: .*profiler"),
     "unknown schedule": (("optimizer.schedule=zigzag",), r"cosine"),
 }
 
@@ -115,6 +121,26 @@ COMMANDS = {
     "train --batch-size": "error: --batch-size is no option of normzoo train; .* written batch_size=<value>\n",
     "train --seed=1 -m": "error: --seed=1 is no option of normzoo train; .* written seed=1\n",
     "report a b": r"\Ausage: normzoo report [\s\S]*normzoo report: error: unrecognized arguments: b\n",
+    "claims --only nope": r"error: 'nope' is no claim; normzoo claims --list names them all\n\Z",
+    "claims --only smal_batch": r"error: 'smal_batch' is no claim; did you mean small_batch\?",
+    "claims --only small_batch seed=(": r"error: seed=\(: ",
+    "train --help norm": r"\Aerror: norm: .* an override reads norm=value\n\Z",
+    "train --config-name nope": r"\Aerror: there is no config nope on Hydra's search path\n\Z",
+    "train --config-dir nowhere": r"\Aerror: Additional config directory '.*nowhere' not found\n\Z",
+    "train --experimental-rerun nofile": r"error: File nofile does not exist!\n\Z",
+    "train -m hydra.launcher=null": r"\Aerror: Hydra launcher is not configured\n\Z",
+    "train -m hydra.launcher.n_jobs=x": r"\Aerror: hydra.launcher.n_jobs=x must be 1 or more, or null for all cores\n\Z",
+    "train -m hydra.sweeper.grids=[x]": r"\Aerror: hydra.sweeper.grids=\['x'\] must be a list of mappings .*\n\Z",
+    "train hydra/launcher=nope": r"\Aerror: hydra/launcher=nope is not there; there are .*normzoo.*\n\Z",
+    "train probe=[nope]": r"\Aerror: probe=nope is not there; there are .*fit_time.*\n\Z",
+    "train probe=fit_tim": r"\Aerror: probe=fit_tim is not there; did you mean fit_time\?\n\Z",
+    "train experiment=learning_rates,small_batch": r"\Aerror: .*: several values make a sweep: add -m",
+    "show ''": "error: no norm is called",
+    "show --bench nofile batch_norm": "error: no figures in nofile: ",
+    "list --rank x": "invalid int value",
+    "report /dev/null": "error: /dev/null is not a folder",
+    "bench layers --norms nope": "error: no norm is called 'nope'",
+    "bench layers --shape x": "a shape is numbers and commas",
     "bench layers --quick": r"\Ausage: normzoo bench layers [\s\S]*unrecognized arguments: --quick\n",
 }
 
@@ -123,6 +149,7 @@ COMMANDS = {
 def test_a_wrong_command_line(cli: Cli, line: str) -> None:
     code, out, err = cli(*line.split())
     assert (code, out) == (2, "")
+    assert "Traceback" not in err
     assert re.search(COMMANDS[line], err), err
 
 
