@@ -258,7 +258,10 @@ def user_error(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
-        return missing_error(error.missing_cfg_file, error.options or [], str(error))
+        repos = [f.f_locals["repo"] for f, _ in traceback.walk_tb(error.__traceback__) if f.f_locals.get("repo")]
+        group = error.missing_cfg_file.rpartition("/")[0]  # of one in a list Hydra does not tell what there is
+        options = error.options or (repos[-1].get_group_options(group) if repos else [])
+        return missing_error(error.missing_cfg_file, options, str(error))
     if isinstance(error, (ConfigCompositionException, OverrideParseException, SearchPathException)):
         return config_error(error) or key_error(error)
     return nameless_choice_error(error) or config_error(error) or _alone_error(error)
@@ -277,6 +280,6 @@ def missing_error(missing: str, options: Sequence[str], said: str) -> UserError:
     if "/" not in missing:
         return UserError(f"there is no config {missing} on Hydra's search path")
     asks = re.match("In '(.+?)'", said)
-    error = choice_error(missing, options or re.findall(r"^\t(\w+)$", said, flags=re.MULTILINE))
+    error = choice_error(missing, options)
     by_config = asks is not None and "/" in asks[1] and not asks[1].startswith("hydra/")
     return UserError(f"{asks[1]}.yaml asks for another config: {error}") if asks and by_config else error

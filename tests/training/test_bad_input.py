@@ -129,7 +129,7 @@ COMMANDS = {
     "train --config-dir nowhere": r"\Aerror: Additional config directory '.*nowhere' not found\n\Z",
     "train --experimental-rerun nofile": r"error: File nofile does not exist!\n\Z",
     "train -m hydra.launcher=null": r"\Aerror: Hydra launcher is not configured\n\Z",
-    "train -m hydra.launcher.n_jobs=x": r"\Aerror: hydra.launcher.n_jobs=x must be 1 or more, or null for all cores\n\Z",
+    "train -m hydra.launcher.n_jobs=x": r"error: hydra.launcher.n_jobs=x must be 1 or more, or null for all cores\n",
     "train -m hydra.sweeper.grids=[x]": r"\Aerror: hydra.sweeper.grids=\['x'\] must be a list of mappings .*\n\Z",
     "train hydra/launcher=nope": r"\Aerror: hydra/launcher=nope is not there; there are .*normzoo.*\n\Z",
     "train probe=[nope]": r"\Aerror: probe=nope is not there; there are .*fit_time.*\n\Z",

@@ -37,7 +37,7 @@ def test_overrides_may_stand_on_both_sides_of_a_flag(cli: Cli, tiny: tuple[str, 
 
 
 def test_a_sweep_without_its_block_has_the_defaults(cli: Cli, tiny: tuple[str, ...]) -> None:
-    code, out, err = cli("train", "-m", *tiny, "~sweep", "batch_size_per_device=0")
+    code, _, err = cli("train", "-m", *tiny, "~sweep", "batch_size_per_device=0")
     assert (code, err) == (2, "error: the cell cannot be: batch_size_per_device=0 must be a whole number, 1 or more\n")
 
 
