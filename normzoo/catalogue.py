@@ -152,6 +152,7 @@ def describe(norm: NormInfo) -> str:
         "input dimensions": ", ".join(map(str, norm.ranks)),
         "one fused kernel": yes_no[norm.fused],
         "includes activation": yes_no[norm.includes_activation],
+        "does not work with": ", ".join(norm.unsupported) or "-",
         "loads checkpoints of": ", ".join(norm.peers) or "itself alone",
         "paper": norm.paper or "-",
         "aliases": ", ".join(_alias(alias, norm.alias_options.get(alias, {})) for alias in norm.aliases) or "none",

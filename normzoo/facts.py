@@ -14,6 +14,12 @@ from normzoo.errors import UserError
 Kind = Literal["layer", "weight", "conditional"]
 
 
+UNSCRIPTED = ("torch.jit.script", "torch.ao.quantization.fuse_modules")
+"""What by default is said not to work: a forward is Python, and modules are fused by torch's own classes."""
+NOT_DYNAMIC = (*UNSCRIPTED, "torch.compile(dynamic=True)")
+"""Of a norm whose `eps` is met within a function of its own first, and then outside, which Dynamo does not follow."""
+
+
 class UnknownNormError(UserError, LookupError):
     """No norm goes by this name; the message lists the nearest that do."""
 
@@ -62,6 +68,9 @@ class NormInfo:
     fused: bool = False
     """Whether one torch kernel does the work, or a composition of several."""
     includes_activation: bool = False
+    unsupported: tuple[str, ...] = UNSCRIPTED
+    """What of torch does not take the layer, of `torch.jit.script`, `torch.jit.trace`, `fuse_modules` and
+    `torch.compile(dynamic=True)`; torch.fx, torch.compile and torch.export do."""
     peers: tuple[str, ...] = ()
     """The layers of torch, torchvision and timm whose checkpoints load, and then give the same output in evaluation."""
     owner: str = ""

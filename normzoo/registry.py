@@ -13,7 +13,16 @@ from torch import nn
 
 from normzoo import plugins
 from normzoo.arguments import check_num_features, check_values
-from normzoo.facts import FACTS, Kind, NormInfo, UnknownArgumentError, UnknownNormError, check_facts, check_signature
+from normzoo.facts import (
+    FACTS,
+    UNSCRIPTED,
+    Kind,
+    NormInfo,
+    UnknownArgumentError,
+    UnknownNormError,
+    check_facts,
+    check_signature,
+)
 from normzoo.leaf import make_leaf
 from normzoo.norm_act import NormFactory, build_norm, finish
 
@@ -76,6 +85,7 @@ def register(
     ranks: Sequence[int] = (2, 3, 4, 5),
     fused: bool = False,
     includes_activation: bool = False,
+    unsupported: Sequence[str] = UNSCRIPTED,
     peers: Sequence[str] = (),
     kind: Kind = "layer",
 ) -> Callable[[Build], Build]:
@@ -121,6 +131,7 @@ def register(
             ranks=tuple(ranks),
             fused=fused,
             includes_activation=includes_activation,
+            unsupported=tuple(unsupported),
             peers=tuple(peers),
             owner=f"{plugins.loading} ({module})" if plugins.loading else module,
         )

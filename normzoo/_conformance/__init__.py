@@ -33,6 +33,8 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     torch_features.survives_saving,
     torch_features.pickles,
     torch_features.compiles,
+    torch_features.compiles_for_any_size,
+    torch_features.traces,
     torch_features.exports,
     torch_features.exports_to_onnx,
     torch_features.replicas_under_vmap,

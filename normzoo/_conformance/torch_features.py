@@ -60,6 +60,49 @@ def compiles(norm: Subject) -> None:
         same_named(twin.state_dict(), eager.state_dict(), "after training", TOLERANCE[torch.float32])
 
 
+def compiles_for_any_size(norm: Subject) -> None:
+    """torch.compile(dynamic=True, fullgraph=True) gives what eager mode does, for batches of several sizes."""
+    if "torch.compile(dynamic=True)" in norm.info.unsupported:
+        raise SkipTest("is said not to")
+    eager, _ = norm.modes(torch.float32)
+    twin = copy.deepcopy(eager)
+    torch._dynamo.reset()
+    compiled = torch.compile(twin, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (6, 4):
+        given = cast(norm.given(batch=batch), torch.float32)
+        same(run(compiled, given), run(eager, given), f"{batch} samples", TOLERANCE[torch.float32])
+
+
+def traces(norm: Subject) -> None:
+    """torch.fx takes the layer as one node, and torch.jit.trace and torch.jit.script give the same output."""
+    _, layer = norm.modes(torch.float32)
+    batches = [cast(norm.given(batch=batch), torch.float32) for batch in (6, 4)]
+    if norm.info.owner:  # as of what is registered alone
+        model = Called(layer)
+        traced = torch.fx.symbolic_trace(model, {"condition": None} if len(batches[0]) == 1 else None)
+        nodes = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+        assert nodes == ["layer"], f"torch.fx finds the modules {nodes}"
+        for given in batches:
+            same([traced(*given)], [layer(*given)], f"torch.fx, {len(given[0])} samples")
+    for tool in {"torch.jit.trace", "torch.jit.script"} - set(norm.info.unsupported):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scripted = torch.jit.script(layer) if tool == "torch.jit.script" else torch.jit.trace(layer, batches[0])
+        for given in batches:
+            same([scripted(*given)], [layer(*given)], f"{tool}, {len(given[0])} samples", TOLERANCE[torch.float32])
+
+
+class Called(nn.Module):
+    """A model that calls a layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.layer(x) if condition is None else self.layer(x, condition)
+
+
 def exports(norm: Subject) -> None:
     """torch.export takes the layer, in evaluation and for any number of samples, and gives the same output."""
     _, layer = norm.modes(torch.float32)

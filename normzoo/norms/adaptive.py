@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normzoo.facts import NOT_DYNAMIC
 from normzoo.norms._condition import check_condition, per_sample
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import standardize
@@ -23,6 +24,7 @@ from normzoo.registry import register
     reduces_over="*",
     minimum_count=2,
     ranks=(3, 4, 5),
+    unsupported=NOT_DYNAMIC,
 )
 class AdaptiveInstanceNorm(nn.Module):
     """Give each channel of each sample the mean and the standard deviation that it has in another feature map.

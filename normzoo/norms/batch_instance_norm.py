@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from normzoo.facts import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import detached_mean, standardize_batch, standardize_instances
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel, standardize
@@ -51,6 +52,7 @@ class _ClipGate(torch.autograd.Function):
     state=STATE,
     minimum_count=2,
     ranks=(3, 4, 5),
+    unsupported=NOT_DYNAMIC,
 )
 class BatchInstanceNorm(_NormBase):
     """Blend batch norm and instance norm of each channel by a learned gate, so that style is kept where it helps.
@@ -132,6 +134,7 @@ class BatchInstanceNorm(_NormBase):
     state=STATE,
     minimum_count=2,
     ranks=(3, 4, 5),
+    unsupported=NOT_DYNAMIC,
 )
 class IBN(_NormBase):
     """Normalize the first half of the channels as instance norm does, and the others as batch norm does.

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from normzoo.facts import NOT_DYNAMIC
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import invalid
 from normzoo.norms._running import commit, newest_weight, snapshot
@@ -21,6 +22,7 @@ from normzoo.registry import register
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
     peers=PEERS,
+    unsupported=NOT_DYNAMIC,
 )
 class BatchRenorm(BatchNormBase):
     """Batch normalization whose training output is corrected towards what evaluation would give.

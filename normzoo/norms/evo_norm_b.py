@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from normzoo.facts import NOT_DYNAMIC
 from normzoo.norms._quotient import Excess, Moments, Quotient
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
@@ -194,6 +195,7 @@ class EvoNormB1(_EvoNormB):
     minimum_count=2,
     includes_activation=True,
     peers=("timm.layers.EvoNorm2dB2",),
+    unsupported=NOT_DYNAMIC,
 )
 class EvoNormB2(_EvoNormB):
     """Divide by the channel's standard deviation over the batch, or by the map's root mean square less x, if larger.

@@ -88,7 +88,7 @@ class GhostBatchNorm(BatchNormBase):
         if not self.uses_batch_statistics or not input.numel():
             return super().forward(input)
         self._check_input_dim(input)
-        k, left = divmod(len(input), self.group_size)
+        k, left = len(input) // self.group_size, len(input) % self.group_size  # of which Dynamo knows no divmod
         if k + bool(left) == 1:  # batch norm, whose kernel moves the running statistics by itself
             return super().forward(input)
         if left == 0:

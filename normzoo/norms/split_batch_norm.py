@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from normzoo.facts import UNSCRIPTED
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms.batch_norm import BatchNormBase
@@ -28,6 +29,7 @@ MEND = "use a larger batch, fewer splits or a larger map"
     ),
     minimum_count=2,
     peers=("timm.layers.SplitBatchNorm2d",),
+    unsupported=(*UNSCRIPTED, "torch.jit.trace"),
 )
 class SplitBatchNorm(BatchNormBase):
     """Normalize each of k parts of the batch by a batch norm of its own; evaluate with that of the first part.
@@ -102,7 +104,7 @@ class SplitBatchNorm(BatchNormBase):
             assert isinstance(norm, BatchNormBase)
             norm.eps, norm.momentum, norm.track_running_stats = self.eps, self.momentum, self.track_running_stats
         norms = [super().forward, *self.aux_bn]
-        each, left = divmod(len(input), self.num_splits)
+        each, left = len(input) // self.num_splits, len(input) % self.num_splits  # of which Dynamo knows no divmod
         # The backward of a split is one copy; that of tensor_split's slices is one of the whole for each.
         parts = input.split([each + (i < left) for i in range(self.num_splits)])
         y = torch.cat([norm(part) for norm, part in zip(norms, parts, strict=True)])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from normzoo.facts import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import detached_mean, standardize_instances
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
@@ -24,6 +25,7 @@ from normzoo.registry import register
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
     minimum_count=2,
+    unsupported=NOT_DYNAMIC,
 )
 class SwitchableNorm(_NormBase):
     """Normalize by a blend of the statistics of instance, layer and batch norm, whose shares the layer learns.

@@ -32,5 +32,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What torch's compilers do with each norm is work of theirs: other checks lead through the same lines of ours."""
     for item in items:
         check = getattr(item, "callspec", None) and item.callspec.params.get("check")
-        if str(check) in ("compiles", "exports", "exports_to_onnx"):
+        if str(check) in ("compiles", "compiles_for_any_size", "exports", "exports_to_onnx"):
             item.add_marker("untraced")
