@@ -27,7 +27,8 @@ class ReportPaths:
     """The files a report wrote, what it has for a terminal, and how many cells came to grief.
 
     `text` is the whole message (table, verdicts, files); `failed` counts cells that ended with an error, were killed or
-    ran out of memory or time. A refused cell is no failure, and a diverged one is a result.
+    ran out of memory or time. A refused cell is no failure, and a diverged one is a result; `refused` says whether
+    every cell was.
     """
 
     csv: Path
@@ -39,6 +40,7 @@ class ReportPaths:
     checks: tuple[Check, ...]
     text: str
     failed: int
+    refused: bool
 
 
 def report(folder: str | os.PathLike[str], *, width: int | None = None) -> ReportPaths:
@@ -93,6 +95,7 @@ def _report(root: Path, width: int | None) -> ReportPaths:
         checks=tuple(checks),
         text=terminal_text(in_columns, lost_text(table, width), checks, files, width),
         failed=sum(row.status in ("error", "killed", "oom", "timeout") for row in table.rows),
+        refused=all(row.status == "refused" for row in table.rows),
     )
 
 

@@ -58,3 +58,5 @@ class ReportCallback(Callback):
             print(printable(f"\nthis command runs again what failed:\n  {again}"))
         if any(part.failed for part in parts):
             sys.exit(1)
+        if made and made.refused and not goes_on:
+            exit_with(UserError("every cell was refused, for the reasons above"))

@@ -39,8 +39,11 @@ def train(config: DictConfig) -> float:
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    # Relative paths are those of where the command was typed, also once Hydra has gone into the folder of the cell.
+    here = contextlib.chdir(hydra.runtime.cwd) if hydra.job.chdir else contextlib.nullcontext()
     try:
-        result = run_cell(plain(config), folder)
+        with here:
+            result = run_cell(plain(config), folder)
     except KeyboardInterrupt:
         if hydra.mode == RunMode.MULTIRUN:
             raise

@@ -21,6 +21,16 @@ pytestmark = pytest.mark.skipif(
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "hydra.sweep.dir=s", "hydra/sweeper=optuna")
 
 
+def test_a_search_of_which_every_cell_is_refused(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = cli(
+        "train", "-m", *tiny, *SHORT, "norm=instance_norm", "norm.eps=choice(0.1,0.2)", "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.n_jobs=2", "hydra.job.chdir=true",
+    )  # fmt: skip
+    assert code == 2, out + err
+    assert "every cell was refused" in err
+    assert "Traceback" not in out + err
+
+
 @pytest.mark.slow
 def test_a_search_outlives_refused_and_impossible_cells_and_repeated_points(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path
