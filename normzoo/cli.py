@@ -56,6 +56,7 @@ def _main(arguments: list[str]) -> None:
             _complete(arguments)
         else:
             _parse(arguments)
+        _check_printed(arguments)
     except UserError as error:
         exit_with(error)
     except KeyboardInterrupt as interrupt:
@@ -66,6 +67,18 @@ def _main(arguments: list[str]) -> None:
             )
         sys.stderr.write(printable(f"{str(interrupt) or otherwise}\n"))
         sys.exit(130)
+
+
+def _check_printed(arguments: Sequence[str]) -> None:
+    """See that what was asked for has been printed; a sweep's results are in its folder.
+
+    Raises:
+        UserError: If it has not.
+    """
+    sys.stdout.flush()
+    lost: OSError | None = getattr(sys.stdout, "lost", None)
+    if lost is not None and arguments[:1] != ["train"]:
+        raise UserError(f"standard output cannot be written: {lost.strerror}")
 
 
 def _complete(arguments: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a command prints into a pipe whose reader has gone, as `head` goes when it has its lines."""
+"""What a command prints where nobody can read it: into a pipe left by `head`, a terminal that is gone, a full disk."""
 
 import logging
 import os
@@ -22,11 +22,12 @@ class Output:
     """A stream that takes what is written to it whether or not somebody reads it still.
 
     Args:
-        stream: On a file descriptor, which writes into nothing once its reader has gone.
+        stream: On a file descriptor, which writes into nothing once it could not be written to.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.lost: OSError | None = None  # why it could not be written to, but for a reader who has gone
 
     def write(self, text: str) -> int:
         try:
@@ -35,19 +36,20 @@ class Output:
             except UnicodeEncodeError:  # a terminal of few characters
                 encoding = self._stream.encoding
                 return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except BrokenPipeError:
-            return self._end(len(text))
+        except OSError as error:
+            return self._end(len(text), error)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._end(0)
+        except OSError as error:
+            self._end(0, error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _end(self, written: int) -> int:
+    def _end(self, written: int, error: OSError) -> int:
+        self.lost = self.lost if isinstance(error, BrokenPipeError) else error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -39,6 +39,8 @@ def read_recording(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
+        if not file.is_file():  # nor would a pipe ever end
+            raise ValueError("it is no file")
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and NumPy raise nearly anything at bytes they do not expect

@@ -33,6 +33,34 @@ def test_what_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     err.close()
 
 
+def lost_terminal() -> io.TextIOWrapper:
+    """A stream onto a terminal that has been closed."""
+    above, below = os.openpty()
+    os.close(above)
+    return io.TextIOWrapper(os.fdopen(below, "wb", buffering=0), write_through=True)
+
+
+def full_disk() -> io.TextIOWrapper:
+    return io.TextIOWrapper(open("/dev/full", "wb"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system feigns no full disk")
+@pytest.mark.parametrize("stream", [closed_pipe, lost_terminal, full_disk])
+def test_what_cannot_be_written_ends_no_sweep_and_is_an_error_of_a_command_that_prints(
+    stream: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdout", stream())
+    with to_any_reader():
+        print("a line" * 5000, flush=True)
+        print("another")
+    monkeypatch.setattr(sys, "stdout", stream())
+    if stream is closed_pipe:
+        main(["list"])
+        return
+    with pytest.raises(SystemExit, match="2"):
+        main(["list"])
+
+
 def test_streams_that_were_closed_before_python_began(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by `>&-`, or by what starts programs without a terminal."""
     monkeypatch.setattr(sys, "stdout", None)

@@ -6,7 +6,7 @@ standard library is used, so that a record can be read where nothing else of the
 """
 
 from normzoo.results.identity import cell_id, decisive
-from normzoo.results.read import NO_RECORD, NewerSchemaError, read_result, read_results, stamp
+from normzoo.results.read import NO_RECORD, NewerSchemaError, read_file, read_result, read_results, stamp
 from normzoo.results.record import FILE_NAME, FINISHED, SCHEMA, STATUSES, CellResult
 from normzoo.results.write import check_no_newer, write_atomic, write_result
 
@@ -21,6 +21,7 @@ __all__ = [
     "cell_id",
     "check_no_newer",
     "decisive",
+    "read_file",
     "read_result",
     "read_results",
     "stamp",

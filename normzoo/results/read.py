@@ -31,6 +31,18 @@ def read_result(path: str | os.PathLike[str]) -> CellResult:
     return _read(str(file))
 
 
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """What is in a file, without waiting for what comes through a pipe, and without reading a device.
+
+    Raises:
+        OSError: it is no file, or cannot be read.
+    """
+    with open(path, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", os.fspath(path))
+        return stream.read()
+
+
 def stamp(folder: str | os.PathLike[str]) -> str:
     """What tells the record in a cell's folder from the next one there; `NO_RECORD` where there is none."""
     try:
@@ -63,11 +75,7 @@ def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[s
 
 def _read(file: str) -> CellResult:
     try:
-        # Not to wait for what comes through a pipe, nor to read a device.
-        with open(file, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "it is no file")
-            record = _DECODER.decode(stream.read().decode())
+        record = _DECODER.decode(read_file(file).decode())
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:

@@ -12,6 +12,8 @@ from typing import Any, Self
 from normzoo.errors import UserError
 
 FILE_NAME = ".claim"
+# What a sweep or its cell writes into the cell's folder, or reads there.
+FILES = (FILE_NAME, "result.json", "cell.log", "error.txt", "curve.json", "checkpoint.ckpt", "recording.npz")
 # A file system without locks: sweeps go on, and two of them into one folder are the user's to keep apart.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -38,6 +40,9 @@ class Claim:
         path = folder / FILE_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                if (folder / name).exists() and not (folder / name).is_file():
+                    raise FileExistsError(errno.EEXIST, f"{name} in it is no file, and has to be removed")
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 if not _lock(descriptor):
@@ -50,15 +55,15 @@ class Claim:
                 os.close(descriptor)
         except OSError as error:
             raise UserError(
-                f"cannot write into {folder}: {error.strerror}; choose another folder with hydra.sweep.dir"
+                f"cannot write into {folder}: {error.strerror}; mend it, or choose another folder with hydra.sweep.dir"
             ) from error
 
     def give_back(self) -> None:
         """Let others have it, and take half-written files away: nobody is left to finish them."""
         try:
-            for draft in (*self.folder.glob(".*.tmp"), *self.folder.glob(".probe-*")):
-                draft.unlink(missing_ok=True)
-            (self.folder / FILE_NAME).unlink(missing_ok=True)
+            for left in (*self.folder.glob(".*.tmp"), *self.folder.glob(".probe-*"), self.folder / FILE_NAME):
+                with contextlib.suppress(OSError):
+                    left.unlink()
         finally:
             os.close(self.descriptor)
 

@@ -10,6 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from normzoo.errors import UserError
+from normzoo.sweep.stop import FROM_TERMINAL
+from normzoo.sweep.temporary import make_sockets_folder
+
 _started = False  # whether the server of this process was started here
 
 
@@ -44,14 +48,17 @@ def _start_server(context: Any, preload: Sequence[str], environment: dict[str, s
     global _started
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    # A Ctrl-C in the terminal is for the sweep to act upon. Processes inherit what is blocked; to start the
-    # tracker of resources that the server needs would unblock it again.
+    # A Ctrl-C, or the end of the terminal, is for the sweep to act upon. Processes inherit what is blocked; to start
+    # the tracker of resources that the server needs would unblock it again.
     multiprocessing.resource_tracker.ensure_running()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINAL)
     try:
+        make_sockets_folder()
         context.set_forkserver_preload(list(preload))
         multiprocessing.forkserver.ensure_running()
         _started = True
+    except OSError as error:
+        raise UserError(f"the process that cells are forked from cannot be started: {error}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name, value in before.items():

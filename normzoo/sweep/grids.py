@@ -5,7 +5,6 @@ import copy
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.object_type import ObjectType
@@ -177,9 +176,4 @@ def sweep(sweeper: "NormzooSweeper", arguments: list[str]) -> Any:
     """Launch every cell of every grid into one sweep folder."""
     assert sweeper.config is not None
     assert sweeper.launcher is not None
-    folder = Path(sweeper.config.hydra.sweep.dir)
-    planned = cells(sweeper, arguments)
-    returns = sweeper.launcher.launch(planned, initial_job_idx=0)
-    if returns:  # none of a dry run
-        OmegaConf.save(sweeper.config, folder / "multirun.yaml")
-    return [returns]
+    return [sweeper.launcher.launch(cells(sweeper, arguments), initial_job_idx=0)]

@@ -14,7 +14,8 @@ from normzoo.sweep.claim import Claim, Inherited
 from normzoo.sweep.fork_server import forget_server
 from normzoo.sweep.keeper import enter
 from normzoo.sweep.leases import Lease, Need
-from normzoo.sweep.limits import Limits, offer_to_oom_killer
+from normzoo.sweep.limits import LOG, Limits, offer_to_oom_killer
+from normzoo.sweep.stop import FROM_TERMINAL
 
 ONE_CORE, UNLIMITED = Need(), Limits()
 
@@ -58,7 +59,7 @@ class Orders:
             call=pickle.dumps((job.target, job.arguments)),
             log=job.log,
             limits=job.limits,
-            environment={**job.environment, "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus)},
+            environment={**job.environment, "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus), LOG: str(job.log.absolute())},
             lifeline=Inherited(lifeline),
             claim=Inherited(claim.descriptor) if claim else None,  # kept open by being inherited
         )
@@ -68,17 +69,20 @@ def run(orders: Orders) -> None:
     """Follow the orders, in a process fresh from the fork server."""
     # Until the job's process has left the terminal's group a Ctrl-C is not for it, one that has come already included.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log = os.open(orders.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        log = os.open(orders.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    except OSError:  # of a full disk, which the job will meet as well
+        log = os.open(os.devnull, os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # whatever a model prints
     forget_server()
-    enter(orders.limits, orders.lifeline.descriptor)
+    enter(orders.limits, orders.lifeline.descriptor, orders.log)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is somebody's kill -INT
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of a worker which watches for it is no handler of the job's
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FROM_TERMINAL)
         offer_to_oom_killer()
         faulthandler.enable()  # a crash in native code leaves its place in the log
         os.environ.update(orders.environment)

@@ -19,9 +19,11 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import NoReturn
 
 from normzoo.sweep.limits import Limits, kernel_oom_kills, kill_below, memory_below
@@ -36,8 +38,8 @@ class Ending:
 
     Args:
         code: The exit code of its process, negative for a signal.
-        cause: `timeout` or `memory` for a limit, `kernel` for the kernel's out-of-memory killer, `stopped` if the
-            keeper was told to stop or the sweep was gone; None if the process ended by itself or by a signal.
+        cause: `timeout`, `memory` or `silence` for a limit, `kernel` for its out-of-memory killer, `stopped` if
+            the keeper was told to stop or the sweep was gone; None if the process ended by itself or by a signal.
         seconds: It took.
         memory: The most GiB it was seen to have for itself; 0 where no limit made it worth looking.
         oom_kills: Processes here that the kernel ended for want of memory while the job ran.
@@ -50,13 +52,14 @@ class Ending:
     oom_kills: int = 0
 
 
-def enter(limits: Limits, lifeline: int) -> None:
+def enter(limits: Limits, lifeline: int, log: Path) -> None:
     """Split this process in two: the job's, in which this returns, and its keeper, in which it never does.
 
     Args:
         limits: What the job may take.
         lifeline: A pipe's end for writing. Every process of the job holds it open, so that its other end is at its end
             when none is left; the keeper writes the job's `Ending` into it.
+        log: Where what the job prints goes.
     """
     os.setsid()
     _prctl(_SET_CHILD_SUBREAPER, 1)
@@ -70,7 +73,7 @@ def enter(limits: Limits, lifeline: int) -> None:
     if job:
         with contextlib.suppress(OSError):  # the job has done it
             os.setpgid(job, job)
-        _keep(job, limits, wake, lifeline)
+        _keep(job, limits, wake, lifeline, log)
     signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -108,19 +111,25 @@ def _forked_children_die_too() -> None:
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-def _keep(job: int, limits: Limits, wake: int, lifeline: int) -> NoReturn:
+def _keep(job: int, limits: Limits, wake: int, lifeline: int, log: Path) -> NoReturn:
     code = 1
     try:
-        ending = _watch(job, limits, wake)
-        os.write(lifeline, json.dumps(asdict(ending)).encode())
+        ending = _watch(job, limits, wake, log)
+        os.write(lifeline, f"\n{json.dumps(asdict(ending))}\n".encode())  # the job may have written there as well
         code = 0
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.killpg(job, signal.SIGKILL)
+            os.write(2, traceback.format_exc().encode())  # into the job's log
     finally:
         # Past all that multiprocessing does when a process ends: that is the job's to do.
         os._exit(code)
 
 
-def _watch(job: int, limits: Limits, wake: int) -> Ending:
+def _watch(job: int, limits: Limits, wake: int, log: Path) -> Ending:
     begun, oom_kills, memory = time.monotonic(), kernel_oom_kills(), 0.0
+    silent_since, first_sign = begun, _changed(log)
+    last_sign = first_sign
     sweep = parent_process()
     assert sweep is not None
     cause: str | None = None
@@ -129,10 +138,21 @@ def _watch(job: int, limits: Limits, wake: int) -> Ending:
         ready = wait([wake, sweep.sentinel], _patience(limits, begun))
         signals = os.read(wake, 4096) if wake in ready else b""
         code, _ = _reap(job)
+        if (sign := _changed(log)) != last_sign:
+            silent_since, last_sign = time.monotonic(), sign
         if code is None and (sweep.sentinel in ready or signal.SIGTERM in signals):
             cause = "stopped"
         elif code is None and limits.seconds is not None and time.monotonic() - begun > limits.seconds:
             cause = "timeout"
+        elif (
+            code is None
+            and limits.silence is not None
+            and last_sign != first_sign
+            and (
+                time.monotonic() - silent_since > limits.silence + 1.0  # signs come once a second
+            )
+        ):
+            cause = "silence"
         elif code is None and limits.memory is not None:
             memory = max(memory, memory_below())
             cause = "memory" if memory > limits.memory else None
@@ -144,13 +164,22 @@ def _watch(job: int, limits: Limits, wake: int) -> Ending:
     return Ending(code, cause, round(seconds, 3), round(memory, 3), oom_kills)
 
 
-def _patience(limits: Limits, begun: float) -> float | None:
-    waits = []
+def _patience(limits: Limits, begun: float) -> float:
+    waits = [3600.0]  # the kernel waits for some weeks at most
     if limits.seconds is not None:
         waits.append(max(0.0, begun + limits.seconds - time.monotonic()) + 0.001)
     if limits.memory is not None:
         waits.append(0.25)
-    return min(waits, default=None)
+    if limits.silence is not None:
+        waits.append(1.0)
+    return min(waits)
+
+
+def _changed(log: Path) -> int:
+    try:
+        return log.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _reap(job: int) -> tuple[int | None, bool]:

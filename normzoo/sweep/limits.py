@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import psutil
 
 GIB = 2**30
+LOG = (
+    "NORMZOO_LOG"  # the variable that names the log of the job that a process is of; its time is that of the last sign
+)
+_last_sign = -1.0
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,21 @@ class Limits:
         seconds: From its start.
         memory: GiB that its processes may have for themselves, all together: what is in memory and shared with no other
             process. What a process shares with the one it was forked from, such as the libraries, is not counted.
+        silence: Seconds without a sign of life once there has been one: something printed, or `give_sign_of_life`.
     """
 
     seconds: float | None = None
     memory: float | None = None
+    silence: float | None = None
+
+
+def give_sign_of_life(*_: object) -> None:
+    """Tell whoever watches this job, about once a second, that it goes on; nothing where nobody does."""
+    global _last_sign
+    if LOG in os.environ and time.monotonic() - _last_sign >= 1.0:
+        _last_sign = time.monotonic()
+        with contextlib.suppress(OSError):
+            os.utime(os.environ[LOG])
 
 
 def memory_below() -> float:
@@ -40,6 +56,14 @@ def kill_below() -> None:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             process.kill()
+
+
+def kill_with(variable: str, value: str) -> None:
+    """End all processes that began with this variable in their environment."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(variable) == value:
+                process.kill()
 
 
 def kernel_oom_kills(root: Path = Path("/")) -> int:

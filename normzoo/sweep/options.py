@@ -22,6 +22,7 @@ class SweepOptions:
         dry_run: Whether the plan is printed and nothing trains.
         time_limit: Seconds a cell may take; None without limit.
         memory_limit: GiB of memory that a cell's processes may have for themselves; None without limit.
+        stall_limit: Seconds for which a cell that has begun may end no batch and print nothing; None without limit.
         checkpoint_every: Seconds between two checkpoints of a cell at least; None for none at all.
     """
 
@@ -30,6 +31,7 @@ class SweepOptions:
     dry_run: bool = False
     time_limit: float | None = None
     memory_limit: float | None = None
+    stall_limit: float | None = 300.0
     checkpoint_every: float | None = 60.0
 
 
@@ -51,7 +53,7 @@ def sweep_options(config: Mapping[str, Any]) -> SweepOptions:
         raise UserError(f"sweep.retry={given['retry']} must be one of {', '.join(RETRY)}")
     if given.get("memory_limit") is not None:
         given["memory_limit"] = _positive("sweep.memory_limit", given["memory_limit"], "GiB, such as 4 or 0.5")
-    for name, zero in (("time_limit", False), ("checkpoint_every", True)):
+    for name, zero in (("time_limit", False), ("stall_limit", False), ("checkpoint_every", True)):
         if given.get(name) is not None:
             given[name] = duration(f"sweep.{name}", given[name], zero=zero)
     return SweepOptions(**given)
@@ -83,7 +85,7 @@ def _number(value: str) -> bool:
 def _positive(name: str, value: object, how: str, *, zero: bool = False) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise UserError(f"{name}={value} must be a positive number of {how}, or null for none")

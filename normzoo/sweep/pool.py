@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from enum import Enum
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
+from normzoo.errors import UserError
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.job import Job, Orders, run
 from normzoo.sweep.keeper import Ending
 from normzoo.sweep.leases import Lease, Leases
-from normzoo.sweep.stop import Stop
+from normzoo.sweep.limits import LOG, kill_with
+from normzoo.sweep.stop import FROM_TERMINAL, Stop
 
 PATIENCE_S = 5.0  # for a keeper that was told to end its job
+MOST_SAID = 2**16  # bytes kept of what comes on a lifeline, where a job may write as well
 
 
 class Elsewhere(Enum):
@@ -34,6 +38,7 @@ class _Running:
     lifeline: int
     lease: Lease
     claim: Claim | None
+    log: Path
     said: bytes = b""
     gone_since: float | None = None
 
@@ -49,6 +54,7 @@ class Pool:
         claim: Called with a job's index before it starts: the right to run it, or why not; None where it needs none.
         on_start: Called with a job's index when it starts.
         on_end: Called with a job's index and how it ended, before its claim is given back; not for stopped jobs.
+        on_fail: Called with the index of a job that could not be started, and why.
         on_elsewhere: Called with the index of a job that another sweep has run.
         on_wait: Called about once a second while jobs run.
     """
@@ -63,12 +69,13 @@ class Pool:
         claim: Callable[[int], Claim | Elsewhere | None] = lambda index: None,
         on_start: Callable[[int], None] = lambda index: None,
         on_end: Callable[[int, Ending], None] = lambda index, ending: None,
+        on_fail: Callable[[int, str], None] = lambda index, reason: None,
         on_elsewhere: Callable[[int], None] = lambda index: None,
         on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self.context, self.leases, self.n_jobs, self.stop = context, leases, n_jobs, stop
         self.claim, self.on_start, self.on_end = claim, on_start, on_end
-        self.on_elsewhere, self.on_wait = on_elsewhere, on_wait
+        self.on_fail, self.on_elsewhere, self.on_wait = on_fail, on_elsewhere, on_wait
         self.running: dict[int, _Running] = {}
         self.elsewhere: dict[int, float] = {}  # jobs that another sweep runs, and when to look again
 
@@ -102,12 +109,17 @@ class Pool:
             if claim is Elsewhere.RUNS:
                 self.elsewhere[index] = now + 1.0
                 return True
-            del waiting[index]
             self.elsewhere.pop(index, None)
             if isinstance(claim, Elsewhere):
+                del waiting[index]
                 self.on_elsewhere(index)
                 return True
             self.running[index] = self._start(jobs[index], lease, claim)
+            del waiting[index]
+        except (UserError, OSError, EOFError) as error:
+            waiting.pop(index, None)
+            self.on_fail(index, str(error) if isinstance(error, UserError) else f"it could not be started: {error}")
+            return True
         finally:
             if index not in self.running:
                 self.leases.give_back(lease)
@@ -125,13 +137,13 @@ class Pool:
             raise
         finally:
             os.close(end)
-        return _Running(process, lifeline, lease, claim)
+        return _Running(process, lifeline, lease, claim, job.log)
 
     def _fork(self, orders: Orders, tries: int = 20) -> BaseProcess:
         for last_try in (*[False] * (tries - 1), True):
             process: BaseProcess = self.context.Process(target=run, args=(orders,))
             # Inherited by what is started here, be it another fork server: no Ctrl-C ends it before `run` says so.
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINAL)
             try:
                 process.start()
                 break
@@ -152,7 +164,7 @@ class Pool:
             if job.process.sentinel in ready:
                 job.gone_since = time.monotonic()
             said = os.read(job.lifeline, 4096) if job.lifeline in ready else None
-            job.said += said or b""
+            job.said = (job.said + (said or b""))[-MOST_SAID:]  # of which the end counts
             # A process that has escaped from a keeper that was killed may hold the line for ever.
             if said == b"" or (job.gone_since and time.monotonic() - job.gone_since > PATIENCE_S):
                 self._end(index)
@@ -162,8 +174,10 @@ class Pool:
         job.process.join()
         os.close(job.lifeline)
         self.leases.give_back(job.lease)
-        # Without a word from it the keeper itself was killed.
-        ending = Ending(**json.loads(job.said)) if job.said else Ending(job.process.exitcode or 0)
+        ending = _told(job.said)
+        if ending is None:  # the keeper itself was killed, and programs that the job has started know nothing of it
+            kill_with(LOG, str(job.log.absolute()))
+            ending = Ending(job.process.exitcode or 0)
         try:
             if tell:
                 self.on_end(index, ending)
@@ -189,3 +203,11 @@ class Pool:
         for index in list(self.running):
             self._end(index, tell=False)
         return stopped
+
+
+def _told(said: bytes) -> Ending | None:
+    """What a keeper has told of its job, in the last line; None if it has not, whatever a job has written there."""
+    try:
+        return Ending(**json.loads(said.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError, RecursionError):
+        return None

@@ -1,4 +1,4 @@
-"""Ctrl-C once: start no more; twice, or SIGTERM: stop at once."""
+"""Ctrl-C once: start no more; twice, SIGTERM, or a terminal that is closed: stop at once."""
 
 import contextlib
 import os
@@ -7,6 +7,17 @@ import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # to all processes in its foreground
+
+
+def interrupt_by_what_ends() -> None:
+    """Have SIGTERM and the end of the terminal interrupt this process as Ctrl-C does, so that its cells end with it."""
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
 
 
 class Stop:
@@ -29,7 +40,9 @@ class Stop:
         os.set_blocking(self.descriptor, False)
         os.set_blocking(self._waker, False)
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *ENDS):
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # as nohup has it
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -51,7 +64,7 @@ class Stop:
                 self._on_first()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.now = self.now or self.draining or number == signal.SIGTERM
+        self.now = self.now or self.draining or number in ENDS
         self.draining = True
         with contextlib.suppress(BlockingIOError):
             os.write(self._waker, b"!")

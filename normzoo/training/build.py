@@ -14,6 +14,7 @@ from torch import nn
 from normzoo.errors import UserError
 from normzoo.models.blocks import Placement
 from normzoo.registry import NormInfo, UnknownNormError, factory, info
+from normzoo.sweep.limits import give_sign_of_life
 
 Config = Mapping[str, Any]
 
@@ -84,7 +85,7 @@ def build_model(
     Args:
         norm: In place of that of the configuration.
     """
-    return _instantiate(
+    model = _instantiate(
         "model",
         config,
         norm=norm or build_norm(config),
@@ -92,6 +93,8 @@ def build_model(
         in_channels=image_shape[0],
         num_classes=num_classes,
     )
+    model.register_forward_pre_hook(give_sign_of_life)
+    return model
 
 
 def batch_over_devices(config: Config) -> int:

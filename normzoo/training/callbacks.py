@@ -1,5 +1,6 @@
 """What watches a cell while it trains: its record, and lines on the console."""
 
+import contextlib
 import json
 import logging
 import random
@@ -19,7 +20,7 @@ from normzoo.data.loader import mix
 from normzoo.errors import UserError
 from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
-from normzoo.results import CellResult, write_atomic, write_result
+from normzoo.results import CellResult, read_file, write_atomic, write_result
 from normzoo.training.build import Config
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.module import CHECK_EVERY
@@ -199,17 +200,24 @@ class Recorder(Callback):
 def tidy(folder: Path) -> None:
     """Take away what a finished cell leaves when it is killed just after it has written its record."""
     for name in (CURVE, CHECKPOINT):
-        (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
     shutil.rmtree(folder / AGENT, ignore_errors=True)
 
 
 def curve_so_far(folder: Path) -> list[dict[str, Any]]:
     """The points that a cell without a record has written of its curve."""
     try:
-        points = json.loads((folder / CURVE).read_bytes())
-    except (OSError, ValueError):
+        points = json.loads(read_file(folder / CURVE))
+    except (OSError, ValueError, RecursionError):
         return []
-    return points if isinstance(points, list) else []
+    return [point for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+
+
+def error_so_far(folder: Path) -> str:
+    """The last error that a running cell has reported, in words."""
+    error = next((point.get("val_error_running") for point in reversed(curve_so_far(folder))), None)
+    return f"{error:.1f} %" if isinstance(error, (int, float)) else "-"
 
 
 def _of(epochs: int | None) -> str:

@@ -20,6 +20,7 @@ from normzoo.escape import bounded
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, cell_id, check_no_newer, read_result, stamp, write_atomic, write_result
 from normzoo.sweep.options import sweep_options
+from normzoo.sweep.temporary import make_sockets_folder, where_full
 from normzoo.training.build import Config, Parts, build_data, build_study
 from normzoo.training.callbacks import curve_so_far
 from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu
@@ -36,6 +37,7 @@ from normzoo.training.ranks import (
     rank,
     says_out_of_memory,
     under_torchrun,
+    waited_in_vain,
     world_size,
 )
 
@@ -70,6 +72,7 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
         (folder / ERROR).unlink(missing_ok=True)
     try:
         with _refusing():
+            make_sockets_folder()
             check_numbers(config)
             study = build_study(config)
         return _study(study, config, folder, record) if study else _train(config, folder, record)
@@ -82,7 +85,9 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
             trace = error.trace or f"{error}\n" if isinstance(error, RankError) else traceback.format_exc()
             write_atomic(folder / ERROR, bounded(trace, 2**18))
             curve = curve_so_far(folder)
-            write_result(folder, CellResult(**record, status=_status(error), reason=reason(error), curve=curve))
+            why = reason(error)
+            why += where_full(why, folder)
+            write_result(folder, CellResult(**record, status=_status(error), reason=why, curve=curve))
         raise
 
 
@@ -129,12 +134,16 @@ def reason(error: BaseException) -> str:
     if isinstance(error, RankError):
         return str(error)
     said = "".join(traceback.format_exception_only(error)).strip()
+    if waited_in_vain(error):
+        said = f"waited for another rank, which hangs, longer than sweep.stall_limit: {said}"
     return f"rank {rank()}: {said}" if rank() else said
 
 
 def _status(error: Exception) -> str:
     if isinstance(error, RankError):
         return error.status
+    if waited_in_vain(error):
+        return "timeout"
     return "oom" if says_out_of_memory(reason(error)) else "error"
 
 

@@ -6,14 +6,17 @@ import signal
 import textwrap
 from pathlib import Path
 
+from normzoo.errors import UserError
 from normzoo.results import CellResult, write_result
 from normzoo.sweep.keeper import Ending
+from normzoo.sweep.limits import Limits
 from normzoo.sweep.options import SweepOptions, sweep_options
 from normzoo.sweep.standing import clock
+from normzoo.training.build import Config
 from normzoo.training.callbacks import curve_so_far, tidy
 from normzoo.training.cell import describe
 from normzoo.training.plan import Cell
-from normzoo.training.ranks import CRASHES
+from normzoo.training.ranks import CRASHES, GRACE_S, world_size
 
 MOST_LOGGED = 2**24  # bytes of a log that are kept
 AGAIN = "sweep.retry=failed runs it again"
@@ -35,13 +38,11 @@ def settle(cell: Cell, ending: Ending) -> CellResult:
     result = cell.result(new=True)
     if result is None:
         status, reason = cause(ending, sweep_options(cell.config), cell)
-        result = CellResult(**describe(cell.config), status=status, reason=reason, curve=curve_so_far(cell.folder))
-        result.time["wall_s"] = ending.seconds
-        write_result(cell.folder, result)
+        result = failed(cell, status, reason, ending.seconds)
     elif result.status in ("error", "killed") and ending.oom_kills and "SIGKILL" in (result.reason or ""):
         # One of its processes was ended, and the cell cannot have known by whom.
         result.status, result.reason = "oom", f"{_kernel()} ({result.reason})"
-        write_result(cell.folder, result)
+        record(cell, result)
     _shorten(cell.folder / "cell.log")
     if result.status == "ok":
         tidy(cell.folder)
@@ -60,6 +61,24 @@ def _shorten(log: Path) -> None:
                 file.truncate()
 
 
+def failed(cell: Cell, status: str, reason: str, seconds: float = 0.0) -> CellResult:
+    """The record, written where that can be, of a cell that has left none itself, with the curve so far."""
+    result = CellResult(**describe(cell.config), status=status, reason=reason, curve=curve_so_far(cell.folder))
+    result.time["wall_s"] = seconds
+    record(cell, result)
+    return result
+
+
+def record(cell: Cell, result: CellResult) -> None:
+    """Write what became of a cell; where that cannot be, the cell is `lost`, and the sweep goes on."""
+    try:
+        write_result(cell.folder, result)
+    except UserError as error:
+        cell.lost = True
+        if not str(result.reason).startswith("cannot write"):
+            result.reason = f"{error} {result.reason}"
+
+
 def cause(ending: Ending, options: SweepOptions, cell: Cell) -> tuple[str, str]:
     """The status and the reason of a cell whose process ended without a record of its own."""
     log = f"{cell.folder.name}/cell.log"
@@ -67,6 +86,13 @@ def cause(ending: Ending, options: SweepOptions, cell: Cell) -> tuple[str, str]:
         limit = clock(options.time_limit or 0.0)
         return "timeout", (
             f"it took longer than sweep.time_limit={limit}{_how_far(cell)}; raise the limit, and {AGAIN}"
+        )
+    if ending.cause == "silence":
+        limit = clock(options.stall_limit or 0.0)
+        of = "it hangs" if world_size(cell.config) == 1 else "its ranks hang, all of them"
+        return "timeout", (
+            f"{of}: no batch has begun and nothing has been printed for longer than sweep.stall_limit={limit}"
+            f"{_how_far(cell)}; raise the limit if it only takes long, and {AGAIN}"
         )
     if ending.cause == "memory":
         return "oom", (
@@ -82,6 +108,14 @@ def cause(ending: Ending, options: SweepOptions, cell: Cell) -> tuple[str, str]:
     if ending.code < 0:
         return "killed", f"its process was ended from outside ({_name(-ending.code)}); {AGAIN}"
     return "error", f"its process ended with exit code {ending.code} and left no result; see {log}; {AGAIN}"
+
+
+def limits(config: Config) -> Limits:
+    """What the cell may take. Of ranks of which one hangs the others say so first, and say which."""
+    options = sweep_options(config)
+    patience = 4 * GRACE_S if world_size(config) > 1 else 0.0
+    silence = None if options.stall_limit is None else options.stall_limit + patience
+    return Limits(options.time_limit, options.memory_limit, silence)
 
 
 def outcome(result: CellResult) -> str:
@@ -105,7 +139,7 @@ def _how_far(cell: Cell) -> str:
     if not curve:
         return ""
     epochs = cell.config["trainer"]["max_epochs"] or -1
-    return f", in epoch {curve[-1]['epoch'] + 1}" + (f" of {epochs}" if epochs > 0 else "")
+    return f", in epoch {curve[-1].get('epoch', 0) + 1}" + (f" of {epochs}" if epochs > 0 else "")
 
 
 def _name(number: int) -> str:

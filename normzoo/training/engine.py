@@ -6,6 +6,7 @@ each is `InOwnProcess`: a cell that dies takes no worker of the engine with it.
 
 import importlib.util
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +19,21 @@ from omegaconf import OmegaConf
 
 from normzoo.again import command_of, go_on, hydra_quoted
 from normzoo.errors import UserError
-from normzoo.results import CellResult, write_result
+from normzoo.results import CellResult
 from normzoo.sweep import fork_server
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.limits import processor_cores
+from normzoo.sweep.stop import interrupt_by_what_ends
+from normzoo.sweep.temporary import short_folder, where_full
 from normzoo.sweep.wrapped import wrapped
 from normzoo.training import ray_cluster
 from normzoo.training.build import Config
 from normzoo.training.cell import describe
 from normzoo.training.check import on_gpu
 from normzoo.training.dry_run import table
-from normzoo.training.ending import AGAIN, NEVER_BEGUN
-from normzoo.training.multirun import job_return
-from normzoo.training.own_process import LOG, STAMP, InOwnProcess
+from normzoo.training.ending import AGAIN, NEVER_BEGUN, failed, outcome, record
+from normzoo.training.multirun import returned
+from normzoo.training.own_process import LOG, STAMP, InOwnProcess, this_process
 from normzoo.training.plan import Cell, plan, refuse, searches
 from normzoo.training.refused import check_any, record_refused, say_refused
 from normzoo.training.watch import Watch
@@ -66,7 +69,10 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
         UserError: If the engine is not installed, or could not start a single cell.
     """
     fork_server.stop_server()  # one that began before the configuration told of an engine serves nobody
+    interrupt_by_what_ends()
     engine_class = _engine_class(launcher)
+    if launcher.extra == "ray":
+        os.environ.setdefault("RAY_TMPDIR", short_folder(35))  # to which its sockets add some 70 characters
     planned = plan(launcher, job_overrides, initial_job_idx)
     folder = launcher.config.hydra.sweep.dir
     kinds: dict[Resources, list[Cell]] = {}
@@ -84,22 +90,41 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
         return []
     record_refused(unfit)
     log.info("%s", wrapped(planned.line(len(planned.to_run), folder)))
+    kinds = {needed: [cell for cell in cells if _has_folder(cell)] for needed, cells in kinds.items()}
+    to_run = [cell for cells in kinds.values() for cell in cells]
     said: dict[str, str] = {}
     started = time.time()
     try:
-        with Watch(planned.to_run):
-            for needed, cells in kinds.items():
+        with Watch(to_run):
+            for needed, cells in ((needed, cells) for needed, cells in kinds.items() if cells):
                 options = fitted(launcher.extra, launcher.options, needed, cells)
                 said |= dict.fromkeys(
                     (cell.folder.name for cell in cells), _run(engine_class(**options), launcher, cells)
                 )
     except KeyboardInterrupt:
+        may = "" if launcher.devices_here else ", what the engine still runs may finish"
         raise KeyboardInterrupt(
-            f"interrupted; what has finished is kept, what the engine still runs may finish; this command goes on:\n"
+            f"interrupted; what has finished is kept{may}; this command goes on:\n"
             f"  {go_on(folder, command_of(launcher.config))}"
         ) from None
-    _settle(planned.to_run, said, started)
-    return [job_return(cell) for cell in planned.asked]
+    _settle(to_run, said, started)
+    return returned(launcher, planned)
+
+
+def _has_folder(cell: Cell) -> bool:
+    """Whether the cell can be handed over: its worker writes into the folder before anything of ours runs there."""
+    try:
+        claim = Claim.take(cell.folder) if os.path.lexists(cell.folder) else None
+    except UserError as error:
+        _say_failed(cell, str(error))
+        return False
+    if claim is not None:
+        claim.give_back()
+    return True
+
+
+def _say_failed(cell: Cell, reason: str) -> None:
+    log.info("%s", wrapped(f"{cell.label}: {outcome(failed(cell, 'error', reason))}"))
 
 
 def resources(config: Config, launcher: "EngineLauncher") -> Resources:
@@ -171,7 +196,7 @@ def _run(engine: Any, launcher: "EngineLauncher", cells: Sequence[Cell]) -> str:
     """Have the engine run the cells; what it had to say, if it ended with an error."""
     engine.setup(
         hydra_context=launcher.hydra_context,
-        task_function=InOwnProcess(launcher.task_function),
+        task_function=InOwnProcess(launcher.task_function, this_process() if launcher.devices_here else None),
         config=launcher.config,
     )
     overrides = [
@@ -200,9 +225,15 @@ def _settle(cells: Sequence[Cell], said: dict[str, str], started: float) -> None
     lost = [cell for cell in cells if cell.result(new=True) is None]
     begun = {cell.folder for cell in lost if _written(cell.folder / LOG) > started - 1}
     if lost and len(lost) == len(cells) and not begun:
-        raise UserError(f"the engine has not begun a single cell: {said[lost[0].folder.name] or 'it gives no reason'}")
+        why = said[lost[0].folder.name] or "it gives no reason"
+        why += where_full(why, lost[0].folder)
+        raise UserError(f"the engine has not begun a single cell: {why}")
     for cell in lost:
-        claim = Claim.take(cell.folder)
+        try:
+            claim = Claim.take(cell.folder)
+        except UserError as error:
+            _say_failed(cell, str(error))
+            continue
         if claim is None:
             log.info("%s still runs; its record will be in %s", cell.label, cell.folder)
             continue
@@ -212,7 +243,7 @@ def _settle(cells: Sequence[Cell], said: dict[str, str], started: float) -> None
             # One that waits in the engine's queue still may run after all, and then replaces this record by its own.
             how = "its worker has ended without its result" if cell.folder in begun else NEVER_BEGUN
             reason = f"{how}; the engine says: {why}; {AGAIN}"
-            write_result(cell.folder, CellResult(**describe(cell.config), status="killed", reason=reason))
+            record(cell, CellResult(**describe(cell.config), status="killed", reason=reason))
             log.info("%s", wrapped(f"killed: {cell.label}: {reason}"))
         claim.give_back()
 

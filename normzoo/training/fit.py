@@ -6,6 +6,7 @@ import threading
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.constants import default_pg_timeout
 
 from normzoo.sweep.options import sweep_options
 from normzoo.training.build import Config, build_data, build_model, build_probes, learning_rate
@@ -116,7 +119,9 @@ def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callba
     arguments = {key: value for key, value in config["trainer"].items() if key not in ("name", "threads")}
     arguments["accelerator"] = "cuda" if on_gpu(config) else "cpu"
     if arguments["strategy"] in DDP:
-        arguments["strategy"] = "ddp" if under_torchrun() else "auto"
+        limit = sweep_options(config).stall_limit
+        timeout = default_pg_timeout if limit is None else timedelta(seconds=min(limit, 1e6))
+        arguments["strategy"] = DDPStrategy(timeout=timeout) if under_torchrun() else "auto"
     if not under_torchrun():
         # Lightning would start the others by running the command line again, and with it the whole sweep.
         assert world_size(config) == 1

@@ -3,8 +3,7 @@
 import contextlib
 import logging
 import math
-import signal
-import threading
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,24 +19,23 @@ from normzoo.sweep.claim import Claim
 from normzoo.sweep.job import Job
 from normzoo.sweep.keeper import Ending
 from normzoo.sweep.leases import Leases, Need, visible_gpus
-from normzoo.sweep.limits import Limits, processor_cores
-from normzoo.sweep.options import sweep_options
+from normzoo.sweep.limits import processor_cores
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.progress import Progress
-from normzoo.sweep.stop import Stop
+from normzoo.sweep.stop import Stop, interrupt_by_what_ends
 from normzoo.sweep.wrapped import counted, wrapped
 from normzoo.training.build import Config
-from normzoo.training.callbacks import curve_so_far
+from normzoo.training.callbacks import error_so_far
 from normzoo.training.check import on_gpu
 from normzoo.training.claimed import claimed
 from normzoo.training.compose import Composition
 from normzoo.training.dry_run import table
-from normzoo.training.ending import outcome, settle
-from normzoo.training.plan import Cell, Plan, plan
+from normzoo.training.ending import failed, limits, outcome, settle
+from normzoo.training.plan import Cell, Plan, plan, searches
 from normzoo.training.server import cell_server
 
 if TYPE_CHECKING:
-    from hydra_plugins.normzoo_sweep import NormzooLauncher
+    from hydra_plugins.normzoo_sweep import CellLauncher, NormzooLauncher
 
 log = logging.getLogger("normzoo")
 
@@ -55,8 +53,7 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     """
     if launcher.n_jobs is not None and not (type(launcher.n_jobs) is int and launcher.n_jobs >= 1):
         raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs} must be 1 or more, or null for all cores")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended sweep ends its cells
+    interrupt_by_what_ends()
     dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
     with contextlib.nullcontext() if dry_run else cell_server() as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
@@ -71,7 +68,7 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         left = run.through(context, leases)
     if run.stop.draining:
         _say_goodbye(launcher, left, run.stop.now)
-    return [job_return(cell) for cell in planned.asked]
+    return returned(launcher, planned)
 
 
 def _need(config: Config) -> Need:
@@ -98,18 +95,17 @@ class _Run:
         with self.progress, self.stop:
             self.pool = Pool(
                 context, leases, self.launcher.n_jobs, self.stop, claim=self._claim, on_start=self.progress.start,
-                on_end=self._end, on_elsewhere=self._elsewhere, on_wait=self._wait,
+                on_end=self._end, on_fail=self._fail, on_elsewhere=self._elsewhere, on_wait=self._wait,
             )  # fmt: skip
             return len(self.pool.run([self._job(cell) for cell in self.cells]))
 
     def _job(self, cell: Cell) -> Job:
-        options = sweep_options(cell.config)
         return Job(
             _run_cell,
             (self.launcher.hydra_context, self.launcher.task_function, cell.composition),
             log=cell.folder / "cell.log",
             need=_need(cell.config),
-            limits=Limits(options.time_limit, options.memory_limit),
+            limits=limits(cell.config),
             environment={"OMP_NUM_THREADS": str(cell.config["trainer"]["threads"])},
         )
 
@@ -119,14 +115,17 @@ class _Run:
     def _end(self, index: int, ending: Ending) -> None:
         self.progress.end(index, *told(settle(self.cells[index], ending)))
 
+    def _fail(self, index: int, reason: str) -> None:
+        self.progress.start(index)
+        self.progress.end(index, *told(failed(self.cells[index], "error", reason)))
+
     def _elsewhere(self, index: int) -> None:
         result = self.cells[index].result()
         assert result is not None
         self.progress.elsewhere(index, *told(result))
 
     def _wait(self) -> None:
-        curves = [curve_so_far(self.cells[index].folder) for index in self.progress.running]
-        self.progress.show_running([f"{curve[-1]['val_error_running']:.1f} %" if curve else "-" for curve in curves])
+        self.progress.show_running([error_so_far(self.cells[index].folder) for index in self.progress.running])
         if self.pool.elsewhere and not self.pool.running and not self.said_waiting:
             self.said_waiting = True
             waiting = counted(len(self.pool.elsewhere))
@@ -142,6 +141,15 @@ def told(result: CellResult) -> tuple[str, float | None, bool]:
     """For the progress: the outcome in words, the error, and whether it is a failure."""
     ok = result.status == "ok"
     return outcome(result), result.metrics.get("val_error_running") if ok else None, not ok
+
+
+def returned(launcher: "CellLauncher", planned: Plan) -> list[JobReturn]:
+    """What the sweep's cells give back; it ends here if one has left no record, which the report does not know of."""
+    if any(cell.lost for cell in planned.to_run) and not searches(launcher.config):
+        with contextlib.suppress(SystemExit):
+            launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None)
+        sys.exit(1)
+    return [job_return(cell) for cell in planned.asked]
 
 
 def _say_goodbye(launcher: "NormzooLauncher", left: int, at_once: bool) -> NoReturn:

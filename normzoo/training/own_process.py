@@ -3,9 +3,13 @@
 import math
 import multiprocessing
 import os
+import threading
+import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
@@ -14,19 +18,43 @@ from normzoo.sweep.claim import Claim
 from normzoo.sweep.job import Job
 from normzoo.sweep.keeper import Ending
 from normzoo.sweep.leases import Leases, Need, visible_gpus
-from normzoo.sweep.limits import Limits, processor_cores
+from normzoo.sweep.limits import processor_cores
 from normzoo.sweep.options import sweep_options
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.stop import Stop
 from normzoo.training.check import on_gpu
 from normzoo.training.claimed import claimed
 from normzoo.training.compose import Composition
-from normzoo.training.ending import settle
+from normzoo.training.ending import failed, limits, settle
 from normzoo.training.plan import Cell
 from normzoo.training.task import plain
 
 LOG = "cell.log"
 STAMP = "NORMZOO_STAMP"  # the variable that has the stamp of the record that was there when the cell was planned
+
+
+def this_process() -> tuple[int, float]:
+    """The id of this process, and when it began, which tells it from a later one of that id."""
+    return os.getpid(), psutil.Process().create_time()
+
+
+@cache
+def end_with(process: int, began: float) -> None:
+    """End this worker once that process is gone, and with it what runs below: its engine would go on."""
+
+    def lives() -> bool:
+        try:
+            found = psutil.Process(process)
+            return found.create_time() == began and found.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def watch() -> None:
+        while lives():
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -35,11 +63,16 @@ class InOwnProcess:
 
     Args:
         task: What Hydra was given to call.
+        sweep: The process on this machine, from `this_process`, that the worker is not to outlive; None for one that
+            the engine ends, or that goes on alone.
     """
 
     task: TaskFunction
+    sweep: tuple[int, float] | None = None
 
     def __call__(self, config: DictConfig) -> float:
+        if self.sweep is not None and self.sweep[0] != os.getpid():
+            end_with(*self.sweep)
         folder = Path(HydraConfig.get().runtime.output_dir)
         cell = Cell(Composition(b""), plain(config), folder, stamp=os.environ.get(STAMP, ""))
         options = sweep_options(cell.config)
@@ -50,7 +83,7 @@ class InOwnProcess:
             (config,),
             log=cell.folder / LOG,
             need=Need(gpus=len(gpus), cores=trainer["devices"] * trainer["threads"]),
-            limits=Limits(options.time_limit, options.memory_limit),
+            limits=limits(cell.config),
             environment={"OMP_NUM_THREADS": str(trainer["threads"])},
         )
 
@@ -60,10 +93,13 @@ class InOwnProcess:
         def end(index: int, ending: Ending) -> None:
             settle(cell, ending)
 
+        def fail(index: int, reason: str) -> None:
+            failed(cell, "error", reason)
+
         with Stop() as stop:
             # Forked from this process, which has imported what the cell needs and has run nothing of it.
             context = multiprocessing.get_context("fork")
-            pool = Pool(context, Leases(gpus, processor_cores()), 1, stop, claim=claim, on_end=end)
+            pool = Pool(context, Leases(gpus, processor_cores()), 1, stop, claim=claim, on_end=end, on_fail=fail)
             if pool.run([job]):
                 raise KeyboardInterrupt
         result = cell.result()

@@ -15,7 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from normzoo.again import anew, command_of
 from normzoo.claim_cells import gather, write_claims
 from normzoo.errors import UserError
-from normzoo.results import FILE_NAME, FINISHED, NO_RECORD, CellResult, NewerSchemaError, cell_id, read_result, stamp
+from normzoo.results import (
+    FILE_NAME,
+    FINISHED,
+    NO_RECORD,
+    CellResult,
+    NewerSchemaError,
+    cell_id,
+    read_result,
+    stamp,
+    write_atomic,
+)
 from normzoo.sweep.claim import FILE_NAME as CLAIM
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.options import SweepOptions, sweep_options
@@ -61,6 +71,7 @@ class Cell:
     refused: str | None = None
     state: State = State.TO_RUN
     record: CellResult | None = None  # as it was when the cell was planned
+    lost: bool = False  # whether no record of it could be written
     stamp: str = ""  # what tells that record from the next; found when the cell is planned, here or elsewhere
 
     def __post_init__(self) -> None:
@@ -188,6 +199,8 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
     say_refused(planned.cells, uncomposed)
     if not options.dry_run:
         write_probe(folder)
+        if not search:  # Hydra's own sweepers leave it as well
+            write_atomic(folder / "multirun.yaml", OmegaConf.to_yaml(launcher.config))
         write_claims(folder, gather(claimed, anew(command_of(launcher.config))))
         record_refused(planned.cells)
     return planned
@@ -238,7 +251,8 @@ def refuse(cell: Cell, reason: str) -> None:
 
 def _tidy(folder: Path) -> None:
     """Clear what a sweep that was killed has left of a finished cell, unless another one is about to."""
-    claim = Claim.take(folder)
-    if claim is not None:
-        tidy(folder)
-        claim.give_back()
+    with contextlib.suppress(UserError):
+        claim = Claim.take(folder)
+        if claim is not None:
+            tidy(folder)
+            claim.give_back()

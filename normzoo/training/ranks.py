@@ -15,12 +15,13 @@ import contextlib
 import logging
 import logging.config
 import os
+import re
 import shutil
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS)
 # Strategies of Lightning that say how processes start, which is settled here.
 DDP = ("auto", "torchrun", "ddp", "ddp_fork", "ddp_spawn", "ddp_notebook")
+WAITED = "waited"  # a file of each rank that has waited for another in vain
+_WAITED_FOR_IT = "the others have waited for it longer than sweep.stall_limit; raise the limit if it only takes long"
 _SAY_IT_AGAIN = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 # What Python, torch on a GPU and torch on the processor, which has no error of its own for it, say.
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "DefaultCPUAllocator: can't allocate memory")
@@ -135,9 +138,11 @@ def launch(count: int, folder: Path, start_method: str, function: Callable[..., 
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         try:
-            elastic_launch(settings, _run)(_logging() if spawned else None, function, arguments)
+            elastic_launch(settings, _run)(logs, _logging() if spawned else None, function, arguments)
         except ChildFailedError as error:
-            raise _told(error) from None
+            waited = {int(path.suffix[1:]) for path in logs.glob(f"{WAITED}.*")}
+            hang = sorted(set(range(count)) - waited) if waited else []
+            raise _told(error, hang) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -153,12 +158,19 @@ def lost_another(error: BaseException) -> bool:
     return said or isinstance(error, torch.distributed.DistError)
 
 
+def waited_in_vain(error: BaseException) -> bool:
+    """Whether the error says that another process has not come to where all must meet, in all the time it had."""
+    return lost_another(error) and re.search("timed out|timeout", str(error), re.IGNORECASE) is not None
+
+
 def says_out_of_memory(said: str) -> bool:
     """Whether the error says, in the last lines of its traceback, that there was no memory left."""
     return any(words in said for words in _OUT_OF_MEMORY)
 
 
-def _run(logging_config: dict[str, Any] | None, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _run(
+    logs: Path, logging_config: dict[str, Any] | None, function: Callable[..., object], arguments: tuple[Any, ...]
+) -> None:
     """In each rank."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -170,13 +182,17 @@ def _run(logging_config: dict[str, Any] | None, function: Callable[..., object],
     except SystemExit as error:
         raise RuntimeError(f"the process asked to end, with exit code {error.code}") from error
     except Exception as error:
+        if waited_in_vain(error):
+            (logs / f"{WAITED}.{rank()}").touch()
         if lost_another(error):
             time.sleep(GRACE_S)
         raise
 
 
-def _told(error: ChildFailedError) -> Exception:
+def _told(error: ChildFailedError, hang: Sequence[int]) -> Exception:
     number, failure = error.get_first_failure()
+    if hang and number not in hang:
+        return RankError(f"rank {', '.join(map(str, hang))} hangs: {_WAITED_FOR_IT}", "timeout")
     message = failure.error_file_data.get("message")
     if isinstance(message, dict):
         said, trace = str(message["message"]), str(message["extraInfo"]["py_callstack"])

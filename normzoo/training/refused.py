@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -60,8 +59,12 @@ def _is_recorded(cell: "Cell") -> bool:
 
 
 def _record(cell: "Cell") -> None:
-    with suppress(NewerSchemaError):  # which may be why it is refused
+    try:
         write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
+    except NewerSchemaError:  # which may be why it is refused
+        pass
+    except UserError as error:  # no reason for the other cells to be left out
+        log.warning("%s", wrapped(f"no record of {cell.label}, which is refused: {error}"))
 
 
 def _reasons(cells: "Sequence[Cell]") -> dict[str, list[str]]:

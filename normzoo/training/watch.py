@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from normzoo.sweep.progress import Progress
-from normzoo.training.callbacks import curve_so_far
+from normzoo.training.callbacks import error_so_far
 from normzoo.training.ending import given_up
 from normzoo.training.multirun import told
 from normzoo.training.plan import Cell
@@ -56,5 +56,4 @@ class Watch:
             if result is not None:
                 del waiting[index]
                 self.progress.end(index, *told(result))
-        curves = [curve_so_far(self.cells[index].folder) for index in self.progress.running]
-        self.progress.show_running([f"{curve[-1]['val_error_running']:.1f} %" if curve else "-" for curve in curves])
+        self.progress.show_running([error_so_far(self.cells[index].folder) for index in self.progress.running])

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from normzoo.errors import UserError
 from normzoo.sweep.claim import Claim
 from normzoo.sweep.fork_server import fork_server, stop_server
 from normzoo.sweep.job import Job, Orders
@@ -215,6 +216,60 @@ def test_a_time_limit(tmp_path: Path, run: Run) -> None:
     assert (tmp_path / "next").exists()
 
 
+def babble() -> None:
+    """Write what is no message, and much of it, into whatever is open."""
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b'{"code": 5}\n\xff' * 100)
+    os._exit(3)
+
+
+def test_what_a_job_writes_into_inherited_descriptors_harms_nobody(tmp_path: Path, run: Run) -> None:
+    jobs = [Job(babble, (), tmp_path / "0.log"), Job(write, (tmp_path / "next", "yes"), tmp_path / "1.log")]
+    assert codes(run(jobs, n_jobs=1)) == {0: 3, 1: 0}
+    assert (tmp_path / "next").exists()
+
+
+@pytest.mark.parametrize("seconds", [30 * 86400.0, 1e300])
+def test_a_time_limit_may_be_longer_than_the_kernel_waits(tmp_path: Path, run: Run, seconds: float) -> None:
+    endings = run([Job(write, (tmp_path / "done", "yes"), tmp_path / "log", limits=Limits(seconds=seconds))])
+    assert endings[0].cause is None
+    assert codes(endings) == {0: 0}, (tmp_path / "log").read_text()
+
+
+def test_a_keeper_that_raises_says_so_in_the_log_and_takes_its_job_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Ending:
+        raise RuntimeError("the keeper is broken")
+
+    monkeypatch.setattr("normzoo.sweep.keeper._watch", broken)
+    endings: dict[int, Ending] = {}
+    jobs = [Job(hold_on, (tmp_path / "pid",), tmp_path / "0.log"), Job(leave, (0,), tmp_path / "1.log")]
+    with Stop() as stop:
+        context = multiprocessing.get_context("fork")
+        Pool(context, Leases([], CORES), 1, stop, on_end=endings.__setitem__).run(jobs)
+    assert codes(endings) == {0: 1, 1: 1}
+    assert "RuntimeError: the keeper is broken" in (tmp_path / "0.log").read_text()
+
+
+@pytest.mark.parametrize("error", [UserError("the folder is none"), OSError("no process is left")])
+def test_a_job_that_cannot_be_started_leaves_the_others_alone(tmp_path: Path, server: Any, error: Exception) -> None:
+    def claim(index: int) -> Claim | None:
+        if index == 0:
+            raise error
+        return None
+
+    told: dict[int, str] = {}
+    jobs = [Job(write, (tmp_path / str(i), ""), tmp_path / f"{i}.log") for i in range(2)]
+    with Stop() as stop:
+        pool = Pool(server, Leases([], CORES), None, stop, claim=claim, on_fail=told.__setitem__)
+        assert pool.run(jobs) == []
+    assert list(told) == [0]
+    assert str(error) in told[0]
+    assert (tmp_path / "1").exists()
+
+
 def eat(mib: int) -> None:
     eaten = bytearray(b"x" * (mib * 2**20))
     if os.fork() == 0:
@@ -252,7 +307,7 @@ def test_a_job_does_not_outlive_its_keeper(tmp_path: Path, number: signal.Signal
         assert not alive(program)
     else:
         assert endings[0] == Ending(-signal.SIGKILL)
-        os.kill(program, signal.SIGKILL)  # a program is told nothing of its parent's death
+        wait_for(lambda: not alive(program))  # which is told nothing of its parent's death
 
 
 def test_an_interrupt_stops_the_running_jobs_and_starts_no_more(tmp_path: Path, run: Run, server: Any) -> None:

@@ -46,7 +46,14 @@ def test_control_c_once_lets_the_running_cell_end(tmp_path: Path) -> None:
     assert (first.folder / "result.json").read_bytes() == record
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C twice", pytest.param("SIGTERM", marks=[pytest.mark.long, pytest.mark.slow])])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("Ctrl-C twice", marks=pytest.mark.slow),
+        "SIGHUP",  # as a terminal sends it that is closed, to all processes in its foreground
+        pytest.param("SIGTERM", marks=[pytest.mark.long, pytest.mark.slow]),
+    ],
+)
 def test_cells_are_stopped_at_once(tmp_path: Path, how: str) -> None:
     sweep = Sweep(tmp_path, "seed=0,1", "hydra.launcher.n_jobs=1")
     until(lambda: started(tmp_path), 120.0)
@@ -54,6 +61,8 @@ def test_cells_are_stopped_at_once(tmp_path: Path, how: str) -> None:
     assert started(tmp_path)[0] in {process.pid for process in below}
     if how == "SIGTERM":
         os.kill(sweep.process.pid, signal.SIGTERM)
+    elif how == "SIGHUP":
+        os.killpg(sweep.process.pid, signal.SIGHUP)
     else:
         sweep.control_c()
         sweep.wait_for("interrupted: 1 running")
@@ -75,6 +84,44 @@ def test_a_killed_sweep_takes_its_cells_and_their_ranks_with_it(tmp_path: Path) 
     sweep.process.kill()
     assert sweep.end() == -signal.SIGKILL
     until(lambda: not any(map(alive, below)))
+
+
+LONG = [pytest.mark.long, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        pytest.param("joblib", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("joblib", signal.SIGTERM, marks=LONG),
+        pytest.param("joblib", signal.SIGHUP, marks=LONG),
+        pytest.param("submitit_local", signal.SIGKILL, marks=LONG),
+        pytest.param("submitit_local", signal.SIGTERM, marks=LONG),
+        pytest.param("ray", signal.SIGKILL, marks=LONG),
+        pytest.param("ray", signal.SIGTERM, marks=LONG),
+    ],
+)
+def test_the_cells_of_an_engine_on_this_machine_end_with_the_sweep(
+    tmp_path: Path, engine: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip({"submitit_local": "submitit"}.get(engine, engine))
+    for name in ("RAY_raylet_start_wait_time_s", "RAY_worker_register_timeout_seconds"):
+        monkeypatch.setenv(name, "300")
+    cluster = ("+hydra.launcher.ray.init.include_dashboard=false", "+hydra.launcher.ray.init.num_cpus=2")
+    sweep = Sweep(tmp_path, "seed=0,1", f"hydra/launcher={engine}", *(cluster if engine == "ray" else ()))
+    try:
+        until(lambda: started(tmp_path) or sweep.process.poll() is not None, 300.0)
+        assert sweep.process.poll() is None, sweep.said()
+        below = sweep.below()
+        assert started(tmp_path)[0] in {process.pid for process in below}
+        os.kill(sweep.process.pid, number)
+        assert sweep.end() == (-signal.SIGKILL if number == signal.SIGKILL else 130), sweep.said()
+    finally:
+        sweep.process.kill()
+    until(lambda: not any(map(alive, below)), 30.0)
+    assert read_results(tmp_path / "s")[0] == []
+    if number != signal.SIGKILL:
+        assert "this command goes on" in sweep.said()
 
 
 def test_control_c_while_cells_are_planned(tmp_path: Path) -> None:

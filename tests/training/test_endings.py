@@ -65,6 +65,7 @@ Crashes = second_epoch(crash)
 OutOfMemory = second_epoch(too_much)
 TorchOutOfMemory = second_epoch(too_much_for_torch)
 Eats = second_epoch(eat)
+Slow = second_epoch(lambda: time.sleep(0.4))
 Hangs = second_epoch(lambda: time.sleep(600))
 
 EXPECTED = {
@@ -113,6 +114,23 @@ def test_every_death_is_recorded_with_its_cause_and_the_sweep_goes_on(
         "train", "-m", *tiny, f"model._target_=test_endings.Exits,{PLAIN}", "hydra.sweep.dir=s", "sweep.retry=failed"
     )
     assert "1 to run" in out, out + err
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.ddp)])
+def test_a_cell_that_hangs_is_ended_and_one_that_takes_long_is_not(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    monkeypatch.setattr("normzoo.training.ending.GRACE_S", 0.1)
+    _, out, err = cli(
+        "train", "-m", *tiny, "model._target_=test_endings.Hangs,test_endings.Slow", "hydra.sweep.dir=s",
+        "sweep.stall_limit=2.5", "seed=0", f"trainer.devices={devices}", f"batch_size_per_device={8 // devices}",
+    )  # fmt: skip
+    results = {result.config["model"]["_target_"]: result for result in read_results(tmp_path / "s")[0]}
+    assert results["test_endings.Slow"].status == "ok", out + err
+    hung = results["test_endings.Hangs"]
+    assert hung.status == "timeout", out + err
+    assert "longer than sweep.stall_limit=0:02" in (hung.reason or "")
+    assert "raise the limit" in (hung.reason or "")
 
 
 def test_a_loss_that_is_not_a_number(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ SOON_S = 15
 ENDS: dict[str, Callable[[], object]] = {
     "exit": lambda: os._exit(7),
     "asks to exit": lambda: sys.exit(0),
+    "hang": lambda: time.sleep(120),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
 }
@@ -95,6 +96,18 @@ def test_a_rank_that_dies_ends_its_cell_within_seconds(
     assert {name for name in os.environ if name not in environment} <= {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert not (tmp_path / ".ranks").exists()
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_rank_that_hangs_is_named_and_ends_its_cell(config: Compose, tmp_path: Path, at: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(RankError):
+        run_cell(config(*failing("hang", at), "sweep.stall_limit=6"), tmp_path)
+    assert time.monotonic() - started < 60
+    result = read_result(tmp_path)
+    assert result.status == "timeout"
+    assert (result.reason or "").startswith(f"rank {at} hangs: the others have waited for it longer than sweep.stall")
 
 
 @pytest.mark.ddp
