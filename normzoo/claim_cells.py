@@ -93,7 +93,10 @@ def _claim_cells(name: str, entry: Mapping[str, Any]) -> ClaimCells:
     texts = (entry["statement"], entry["source"], entry["grids"], command, *cells)
     if not all(isinstance(text, str) for text in texts) or any(Path(cell).name != cell for cell in cells):
         raise ValueError(f"the entry {name}")
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # cut short, it cannot be typed again
+        words = []
     # It is shown to be typed again, and so it is a command of ours, quoted, and no other.
     ours = words[:1] == ["normzoo"] and words[1:2] in (["claims"], ["train"])
     return ClaimCells(name, entry["statement"], entry["source"], cells, entry["grids"], shlex.join(words) * ours)

@@ -359,3 +359,11 @@ def test_verdicts_are_nowhere_in_the_configs() -> None:
         assert found.statement.endswith(".")
         assert found.statement.count(". ") == 0
         assert "experiment" not in {key for grid in (*found.full, *found.quick) for key in grid}
+
+
+def test_a_command_that_cannot_be_typed_again_loses_no_claim(tmp_path: Path) -> None:
+    """As one that is cut short within its quotes."""
+    entry = {"statement": "s", "source": "s", "cells": [], "grids": "full", "command": "normzoo train -m 'a=b"}
+    (tmp_path / "claims.json").write_text(json.dumps({"x": entry}))
+    (claim,) = read_claims(tmp_path)
+    assert (claim.name, claim.command) == ("x", "")
