@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from normzoo import __version__, bench, catalogue, claims
+from normzoo import __version__, bench
 from normzoo._interrupt import handle_again
+from normzoo.commands import catalogue, claims
+from normzoo.commands.broken_pipe import to_any_reader
+from normzoo.commands.train import call_hydra
 from normzoo.errors import UserError, exit_with
-from normzoo.escape import printable
-from normzoo.output import to_any_reader
 from normzoo.registry import list_norms
-from normzoo.training.command import call_hydra
+from normzoo.text import printable
 
 COMMANDS = ("train", "report", "claims", "list", "show", "bench")
 
@@ -144,9 +145,9 @@ def _parse(arguments: Sequence[str]) -> None:
 
 
 def _report(chosen: argparse.Namespace) -> None:
-    from normzoo.claim_cells import of_claims_alone
+    from normzoo.claims import judge_claims
     from normzoo.report import report
-    from normzoo.report.claims import judge_claims
+    from normzoo.sweep.claims_manifest import of_claims_alone
 
     if not of_claims_alone(chosen.folder):
         print(report(chosen.folder).text)

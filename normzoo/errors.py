@@ -3,7 +3,7 @@
 import sys
 from typing import NoReturn
 
-from normzoo.escape import printable
+from normzoo.text import printable
 
 
 class UserError(Exception):

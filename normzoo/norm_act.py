@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from normzoo.arguments import ArgumentTypeError, check_num_features, check_values
-from normzoo.facts import NormInfo
+from normzoo.norm_info import NormInfo
+from normzoo.validation import ArgumentTypeError, check_num_features, check_values
 
 OF_MODELS = (
     *("eps", "momentum", "affine", "track_running_stats", "elementwise_affine", "bias"),

@@ -7,7 +7,7 @@ import types
 import warnings
 from collections.abc import Callable, Mapping
 
-from normzoo.facts import NormInfo
+from normzoo.norm_info import NormInfo
 
 ENTRY_POINT_GROUP = "normzoo.norms"
 

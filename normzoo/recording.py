@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from normzoo.errors import UserError
-from normzoo.escape import bounded
 from normzoo.results import write_atomic
+from normzoo.text import bounded
 
 FILE_NAME = "recording.npz"
 

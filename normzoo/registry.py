@@ -12,8 +12,9 @@ from typing import Any, TypeVar, get_args
 from torch import nn
 
 from normzoo import plugins
-from normzoo.arguments import check_num_features, check_values
-from normzoo.facts import (
+from normzoo.leaf import make_leaf
+from normzoo.norm_act import NormFactory, build_norm, finish
+from normzoo.norm_info import (
     FACTS,
     UNSCRIPTED,
     Kind,
@@ -23,8 +24,7 @@ from normzoo.facts import (
     check_facts,
     check_signature,
 )
-from normzoo.leaf import make_leaf
-from normzoo.norm_act import NormFactory, build_norm, finish
+from normzoo.validation import check_num_features, check_values
 
 __all__ = [
     "FACTS",

@@ -20,7 +20,7 @@ from unittest import SkipTest
 from torch import nn
 
 from normzoo._conformance import CHECKS, OF_KIND, Subject
-from normzoo.facts import NormInfo, check_facts
+from normzoo.norm_info import NormInfo, check_facts
 from normzoo.registry import info, list_norms
 
 __all__ = ["Check", "check_norm", "checks"]

@@ -11,11 +11,12 @@ import pytest
 from torch import nn
 
 import normzoo
-from normzoo import catalogue, cli, plugins, registry
+from normzoo import cli, plugins, registry
 from normzoo.bench.measure import BUSY
-from normzoo.catalogue import COLUMNS, FLAGS
+from normzoo.commands import catalogue
+from normzoo.commands.catalogue import COLUMNS, FLAGS
 from normzoo.errors import exit_with
-from normzoo.facts import FACTS
+from normzoo.norm_info import FACTS
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from normzoo.claim_cells import ClaimCells, read_claims, write_claims
+from normzoo.commands.broken_pipe import to_any_reader
 from normzoo.errors import UserError
-from normzoo.escape import bounded, code, csv_cell, displayable, markdown, printable
-from normzoo.output import to_any_reader
+from normzoo.sweep.claims_manifest import ClaimCells, read_claims, write_claims
+from normzoo.text import bounded, code, csv_cell, displayable, markdown, printable
 
 # What has a meaning in Markdown, HTML, mathtext, a shell, a spreadsheet or a terminal, and some that has none.
 CHARACTERS = "\\`*_[]()<>&$~#+-.!|=:;'\"{}^@%/ \t\n\r\0\x1b\x9b\u2028\u202e\ud800\udcffaZ0é字"

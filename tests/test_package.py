@@ -41,7 +41,7 @@ def test_wheel_holds_the_package_its_configs_and_nothing_else(wheel: Path) -> No
     }
     code |= {name.replace("/conf/", "/conf_norms/") for name in code if name.startswith("normzoo/conf/norm/")}
     # Hydra's plugins lie in the package and are installed beside it, where Hydra looks for them.
-    expected = {name.removeprefix("normzoo/training/plugins/") for name in code}
+    expected = {name.removeprefix("normzoo/sweep/plugins/") for name in code}
     assert {name for name in files if not name.startswith("normzoo-")} == expected
     assert {"normzoo/py.typed", "normzoo/conf/train.yaml", "normzoo/conf/norm/group_norm.yaml"} <= expected
     (licence,) = (name for name in files if name.endswith("/licenses/LICENSE"))

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import normzoo
 from normzoo import cli
-from normzoo.claims import read_claims
+from normzoo.commands.claims import read_claims
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

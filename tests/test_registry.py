@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import normzoo
-from normzoo import facts, plugins, registry
+from normzoo import norm_info as facts
+from normzoo import plugins, registry
 
 
 class Mine(nn.Module):

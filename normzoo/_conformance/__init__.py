@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from normzoo._conformance import facts, inputs, kinds, torch_features, training, values
 from normzoo._conformance.subject import Subject as Subject
-from normzoo.facts import Kind
+from normzoo.norm_info import Kind
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     facts.facts_hold,

@@ -9,7 +9,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor, nn
 
-from normzoo.facts import NormInfo
+from normzoo.norm_info import NormInfo
 
 Given = tuple[Tensor, ...]
 """What a layer is called with: the input, and where it is conditional the condition."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from normzoo.bench.measure import Step
 from normzoo.bench.references import BATCH_NORM, CONVOLUTION, NEEDED, REFERENCES, TOKENS, Reference
 from normzoo.errors import UserError
-from normzoo.facts import NormInfo
+from normzoo.norm_info import NormInfo
 from normzoo.registry import info
 
 

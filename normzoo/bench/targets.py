@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from normzoo.bench.figure import VERDICTS, Figure
 from normzoo.bench.measure import Ratio
 from normzoo.bench.row import LayerRow
-from normzoo.facts import NormInfo
+from normzoo.norm_info import NormInfo
 from normzoo.registry import info
 
 FUSED = 1.05

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from normzoo.arguments import ArgumentValueError
 from normzoo.errors import UserError
+from normzoo.validation import ArgumentValueError
 
 
 class NormValueError(UserError, ValueError):

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from normzoo.arguments import ArgumentValueError
 from normzoo.norms._refuse import NormValueError, check_dtype
+from normzoo.validation import ArgumentValueError
 
 
 def weight_of(norm: str, module: Any, tensor_name: str) -> Tensor:

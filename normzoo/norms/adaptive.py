@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normzoo.facts import NOT_DYNAMIC
+from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._condition import check_condition, per_sample
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import standardize

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from normzoo.facts import NOT_DYNAMIC
+from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import invalid
 from normzoo.norms._running import commit, newest_weight, snapshot

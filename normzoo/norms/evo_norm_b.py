@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from normzoo.facts import NOT_DYNAMIC
+from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._quotient import Excess, Moments, Quotient
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running

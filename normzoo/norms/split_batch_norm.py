@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from normzoo.facts import UNSCRIPTED
+from normzoo.norm_info import UNSCRIPTED
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms.batch_norm import BatchNormBase

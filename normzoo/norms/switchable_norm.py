@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.facts import NOT_DYNAMIC
+from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import detached_mean, standardize_instances
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrizations, parametrize
 
-from normzoo.arguments import ArgumentValueError
 from normzoo.norms._recompute import is_in_graph, is_recomputed, state_of_first_run
 from normzoo.norms._weights import check_dim, weight_of
 from normzoo.registry import register
+from normzoo.validation import ArgumentValueError
 
 
 class _WeightNorm(parametrizations._WeightNorm):

@@ -13,10 +13,10 @@ from normzoo.report.checks import Check, run_checks
 from normzoo.report.figure import draw_figure
 from normzoo.report.page import build_page
 from normzoo.report.summary import build_summary
+from normzoo.report.sweep_axes import FIGURE_NAMES, figure_name
 from normzoo.report.table import build_table
 from normzoo.report.terminal import lost_text, terminal_table, terminal_text
 from normzoo.report.text import rows_csv
-from normzoo.report.varied import FIGURE_NAMES, figure_name
 from normzoo.results import FILE_NAME, read_results, write_atomic
 
 __all__ = ["Check", "ReportPaths", "report"]

@@ -13,10 +13,10 @@ from normzoo.report.errors_axis import (
     say_nothing_ended,
     top_with_inset,
 )
+from normzoo.report.facets import said
 from normzoo.report.legend import place_legend
 from normzoo.report.literature import Reference
 from normzoo.report.panels import Curve, Panel, Scale
-from normzoo.report.settings import said
 from normzoo.report.style import matplotlib_arguments, norm_style
 from normzoo.report.titles import put_title
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from normzoo.report.settings import said
+from normzoo.report.facets import said
 from normzoo.results import CellResult
 
 # Of data sets whose records do not say it.

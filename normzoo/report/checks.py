@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
-from normzoo.report.arms import (
+from normzoo.report.chance import none_learned
+from normzoo.report.rows import Table
+from normzoo.report.series import (
     Line,
     Point,
     Stat,
@@ -16,8 +18,6 @@ from normzoo.report.arms import (
     pooled_std,
     positions,
 )
-from normzoo.report.chance import none_learned
-from normzoo.report.rows import Table
 
 UNKNOWN: Final = "cannot be told"
 FAILED = ("error", "killed", "oom", "timeout")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from normzoo.report.arms import Stat
 from normzoo.report.panels import Curve
+from normzoo.report.series import Stat
 from normzoo.report.style import GREY
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from normzoo.errors import UserError
-from normzoo.report import describe
+from normzoo.report import provenance as describe
 from normzoo.report.axes import MOST_DOTTED, draw_panel
 from normzoo.report.chance import guessing
 from normzoo.report.errors_axis import cut_off, top_with_inset
@@ -17,8 +17,8 @@ from normzoo.report.legend import legend_size
 from normzoo.report.panels import Panel, build_panels
 from normzoo.report.ranking import draw_ranking, ranking_size
 from normzoo.report.rows import Table
-from normzoo.report.varied import over_batches, pooled_text
-from normzoo.report.varied_panels import varied_panels
+from normzoo.report.sweep_axes import over_batches, pooled_text
+from normzoo.report.sweep_panels import varied_panels
 
 LOOKS: Any = {
     "font.family": "DejaVu Sans",

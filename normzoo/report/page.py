@@ -3,7 +3,7 @@
 import html
 import re
 
-from normzoo.escape import printable
+from normzoo.text import printable
 
 _STYLE = """
 :root { color-scheme: light }

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from normzoo.report import describe
-from normzoo.report.arms import (
+from normzoo.report import provenance as describe
+from normzoo.report.facets import Setting
+from normzoo.report.literature import GROUP_NORM_IMAGENET, Reference
+from normzoo.report.rows import Table
+from normzoo.report.series import (
     Line,
     Stat,
     batch_lines,
@@ -16,9 +19,6 @@ from normzoo.report.arms import (
     placement_lines,
     values_lines,
 )
-from normzoo.report.literature import GROUP_NORM_IMAGENET, Reference
-from normzoo.report.rows import Table
-from normzoo.report.settings import Setting
 from normzoo.report.style import DASHED, Style, norm_style, numbered_style, placement_style, told_apart
 
 Scale = Literal["log2", "log10", "linear"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from normzoo.report.settings import Setting
+from normzoo.report.facets import Setting
 from normzoo.results import CellResult
 
 

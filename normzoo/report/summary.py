@@ -3,9 +3,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from normzoo.escape import bounded, code, markdown
-from normzoo.report import describe
-from normzoo.report.arms import (
+from normzoo.report import provenance as describe
+from normzoo.report.checks import Check, show
+from normzoo.report.facets import Setting
+from normzoo.report.failures import causes, short
+from normzoo.report.literature import GROUP_NORM_IMAGENET
+from normzoo.report.rows import Table
+from normzoo.report.series import (
     Line,
     batch_lines,
     flat_references,
@@ -14,13 +18,9 @@ from normzoo.report.arms import (
     positions,
     stat,
 )
-from normzoo.report.checks import Check, show
-from normzoo.report.literature import GROUP_NORM_IMAGENET
-from normzoo.report.lost import causes, short
-from normzoo.report.rows import Table
-from normzoo.report.settings import Setting
+from normzoo.report.sweep_axes import best, figure_name, grid_of, over_batches, pooled_text
 from normzoo.report.text import grid_table, line_grid, markdown_table
-from normzoo.report.varied import best, figure_name, grid_of, over_batches, pooled_text
+from normzoo.text import bounded, code, markdown
 
 _MOST_SETTINGS = 20
 _MOST_ENTRIES = 40

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from normzoo.escape import bounded, displayable, printable
+from normzoo.report.facets import Setting, derived_entries, describe
 from normzoo.report.rows import Row, Table
-from normzoo.report.settings import Setting, derived_entries, describe
 from normzoo.results import CellResult, decisive
+from normzoo.text import bounded, displayable, printable
 
 # Axes of the report itself, and entries that say where a cell ran rather than what it was.
 _AXES = frozenset({"seed", "batch_size_per_device"})

@@ -4,14 +4,14 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from normzoo.escape import printable
-from normzoo.report import describe
-from normzoo.report.arms import batch_lines, beside, normalization_lines
+from normzoo.report import provenance as describe
 from normzoo.report.checks import Check, show
-from normzoo.report.lost import causes, short
+from normzoo.report.failures import causes, short
 from normzoo.report.rows import Table
+from normzoo.report.series import batch_lines, beside, normalization_lines
+from normzoo.report.sweep_axes import best, grid_of, over_batches, pooled_text
 from normzoo.report.text import grid_table, line_grid, plain_table
-from normzoo.report.varied import best, grid_of, over_batches, pooled_text
+from normzoo.text import printable
 
 _MOST_SETTINGS, _MOST_CAUSES = 4, 8
 

@@ -4,12 +4,12 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from normzoo.escape import csv_cell, printable
-from normzoo.report.arms import Line, Point
 from normzoo.report.checks import show
+from normzoo.report.facets import said
 from normzoo.report.rows import Row, Table
-from normzoo.report.settings import said
-from normzoo.report.varied import Grid
+from normzoo.report.series import Line, Point
+from normzoo.report.sweep_axes import Grid
+from normzoo.text import csv_cell, printable
 
 _COLUMNS = (
     "norm",

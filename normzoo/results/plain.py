@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from normzoo.escape import LARGEST
+from normzoo.text import LARGEST
 
 _LEAVES = frozenset({str, bool, int, type(None)})  # exactly these, most of what there is, are plain already
 

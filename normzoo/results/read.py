@@ -9,8 +9,8 @@ from pathlib import Path
 from reprlib import repr as short
 
 from normzoo.errors import UserError
-from normzoo.escape import bounded
 from normzoo.results.record import FILE_NAME, KINDS, SCHEMA, CellResult, fault
+from normzoo.text import bounded
 
 NO_RECORD = "none"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from normzoo.escape import LARGEST
+from normzoo.text import LARGEST
 
 SCHEMA = 1
 FILE_NAME = "result.json"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from normzoo.errors import UserError
-from normzoo.escape import bounded
 from normzoo.results.plain import plain
 from normzoo.results.read import NewerSchemaError, read_result
 from normzoo.results.record import FILE_NAME, SCHEMA, CellResult, fault
+from normzoo.text import bounded
 
 
 def write_result(folder: str | os.PathLike[str], result: CellResult) -> Path:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from normzoo.errors import UserError
-from normzoo.sweep.stop import FROM_TERMINAL
-from normzoo.sweep.temporary import make_sockets_folder
+from normzoo.sweep.signals import FROM_TERMINAL
+from normzoo.training.temporary import make_sockets_folder
 
 _started = False  # whether the server of this process was started here
 

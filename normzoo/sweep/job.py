@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from normzoo.sweep.claim import Claim, Inherited
+from normzoo.sweep.cell_lock import Claim, Inherited
+from normzoo.sweep.devices import Lease
 from normzoo.sweep.fork_server import forget_server
-from normzoo.sweep.keeper import enter
-from normzoo.sweep.leases import Lease, Need
-from normzoo.sweep.limits import LOG, Limits, offer_to_oom_killer
-from normzoo.sweep.stop import FROM_TERMINAL
+from normzoo.sweep.limits import Limits, offer_to_oom_killer
+from normzoo.sweep.signals import FROM_TERMINAL
+from normzoo.sweep.supervisor import enter
+from normzoo.training.heartbeat import LOG
+from normzoo.training.resources import Resources
 
-ONE_CORE, UNLIMITED = Need(), Limits()
+ONE_CORE, UNLIMITED = Resources(), Limits()
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Job:
     target: Callable[..., object]
     arguments: tuple[Any, ...]
     log: Path
-    need: Need = ONE_CORE
+    need: Resources = ONE_CORE
     limits: Limits = UNLIMITED
     environment: Mapping[str, str] = field(default_factory=dict)
 

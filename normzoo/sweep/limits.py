@@ -1,9 +1,7 @@
 """What a job may take, and how much of it its processes have taken."""
 
 import contextlib
-import os
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,6 @@ from pathlib import Path
 import psutil
 
 GIB = 2**30
-LOG = (
-    "NORMZOO_LOG"  # the variable that names the log of the job that a process is of; its time is that of the last sign
-)
-_last_sign = -1.0
 
 
 @dataclass(frozen=True)
@@ -31,15 +25,6 @@ class Limits:
     seconds: float | None = None
     memory: float | None = None
     silence: float | None = None
-
-
-def give_sign_of_life(*_: object) -> None:
-    """Tell whoever watches this job, about once a second, that it goes on; nothing where nobody does."""
-    global _last_sign
-    if LOG in os.environ and time.monotonic() - _last_sign >= 1.0:
-        _last_sign = time.monotonic()
-        with contextlib.suppress(OSError):
-            os.utime(os.environ[LOG])
 
 
 def memory_below() -> float:
@@ -99,10 +84,3 @@ def offer_to_oom_killer() -> None:
     """Have the kernel, where it is out of memory, end this process before the sweep and the rest of the machine."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as stream:
         stream.write("500")
-
-
-def processor_cores() -> list[int]:
-    """The processor cores this process may use, by number."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from normzoo.errors import UserError
-from normzoo.sweep.claim import Claim
+from normzoo.sweep.cell_lock import Claim
+from normzoo.sweep.devices import Lease, Leases
 from normzoo.sweep.job import Job, Orders, run
-from normzoo.sweep.keeper import Ending
-from normzoo.sweep.leases import Lease, Leases
-from normzoo.sweep.limits import LOG, kill_with
-from normzoo.sweep.stop import FROM_TERMINAL, Stop
+from normzoo.sweep.limits import kill_with
+from normzoo.sweep.signals import FROM_TERMINAL, Stop
+from normzoo.sweep.supervisor import Ending
+from normzoo.training.heartbeat import LOG
 
 PATIENCE_S = 5.0  # for a keeper that was told to end its job
 MOST_SAID = 2**16  # bytes kept of what comes on a lifeline, where a job may write as well

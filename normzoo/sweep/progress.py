@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from normzoo.escape import printable
-from normzoo.sweep.standing import Standing
+from normzoo.sweep.tally import Standing
+from normzoo.text import printable
 
 if TYPE_CHECKING:
-    from normzoo.sweep.live import LiveTable
+    from normzoo.sweep.live_table import LiveTable
 
 
 class Progress(Standing):
@@ -38,7 +38,7 @@ class Progress(Standing):
 
     def __enter__(self) -> Self:
         if self.stream.isatty():
-            from normzoo.sweep.live import LiveTable
+            from normzoo.sweep.live_table import LiveTable
 
             self._table = LiveTable.on(self, self.stream)
         if self._table:

@@ -21,12 +21,12 @@ from normzoo.errors import UserError
 from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, read_file, write_atomic, write_result
-from normzoo.training.build import Config
 from normzoo.training.checkpoint import CHECKPOINT
+from normzoo.training.distributed import AGENT, under_torchrun, world_size, world_size_here
+from normzoo.training.instantiate import Config
 from normzoo.training.module import CHECK_EVERY
-from normzoo.training.passage import Shapes, values_per_statistic
-from normzoo.training.ranks import AGENT, under_torchrun, world_size, world_size_here
-from normzoo.training.trained import counts
+from normzoo.training.shape_trace import Shapes, values_per_statistic
+from normzoo.training.trainable import counts
 
 CURVE = "curve.json"
 log = logging.getLogger("normzoo")

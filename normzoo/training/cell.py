@@ -16,19 +16,14 @@ import lightning
 import torch
 
 from normzoo.errors import UserError
-from normzoo.escape import bounded
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, cell_id, check_no_newer, read_result, stamp, write_atomic, write_result
-from normzoo.sweep.options import sweep_options
-from normzoo.sweep.temporary import make_sockets_folder, where_full
-from normzoo.training.build import Config, Parts, build_data, build_study
+from normzoo.text import bounded
 from normzoo.training.callbacks import curve_so_far
-from normzoo.training.check import RefusedError, check_cell, check_devices, on_gpu
+from normzoo.training.check import RefusedError, check_cell, check_devices
 from normzoo.training.checkpoint import find_checkpoint
 from normzoo.training.config import complete
-from normzoo.training.fit import Run, fit
-from normzoo.training.numbers import check_numbers
-from normzoo.training.ranks import (
+from normzoo.training.distributed import (
     GRACE_S,
     RankError,
     has_ranks,
@@ -40,6 +35,12 @@ from normzoo.training.ranks import (
     waited_in_vain,
     world_size,
 )
+from normzoo.training.fit import Run, fit
+from normzoo.training.instantiate import Config, Parts, build_data, build_study
+from normzoo.training.numbers import check_numbers
+from normzoo.training.resources import on_gpu
+from normzoo.training.sweep_options import sweep_options
+from normzoo.training.temporary import make_sockets_folder, where_full
 
 ERROR = "error.txt"
 

@@ -1,7 +1,6 @@
 """What can be known of a cell before it trains: whether it can be."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,8 +9,10 @@ from torch import nn
 
 from normzoo.errors import UserError
 from normzoo.registry import norm_layers
-from normzoo.sweep.wrapped import counted
-from normzoo.training.build import (
+from normzoo.text import counted
+from normzoo.training.distributed import check_nodes, world_size
+from normzoo.training.follows import check_follows
+from normzoo.training.instantiate import (
     Config,
     batch_over_devices,
     build_model,
@@ -23,28 +24,17 @@ from normzoo.training.build import (
     norm_info,
     schedule,
 )
-from normzoo.training.follows import check_follows
 from normzoo.training.loggers import check_logger
 from normzoo.training.names import check_names, check_trainer
-from normzoo.training.passage import Passage, passage_of
-from normzoo.training.ranks import check_nodes, world_size
-from normzoo.training.trained import choose_trained, chosen
+from normzoo.training.resources import on_gpu, processor_cores
+from normzoo.training.shape_trace import Passage, passage_of
+from normzoo.training.trainable import choose_trained, chosen
 
 PROCESSES_PER_CORE = 4  # of one cell: slower than one for each core, and the same result; more are a slip of the hand
 
 
 class RefusedError(UserError):
     """This combination cannot be, though each of its parts is fine: an instance norm on a 1×1 map, for instance."""
-
-
-def on_gpu(config: Config) -> bool:
-    """Whether the cell trains on GPUs."""
-    return config["trainer"]["accelerator"] != "cpu" and torch.cuda.device_count() > 0
-
-
-def cores() -> int:
-    """The processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_devices(config: Config) -> None:
@@ -55,7 +45,7 @@ def check_devices(config: Config) -> None:
     """
     trainer = config["trainer"]
     devices, accelerator = trainer["devices"], trainer["accelerator"]
-    gpus = torch.cuda.device_count()
+    gpus, cores = torch.cuda.device_count(), len(processor_cores())
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(f"trainer.accelerator={accelerator} is not supported; choose auto, cpu or gpu")
     if accelerator in ("gpu", "cuda") and gpus == 0:
@@ -67,10 +57,10 @@ def check_devices(config: Config) -> None:
         raise UserError(
             f"trainer.devices={devices}, but this machine has {counted(gpus, 'GPU')}; ask for at most {gpus}"
         )
-    if not on_gpu(config) and devices > PROCESSES_PER_CORE * cores():
+    if not on_gpu(config) and devices > PROCESSES_PER_CORE * cores:
         raise UserError(
-            f"trainer.devices={devices}, but this machine has {counted(cores(), 'processor core')}; ask for at most "
-            f"{PROCESSES_PER_CORE * cores()}, which take turns"
+            f"trainer.devices={devices}, but this machine has {counted(cores, 'processor core')}; ask for at most "
+            f"{PROCESSES_PER_CORE * cores}, which take turns"
         )
 
 

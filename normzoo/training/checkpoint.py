@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from normzoo.errors import UserError
 from normzoo.registry import norm_layers
 from normzoo.results import write_atomic
+from normzoo.training.distributed import rank
 from normzoo.training.module import CHECK_EVERY
-from normzoo.training.ranks import rank
 
 CHECKPOINT = "checkpoint.ckpt"
 SCHEMA = 1

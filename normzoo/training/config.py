@@ -10,8 +10,8 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from normzoo.errors import UserError
-from normzoo.sweep.options import sweep_options
 from normzoo.training.recipe import apply_recipe
+from normzoo.training.sweep_options import sweep_options
 
 GROUPS = ("norm", "placement", "model", "data", "optimizer", "trainer", "logger", "probe", "study", "recipe")
 

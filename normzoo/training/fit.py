@@ -19,16 +19,17 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.constants import default_pg_timeout
 
-from normzoo.sweep.options import sweep_options
-from normzoo.training.build import Config, build_data, build_model, build_probes, learning_rate
 from normzoo.training.callbacks import Divergence, EpochLines, RankCheck, Recorder
-from normzoo.training.check import on_gpu, plan_processes
+from normzoo.training.check import plan_processes
 from normzoo.training.checkpoint import Checkpoints, WholeFiles
 from normzoo.training.convolutions import convolving
+from normzoo.training.distributed import DDP, rank, under_torchrun, world_size
+from normzoo.training.instantiate import Config, build_data, build_model, build_probes, learning_rate
 from normzoo.training.module import Classifier
-from normzoo.training.passage import Passage, values_per_statistic
-from normzoo.training.ranks import DDP, rank, under_torchrun, world_size
-from normzoo.training.trained import choose_trained
+from normzoo.training.resources import on_gpu
+from normzoo.training.shape_trace import Passage, values_per_statistic
+from normzoo.training.sweep_options import sweep_options
+from normzoo.training.trainable import choose_trained
 
 log = logging.getLogger("normzoo")
 

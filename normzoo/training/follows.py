@@ -11,7 +11,7 @@ from normzoo._conformance.facts import operations
 from normzoo.errors import UserError
 from normzoo.probes._layers import all_norms
 from normzoo.registry import info
-from normzoo.training.build import Config, build_model
+from normzoo.training.instantiate import Config, build_model
 
 log = logging.getLogger("normzoo")
 

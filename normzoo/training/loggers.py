@@ -9,7 +9,7 @@ from hydra.utils import get_object
 from lightning.pytorch import loggers
 
 from normzoo.errors import UserError
-from normzoo.training.build import Config
+from normzoo.training.instantiate import Config
 
 # What has to be there besides Lightning: the modules, any of which will do, and the extra that brings them.
 _NEEDS = {

@@ -20,9 +20,9 @@ from normzoo.probes.train_eval_gap import (
     with_population_statistics,
 )
 from normzoo.results import decisive
-from normzoo.training.build import Config, batch_over_devices, build_optimizer, schedule
 from normzoo.training.convolutions import Convolving
-from normzoo.training.trained import trained
+from normzoo.training.instantiate import Config, batch_over_devices, build_optimizer, schedule
+from normzoo.training.trainable import trained
 
 # Steps between looks at what the processes must agree on, such as a finite loss: a look makes a GPU wait.
 CHECK_EVERY = 50

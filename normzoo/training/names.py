@@ -13,8 +13,8 @@ from lightning import Trainer
 from lightning.pytorch.strategies import StrategyRegistry
 
 from normzoo.errors import UserError
-from normzoo.training.build import Config
-from normzoo.training.ranks import DDP
+from normzoo.training.distributed import DDP
+from normzoo.training.instantiate import Config
 
 
 def check_names(config: Config) -> None:

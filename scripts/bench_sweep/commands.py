@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normzoo.again import hydra_quoted
 from normzoo.errors import UserError
 from normzoo.results import FILE_NAME, CellResult, read_result
+from normzoo.resume_command import hydra_quoted
 
 TRAIN = "import sys; from normzoo.cli import main; sys.argv[0] = 'normzoo'; main()"
 

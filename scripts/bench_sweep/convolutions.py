@@ -16,7 +16,7 @@ from normzoo.models.plain_cnn import PlainCNN
 from normzoo.models.resnet import ResNet
 from normzoo.models.vgg import VGG
 from normzoo.training.convolutions import Convolving, convolving
-from normzoo.training.passage import passage_of
+from normzoo.training.shape_trace import passage_of
 
 
 def _no_norm(channels: int) -> nn.Module:

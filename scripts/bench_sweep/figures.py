@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from normzoo.bench.figure import Figure
-from normzoo.sweep.limits import processor_cores
+from normzoo.training.resources import processor_cores
 from scripts.bench_sweep.commands import Ended, sweep
 from scripts.bench_sweep.records import write_records
 
@@ -52,8 +52,8 @@ def cell_overhead(cells: int = 10, rounds: int = 3, overrides: Sequence[str] = S
 
 def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int = 3) -> Figure:
     """Milliseconds a cell that a sweep's plan takes beyond what Hydra itself takes in it to compose configurations."""
-    from normzoo.training.plan import plan
-    from normzoo.training.verdicts import Verdicts
+    from normzoo.sweep.plan import plan
+    from normzoo.sweep.precheck import Verdicts
 
     values, whole, checking, cells = [], [], [], 0
     for _ in range(rounds):
@@ -183,7 +183,7 @@ def _launcher(overrides: Sequence[str], folder: str) -> Iterator[tuple[Any, list
     from hydra.core.utils import setup_globals
     from hydra.types import HydraContext, RunMode
 
-    from normzoo.sweep.grids import cells
+    from normzoo.sweep.sweeper import cells
 
     before = HydraConfig.instance().cfg
     setup_globals()
@@ -205,7 +205,7 @@ def _launcher(overrides: Sequence[str], folder: str) -> Iterator[tuple[Any, list
 
 
 def _plain_config(launcher: Any) -> dict[str, Any]:
-    from normzoo.training.compose import Composer
+    from normzoo.sweep.compose import Composer
 
     composer = Composer(launcher.hydra_context.config_loader, launcher.config, "sweep")
     return json.loads(json.dumps(composer.compose([])[0]))

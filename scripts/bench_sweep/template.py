@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from normzoo.again import hydra_quoted
 from normzoo.bench.figure import Figure
 from normzoo.errors import UserError
 from normzoo.results import FINISHED, CellResult, write_atomic
+from normzoo.resume_command import hydra_quoted
 from scripts.bench_sweep.commands import ended, run, sweep
 
 BASELINE = Path(__file__).parents[1] / "template_baseline" / "train.py"

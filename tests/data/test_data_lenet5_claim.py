@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from normzoo.report.claims.lenet5_mnist import draw, judge
+from normzoo.claims.lenet5_mnist import draw, judge
 from normzoo.training.cell import run_cell
 
 

@@ -10,7 +10,7 @@ import normzoo
 from normzoo.errors import UserError
 from normzoo.norms.batch_norm import BatchNorm
 from normzoo.probes.bn_algorithm import bn_algorithm, gradients, normalize
-from normzoo.training.build import Parts
+from normzoo.training.instantiate import Parts
 
 
 class Broken(BatchNorm):

@@ -135,7 +135,7 @@ def test_a_cell_measures_the_update_that_its_optimizer_made(config: Any, tmp_pat
 
     import lightning
 
-    from normzoo.training.build import Parts
+    from normzoo.training.instantiate import Parts
 
     lightning.seed_everything(0, verbose=False)
     parts = Parts(cell)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from normzoo.report.claims import initialization, learning_rates
+from normzoo.claims import initialization, learning_rates
 from normzoo.results import CellResult
 
 Errors = Mapping[float, float | None]  # error at a setting; None where the cells diverged

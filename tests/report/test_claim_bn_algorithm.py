@@ -5,8 +5,8 @@ from pathlib import Path
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims._figure import _spread
-from normzoo.report.claims.bn_algorithm import _STATEMENTS, draw, judge
+from normzoo.claims._figure import _spread
+from normzoo.claims.bn_algorithm import _STATEMENTS, draw, judge
 from normzoo.results import CellResult
 
 

@@ -9,7 +9,7 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims.data_normalizers import _PROMISES, NAMES, RAW, draw, judge
+from normzoo.claims.data_normalizers import _PROMISES, NAMES, RAW, draw, judge
 from normzoo.results import CellResult
 
 Losses = Mapping[str, float | None]  # None where they were not finite

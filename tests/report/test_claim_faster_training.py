@@ -8,8 +8,8 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims._reach import reach
-from normzoo.report.claims.faster_training import ARMS, LENET_NORMS, PLAIN, draw, judge
+from normzoo.claims._reach import reach
+from normzoo.claims.faster_training import ARMS, LENET_NORMS, PLAIN, draw, judge
 from normzoo.results import CellResult
 
 Errors = tuple[float, ...]  # at steps 10, 20, ...

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from normzoo.report.claims.lenet5_mnist import draw, judge
+from normzoo.claims.lenet5_mnist import draw, judge
 from normzoo.results import CellResult
 
 

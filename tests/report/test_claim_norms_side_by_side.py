@@ -7,7 +7,7 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims.norms_side_by_side import ORDER, WITHOUT, draw, judge
+from normzoo.claims.norms_side_by_side import ORDER, WITHOUT, draw, judge
 from normzoo.results import CellResult
 
 Ends = Mapping[str, tuple[float, float]]  # loss after the first epoch, error after the last

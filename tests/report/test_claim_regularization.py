@@ -7,7 +7,7 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims.regularization import draw, judge
+from normzoo.claims.regularization import draw, judge
 from normzoo.results import CellResult
 
 Errors = Mapping[tuple[str, float], float]

@@ -7,7 +7,7 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims import dying_relu, saturation
+from normzoo.claims import dying_relu, saturation
 from normzoo.results import CellResult
 
 

@@ -8,7 +8,7 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims import covariate_shift, noisy_batch_norm
+from normzoo.claims import covariate_shift, noisy_batch_norm
 from normzoo.results import CellResult
 
 

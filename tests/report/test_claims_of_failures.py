@@ -8,7 +8,7 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims import (
+from normzoo.claims import (
     federated_batch_norm,
     gradient_accumulation,
     non_iid_batches,

@@ -45,7 +45,7 @@ ARMS: dict[str, list[tuple[str, ...]]] = {
 def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
     small = ["data.val_size=64", *(["probe.channel_correlation.samples=64"] if experiment == "whitening" else [])]
     records = [ran(experiment, tmp_path / str(i), *small, *arm) for i, arm in enumerate(ARMS[experiment])]
-    claim = import_module(f"normzoo.report.claims.{experiment}")
+    claim = import_module(f"normzoo.claims.{experiment}")
     finding = claim.judge(records)
     assert finding.unmeasured == 0, [check.text for check in finding.checks if check.holds is None]
     assert "nan" not in finding.measured

@@ -7,7 +7,7 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims import only_batch_norm, whitening
+from normzoo.claims import only_batch_norm, whitening
 from normzoo.results import CellResult
 
 SEEDS = range(3)

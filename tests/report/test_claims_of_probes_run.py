@@ -29,7 +29,7 @@ def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) 
         for i, arm in enumerate(ARMS[experiment])
         for norm in ("identity", "batch_norm")
     ]
-    claim = import_module(f"normzoo.report.claims.{experiment}")
+    claim = import_module(f"normzoo.claims.{experiment}")
     finding = claim.judge(records)
     assert finding.unmeasured == 0, [check.text for check in finding.checks if check.holds is None]
     assert "nan" not in finding.measured

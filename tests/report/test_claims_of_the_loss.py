@@ -7,7 +7,7 @@ import pytest
 from made_up import made_up
 from matplotlib.figure import Figure
 
-from normzoo.report.claims import loss_smoothing, loss_surface
+from normzoo.claims import loss_smoothing, loss_surface
 from normzoo.results import CellResult
 
 

@@ -40,7 +40,7 @@ UNMEASURED = {"norms_side_by_side": 5, "data_normalizers": 4, "faster_training":
 def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
     records = [ran(experiment, tmp_path / str(i), *arm) for i, arm in enumerate(ARMS[experiment])]
     assert [record.status for record in records] == ["ok"] * len(records)
-    claim = import_module(f"normzoo.report.claims.{experiment}")
+    claim = import_module(f"normzoo.claims.{experiment}")
     finding = claim.judge(records)
     assert finding.unmeasured == UNMEASURED[experiment], [c.text for c in finding.checks if c.holds is None]
     assert "nan" not in finding.measured

@@ -11,15 +11,15 @@ import pytest
 from omegaconf import OmegaConf
 
 import normzoo.conf
+from normzoo.claims import known_claims
+from normzoo.claims._cells import Outcome
+from normzoo.claims._health import kept_low
 from normzoo.report import report
-from normzoo.report.arms import Stat
 from normzoo.report.chance import at_edge, guessing, learned, none_learned
 from normzoo.report.checks import run_checks
-from normzoo.report.claims import known_claims
-from normzoo.report.claims._cells import Outcome
-from normzoo.report.claims._health import kept_low
+from normzoo.report.series import Stat
+from normzoo.report.sweep_axes import best
 from normzoo.report.table import build_table
-from normzoo.report.varied import best
 from normzoo.results import CellResult
 
 Maker = Callable[..., CellResult]
@@ -78,7 +78,7 @@ def records(claim: str, error: float) -> list[CellResult]:
 
 @pytest.mark.parametrize("claim", known_claims())
 def test_no_claim_is_judged_on_nets_that_guess(claim: str) -> None:
-    judge = import_module(f"normzoo.report.claims.{claim}").judge
+    judge = import_module(f"normzoo.claims.{claim}").judge
     finding = judge(records(claim, 89.5))
     assert [check.text for check in finding.checks if check.holds is not None] == []
     told = [check for check in finding.checks if check.untold]

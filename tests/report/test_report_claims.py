@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-import normzoo.report.claims as claims
-from normzoo.claim_cells import ClaimCells, gather, of_claims_alone, read_claims, write_claims
+import normzoo.claims as claims
+from normzoo.claims import Check, Finding, judge_claims
+from normzoo.claims._cells import Outcome, curves, entry, lost, split, spread, text, where
+from normzoo.claims._compare import exceeds
+from normzoo.claims._draw import legend, log_scale
+from normzoo.claims._figure import drawn
 from normzoo.errors import UserError
-from normzoo.report.arms import over_seeds
-from normzoo.report.claims import Check, Finding, judge_claims
-from normzoo.report.claims._cells import Outcome, curves, entry, lost, split, spread, text, where
-from normzoo.report.claims._compare import exceeds
-from normzoo.report.claims._draw import legend, log_scale
-from normzoo.report.claims._figure import drawn
+from normzoo.report.series import over_seeds
 from normzoo.results import CellResult
+from normzoo.sweep.claims_manifest import ClaimCells, gather, of_claims_alone, read_claims, write_claims
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def claim(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     def made(name: str, judge: Callable[..., Any], draw: Callable[..., None]) -> str:
         module: Any = ModuleType(name)
         module.judge, module.draw = judge, draw
-        monkeypatch.setitem(sys.modules, f"normzoo.report.claims.{name}", module)
+        monkeypatch.setitem(sys.modules, f"normzoo.claims.{name}", module)
         return name
 
     return made
@@ -114,7 +114,7 @@ def test_sweeps_that_write_at_the_same_time_keep_each_others_claims(
         together.wait()
         write_claims(tmp_path / "new", [ClaimCells(name, "A.", "S", (name,))])
 
-    monkeypatch.setattr("normzoo.claim_cells.read_claims", read_slowly)
+    monkeypatch.setattr("normzoo.sweep.claims_manifest.read_claims", read_slowly)
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(write, names))
     assert sorted(claim.name for claim in read_claims(tmp_path / "new")) == names
@@ -339,20 +339,20 @@ def test_cells_that_all_came_to_nothing_are_judged_and_drawn(
     cells = [
         cell(norm, 2, seed, status=status, config=config) for norm in ("identity", "batch_norm") for seed in (0, 1)
     ]
-    claim = import_module(f"normzoo.report.claims.{name}")
+    claim = import_module(f"normzoo.claims.{name}")
     assert claim.judge(cells).verdict in ("not measured", "does not hold here")
     drawn(ClaimCells(name, "A.", "S", ()), cells, claim.draw)
     assert not recwarn.list
 
 
 def test_every_claim_has_an_experiment_and_a_judge() -> None:
-    from normzoo.claims import read_claims as experiments
+    from normzoo.commands.claims import read_claims as experiments
 
     assert [claim.name for claim in experiments()] == claims.known_claims()
 
 
 def test_verdicts_are_nowhere_in_the_configs() -> None:
-    from normzoo.claims import read_claims as experiments
+    from normzoo.commands.claims import read_claims as experiments
 
     for found in experiments():
         assert json.dumps(found.quick)

@@ -18,15 +18,16 @@ import psutil
 import pytest
 
 from normzoo.errors import UserError
-from normzoo.sweep.claim import Claim
+from normzoo.sweep.cell_lock import Claim
+from normzoo.sweep.devices import Leases
 from normzoo.sweep.fork_server import fork_server, stop_server
 from normzoo.sweep.job import Job, Orders
 from normzoo.sweep.job import run as follow
-from normzoo.sweep.keeper import Ending
-from normzoo.sweep.leases import Leases, Need
 from normzoo.sweep.limits import Limits
 from normzoo.sweep.pool import Elsewhere, Pool
-from normzoo.sweep.stop import Stop
+from normzoo.sweep.signals import Stop
+from normzoo.sweep.supervisor import Ending
+from normzoo.training.resources import Resources
 
 PRELOAD = ["normzoo.sweep.pool", "pytest"]  # what this file imports, once and not in each job
 CORES = range(8)
@@ -161,7 +162,7 @@ def seen(path: Path) -> None:
 
 def test_jobs_at_the_same_time_see_their_own_devices_and_variables(tmp_path: Path, run: Run) -> None:
     jobs = [
-        Job(seen, (tmp_path / f"{i}.json",), tmp_path / f"{i}.log", need=Need(gpus=2), environment={"OWN": str(i)})
+        Job(seen, (tmp_path / f"{i}.json",), tmp_path / f"{i}.log", need=Resources(gpus=2), environment={"OWN": str(i)})
         for i in range(2)
     ]
     assert codes(run(jobs, None, gpus=["GPU-a", "3", "5", "7"])) == {0: 0, 1: 0}
@@ -243,7 +244,7 @@ def test_a_keeper_that_raises_says_so_in_the_log_and_takes_its_job_with_it(
     def broken(*_: object) -> Ending:
         raise RuntimeError("the keeper is broken")
 
-    monkeypatch.setattr("normzoo.sweep.keeper._watch", broken)
+    monkeypatch.setattr("normzoo.sweep.supervisor._watch", broken)
     endings: dict[int, Ending] = {}
     jobs = [Job(hold_on, (tmp_path / "pid",), tmp_path / "0.log"), Job(leave, (0,), tmp_path / "1.log")]
     with Stop() as stop:

@@ -5,9 +5,9 @@ import io
 import pytest
 
 from normzoo.sweep import progress as module
-from normzoo.sweep import standing
+from normzoo.sweep import tally as standing
 from normzoo.sweep.progress import Progress
-from normzoo.sweep.standing import Best
+from normzoo.sweep.tally import Best
 
 
 class Clock:

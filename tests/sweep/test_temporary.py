@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from normzoo.errors import UserError
-from normzoo.sweep import temporary
-from normzoo.sweep.temporary import LONGEST, PREFIX, make_sockets_folder, short_folder, where_full
+from normzoo.training import temporary
+from normzoo.training.temporary import LONGEST, PREFIX, make_sockets_folder, short_folder, where_full
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 import normzoo
 from normzoo.errors import UserError
 from normzoo.results import read_result
-from normzoo.training.build import learning_rate, schedule
 from normzoo.training.callbacks import EpochLines
 from normzoo.training.cell import run_cell
 from normzoo.training.check import RefusedError
+from normzoo.training.instantiate import learning_rate, schedule
 
 Compose = Callable[..., dict[str, Any]]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import normzoo
-from normzoo.training.build import build_data
 from normzoo.training.cell import run_cell
 from normzoo.training.check import RefusedError, check_cell, plan_processes
-from normzoo.training.passage import Shapes, values_per_statistic
+from normzoo.training.instantiate import build_data
+from normzoo.training.shape_trace import Shapes, values_per_statistic
 
 Compose = Callable[..., dict[str, Any]]
 

@@ -24,7 +24,7 @@ from normzoo.recording import read_recording
 from normzoo.results import CellResult, cell_id, read_result
 from normzoo.training.cell import run_cell
 from normzoo.training.checkpoint import CHECKPOINT
-from normzoo.training.ranks import RankError
+from normzoo.training.distributed import RankError
 
 Compose = Callable[..., dict[str, Any]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from normzoo.claims import Claim, arguments
+from normzoo.commands.claims import Claim, arguments
 from normzoo.results import read_results
 
 Cli = Callable[..., tuple[int, str, str]]

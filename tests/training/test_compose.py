@@ -19,9 +19,9 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from normzoo.errors import UserError
-from normzoo.sweep.grids import cells
-from normzoo.training.compose import Composer
-from normzoo.training.task import plain
+from normzoo.sweep.compose import Composer
+from normzoo.sweep.hydra_task import plain
+from normzoo.sweep.sweeper import cells
 
 
 def facts(node: Any) -> Any:

@@ -11,10 +11,10 @@ from torch import nn
 from torch.backends import mkldnn
 
 from normzoo.training import fit
-from normzoo.training.build import build_model
 from normzoo.training.cell import run_cell
 from normzoo.training.convolutions import Convolving, convolving
-from normzoo.training.passage import passage_of
+from normzoo.training.instantiate import build_model
+from normzoo.training.shape_trace import passage_of
 
 Compose = Callable[..., dict[str, Any]]
 

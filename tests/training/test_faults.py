@@ -10,7 +10,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from PIL import Image
 
 from normzoo.results import cell_id, read_result, read_results
-from normzoo.sweep.claim import FILES
+from normzoo.sweep.cell_lock import FILES
 from normzoo.training.callbacks import CURVE, curve_so_far, error_so_far
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -38,7 +38,7 @@ def in_the_way(path: Path, kind: str) -> None:
 def test_what_is_in_the_way_of_a_cells_files_is_its_failure_alone(
     cli: Cli, config: Compose, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    monkeypatch.setattr("normzoo.training.engine._engine_class", lambda launcher: InHere)
+    monkeypatch.setattr("normzoo.sweep.remote_launcher._engine_class", lambda launcher: InHere)
     faults = [("", "file"), *((name, kind) for name in FILES for kind in ("FIFO", "directory"))]
     for seed, (name, kind) in enumerate(faults, start=1):
         in_the_way(tmp_path / "s" / cell_id(config(*SHORT, f"seed={seed}")) / name, kind)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from normzoo.errors import UserError
-from normzoo.training import ray_cluster
+from normzoo.sweep import ray_cluster
 
 Cli = Callable[..., tuple[int, str, str]]
 

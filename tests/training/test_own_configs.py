@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from normzoo.errors import UserError
 from normzoo.results import cell_id
+from normzoo.sweep.precheck import Verdicts
 from normzoo.training.config import GIVEN, check_keys, complete
-from normzoo.training.verdicts import Verdicts
 
 Cli = Callable[..., tuple[int, str, str]]
 Compose = Callable[..., dict[str, Any]]

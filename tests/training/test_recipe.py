@@ -11,9 +11,9 @@ import torch
 
 from normzoo.errors import UserError
 from normzoo.results import cell_id
-from normzoo.training import multirun
-from normzoo.training.build import build_optimizer, schedule
+from normzoo.sweep import local_launcher as multirun
 from normzoo.training.check import RefusedError, check_recipe
+from normzoo.training.instantiate import build_optimizer, schedule
 from normzoo.training.recipe import apply_recipe
 
 Compose = Callable[..., dict[str, Any]]
@@ -190,7 +190,7 @@ def test_a_search_goes_on_without_a_recipe_that_is_wrong(
         asked.extend(found.asked)
         return found
 
-    monkeypatch.setattr("normzoo.training.plan.searches", lambda config: True)
+    monkeypatch.setattr("normzoo.sweep.plan.searches", lambda config: True)
     monkeypatch.setattr(multirun, "plan", plan)
     short = (*tiny, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
     code, out, err = cli("train", "-m", *short, "recipe.lr=0,1", "hydra.sweep.dir=here")

@@ -11,12 +11,12 @@ import pytest
 
 from normzoo.errors import UserError
 from normzoo.results import CellResult, read_result, read_results, write_result
-from normzoo.sweep.claim import Claim
-from normzoo.training import multirun
+from normzoo.sweep import local_launcher as multirun
+from normzoo.sweep.cell_lock import Claim
+from normzoo.sweep.claimed import claimed
+from normzoo.sweep.compose import Composition
+from normzoo.sweep.plan import Cell
 from normzoo.training.cell import describe
-from normzoo.training.claimed import claimed
-from normzoo.training.compose import Composition
-from normzoo.training.plan import Cell
 
 Cli = Callable[..., tuple[int, str, str]]
 Sweep = Callable[..., tuple[int, str, str]]

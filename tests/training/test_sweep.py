@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from normzoo.results import read_result, read_results
-from normzoo.training.build import learning_rate
+from normzoo.training.instantiate import learning_rate
 
 Cli = Callable[..., tuple[int, str, str]]
 

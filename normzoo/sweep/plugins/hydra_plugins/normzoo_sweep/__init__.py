@@ -1,0 +1,111 @@
+"""Where Hydra finds the launcher and the sweeper; every Hydra program imports this, so it imports nothing heavy."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class OwnLaunchers(SearchPathPlugin):
+    """Puts our presets of Hydra's launchers, which bear their names, before these where our own program is swept.
+
+    Any other program, also one with `pkg://normzoo.conf` on its search path, keeps Hydra's.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if any(entry.provider == "main" and entry.path == "pkg://normzoo.conf" for entry in search_path.get_path()):
+            search_path.append("normzoo", f"pkg://{__name__}.conf")
+
+
+class CellLauncher(Launcher):
+    """Plans a sweep's cells, and leaves to its kinds how those that are to run are run."""
+
+    room: str  # the module whose `launch` runs them
+    devices_here = True  # whether the cells train on the devices of this machine
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from normzoo.errors import UserError, exit_with
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        try:
+            returned: Sequence[JobReturn] = import_module(self.room).launch(
+                self, [list(overrides) for overrides in job_overrides], initial_job_idx
+            )
+        except UserError as error:
+            exit_with(error)  # past Hydra, which would print a traceback
+        return returned
+
+
+class NormzooLauncher(CellLauncher):
+    """Runs each cell in a process of its own, `n_jobs` at a time; see `normzoo.sweep.local_launcher`."""
+
+    room = "normzoo.sweep.local_launcher"
+
+    def __init__(self, n_jobs: int | None = None) -> None:
+        self.n_jobs = n_jobs
+
+
+class EngineLauncher(CellLauncher):
+    """Hands cells to a launcher of Hydra's that knows an engine; see `normzoo.sweep.remote_launcher`.
+
+    It takes the options of that launcher: Hydra holds a launcher's configuration to what is known under its name.
+    """
+
+    room = "normzoo.sweep.remote_launcher"
+    engine: str  # the class of that launcher
+    extra: str  # what to install for it
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+
+class JoblibLauncher(EngineLauncher):
+    """Cells on this machine, in processes that joblib keeps."""
+
+    engine, extra = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "joblib"
+
+
+class SubmititLocalLauncher(EngineLauncher):
+    """Cells on this machine, as submitit would run them on a cluster: to try out what is meant for one."""
+
+    engine, extra = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher", "slurm"
+
+
+class SubmititSlurmLauncher(EngineLauncher):
+    """Cells as jobs of a Slurm cluster."""
+
+    engine, extra = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", "slurm"
+    devices_here = False
+
+
+class RayLauncher(EngineLauncher):
+    """Cells as tasks of a Ray cluster, which lends them its GPUs."""
+
+    engine, extra = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher", "ray"
+    devices_here = False
+
+
+class NormzooSweeper(BasicSweeper):
+    """Hydra's grid sweeper over a list of grids; see `normzoo.sweep.sweeper`."""
+
+    def __init__(
+        self, max_batch_size: int | None, params: dict[str, str] | None, grids: Sequence[dict[str, Any]]
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.grids = grids
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from normzoo.sweep.sweeper import sweep
+
+        return sweep(self, arguments)

@@ -1,0 +1,109 @@
+"""Text from anywhere (names, paths, messages, records of others) made safe for where it is shown, a medium a function.
+
+What is written down stays as it is, in JSON; what is shown goes through here, and through nothing else.
+"""
+
+import re
+import shutil
+import sys
+import textwrap
+from typing import Any, TextIO
+
+# Control characters, what turns the direction of text or ends a line, and halves of characters, which are how Python
+# keeps the bytes of a name that is not UTF-8.
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_LONGEST = 4096  # characters of one message
+_LONGEST_VALUE = 300
+_LEAST = 40  # characters that a line of running text is to have
+LARGEST = 1e150  # of numbers: its square is one too
+
+
+def printable(text: str, keep: str = "\n") -> str:
+    """The text as any terminal and any file may take it: `\\x1b` for an escape, `\\xff` for a byte that is no UTF-8."""
+    if text.isprintable():
+        return text
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _named(ord(found[0])), text)
+
+
+def _named(code: int) -> str:
+    return f"\\x{code & 0xFF:02x}" if 0xDC80 <= code <= 0xDCFF else chr(code).encode("unicode_escape").decode()
+
+
+def bounded(text: str, most: int = _LONGEST) -> str:
+    """The text; of a longer one the beginning and the end, with its length between them."""
+    if len(text) <= most:
+        return text
+    note = f" … ({len(text):,} characters in all) … "
+    end = (most - len(note)) // 4
+    return text[: most - len(note) - end] + note + text[-end:]
+
+
+def displayable(value: Any) -> Any:
+    """Plain data whose texts stand on one line and whose numbers can be drawn, whatever a file holds."""
+    if type(value) is str:
+        short = len(value) <= _LONGEST_VALUE and value.isprintable()
+        return value if short else bounded(printable(value, keep=""), _LONGEST_VALUE)
+    if type(value) is dict:
+        return {displayable(key): displayable(entry) for key, entry in value.items()}
+    if type(value) is list:
+        return [displayable(entry) for entry in value]
+    if type(value) is int and abs(value) >= 2**63:
+        return bounded(str(value))
+    if type(value) is float and value and not 1 / LARGEST < abs(value) < LARGEST:
+        return str(value)
+    return value
+
+
+def markdown(text: str) -> str:
+    """The text as words of Markdown, which are neither markup nor HTML.
+
+    An underscore within a word is none of its marks.
+    """
+    marks = r"[\\`*\[\]$~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])"
+    text = re.sub(marks, r"\\\g<0>", printable(text, keep=""))
+    return re.sub(r"^(\s*\d*)([-+=.)](?=\s|$)|[#>])", r"\1\\\2", text)
+
+
+def code(text: str) -> str:
+    """The text as code of Markdown, or as words where code cannot show it."""
+    text = printable(text, keep="")
+    return f"`{text}`" if text.strip() and not set(text) & set("`\\|") else markdown(text)
+
+
+def csv_cell(value: Any) -> Any:
+    """The value; an apostrophe goes before a text that a spreadsheet would run: a formula, no number."""
+    if isinstance(value, str) and re.match(r"\s*[=+\-@＝＋－＠]", value) and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def counted(count: int, noun: str = "cell") -> str:
+    """A count with its noun."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def wrapped(line: str, hang: int = 2, stream: TextIO | None = None) -> str:
+    """The line, broken to the width of the terminal it is printed on; as it is where that is none.
+
+    Args:
+        line: May begin with columns of a table.
+        hang: How far further lines are indented, where that leaves them room.
+        stream: Where it is going to be printed; standard output if not told.
+    """
+    if not (stream or sys.stdout).isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    if len(line) <= width:
+        return line
+    indent = " " * (hang if width - hang >= _LEAST else 4)
+    return textwrap.fill(
+        line, max(width, _LEAST), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
