@@ -81,7 +81,7 @@ def register(
     reduces_over: str = "",
     train_eval_differ: bool = False,
     state: Sequence[str] = (),
-    minimum_count: int = 1,
+    minimum_count: int | None = None,
     ranks: Sequence[int] = (2, 3, 4, 5),
     fused: bool = False,
     includes_activation: bool = False,
@@ -101,6 +101,7 @@ def register(
         name: In snake case; also the name of the file `conf/norm/<name>.yaml`.
         aliases: Other names to be found by; `_ - .`, spaces, case and a leading `torch.nn.` make no difference. A
             mapping says of each which options make the norm what is called so elsewhere: `{"BN2d": {"eps": 1e-3}}`.
+        minimum_count: None for 2 of a layer that says how many values a statistic has by `reduces_over`, else 1.
 
     Raises:
         ValueError: If the name or an alias is taken by another norm, or the name is not in snake case.
@@ -116,6 +117,7 @@ def register(
     def decorate(build: Build) -> Build:
         check_signature(name, build)
         module = getattr(build, "__module__", None) or "?"
+        counts_values = hasattr(build, "reduces_over")  # as the layers here do, which refuse a statistic of one value
         info = NormInfo(
             name=name,
             build=build,
@@ -127,7 +129,7 @@ def register(
             batch_dependent=batch_dependent,
             train_eval_differ=train_eval_differ,
             state=tuple(state),
-            minimum_count=minimum_count,
+            minimum_count=(2 if counts_values else 1) if minimum_count is None else minimum_count,
             ranks=tuple(ranks),
             fused=fused,
             includes_activation=includes_activation,
@@ -140,6 +142,8 @@ def register(
         # Written only on a difference, so that registering a class of another library leaves it as it is.
         if inspect.isclass(build) and getattr(build, "includes_activation", False) != includes_activation:
             build.includes_activation = includes_activation  # type: ignore[attr-defined]
+        if counts_values and reduces_over:
+            build.reduces_over = reduces_over  # type: ignore[attr-defined]
         if inspect.isclass(build) and issubclass(build, nn.Module):
             make_leaf(build)
         return build

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
+from normzoo.norms._layer import NormLayer
 from normzoo.validation import ArgumentValueError
 
 
@@ -70,24 +71,25 @@ def _mend_channels(layer: nn.Module, shape: Sequence[int], num_features: int, ch
 
 
 def check_count(
-    layer: nn.Module,
+    layer: NormLayer,
     shape: Sequence[int],
-    count: int,
     mend: str,
     *,
+    count: int | None = None,
     statistic: str = "mean and variance",
     outcome: str = "the bias",
 ) -> None:
     """Refuse a statistic over one value: a variance is 0 then, and the output would be the bias whatever the input.
 
     Args:
+        count: How many values there are, if not what the layer says of this shape.
         statistic: What is taken over the values.
         outcome: What the output would be.
 
     Raises:
         NormValueError: A ValueError that names the layer, the shape received, the invariant and the mend.
     """
-    if count == 1:
+    if (layer.values_per_statistic(shape) if count is None else count) == 1:
         raise NormValueError(
             f"{describe(layer)} got the shape {tuple(shape)}, which leaves a single value for each {statistic}, "
             f"so that every output would be {outcome} whatever the input; at least 2 are needed: {mend}"

@@ -1,14 +1,12 @@
 """Adaptive normalization: the scale and the shift of each sample come from a condition, not from learned vectors."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._condition import check_condition, per_sample
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import standardize
 from normzoo.norms.instance_norm import MEND
@@ -22,11 +20,10 @@ from normzoo.registry import register
     batch_dependent=False,
     paper="Huang & Belongie, Adaptive Instance Normalization, 2017, arXiv:1703.06868",
     reduces_over="*",
-    minimum_count=2,
     ranks=(3, 4, 5),
     unsupported=NOT_DYNAMIC,
 )
-class AdaptiveInstanceNorm(nn.Module):
+class AdaptiveInstanceNorm(NormLayer):
     """Give each channel of each sample the mean and the standard deviation that it has in another feature map.
 
         y = (x − mean) / sqrt(var + eps) · sqrt(var_s + eps) + mean_s
@@ -55,9 +52,6 @@ class AdaptiveInstanceNorm(nn.Module):
         self.num_features = num_features
         self.eps = eps
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return math.prod(shape[2:])
-
     def example_condition(self, x: Tensor) -> Tensor:
         """A random feature map of the shape of `x`."""
         return torch.randn_like(x)
@@ -67,14 +61,11 @@ class AdaptiveInstanceNorm(nn.Module):
         positions = [None] * max(condition.dim() - 2, 1)
         check_condition(self, condition, (*x.shape[:2], *positions), "the feature map of a style")
         for shape in (x.shape, condition.shape):
-            check_count(self, shape, self.values_per_statistic(shape), MEND)
+            check_count(self, shape, MEND)
         x_hat, *_ = standardize(x, range(2, x.dim()), self.eps)
         _, mean, var, _ = standardize(condition, range(2, condition.dim()), self.eps)
         mean, std = mean.flatten(1), (var + self.eps).sqrt().flatten(1)
         return (x_hat * per_sample(std, x) + per_sample(mean, x)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}"
 
 
 class _ZeroLinear(nn.Linear):
@@ -92,9 +83,8 @@ class _ZeroLinear(nn.Linear):
     batch_dependent=False,
     paper="Peebles & Xie, Scalable Diffusion Models with Transformers, 2023, arXiv:2212.09748",
     reduces_over="C",
-    minimum_count=2,
 )
-class AdaptiveLayerNorm(nn.Module):
+class AdaptiveLayerNorm(NormLayer):
     """Normalize the channels at each position, then scale and shift each sample as a vector that conditions it says.
 
         y = (x − mean) / sqrt(var + eps) · (1 + scale) + shift,  mean and var over C
@@ -121,6 +111,8 @@ class AdaptiveLayerNorm(nn.Module):
     Source: Peebles & Xie 2023, arXiv:2212.09748, section 3.2.
     """
 
+    shown = ("condition_features", "eps", "channel_dim")
+
     def __init__(
         self,
         num_features: int,
@@ -140,9 +132,6 @@ class AdaptiveLayerNorm(nn.Module):
         self.channel_dim = channel_dim
         self.modulation = _ZeroLinear(condition_features, 2 * num_features, device=device, dtype=dtype)
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return self.num_features
-
     def example_condition(self, x: Tensor) -> Tensor:
         """A random vector for each sample of `x`."""
         return torch.randn(x.shape[0], self.condition_features, device=x.device, dtype=x.dtype)
@@ -150,16 +139,10 @@ class AdaptiveLayerNorm(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         check_condition(self, condition, (x.shape[0], self.condition_features), "a vector for each sample")
-        check_count(self, x.shape, self.num_features, "use more channels, or leave the norm out at this place")
+        check_count(self, x.shape, "use more channels, or leave the norm out at this place")
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.modulation.weight.to(dtype), self.modulation.bias.to(dtype)
         shift, scale = F.linear(F.silu(condition.to(dtype)), weight, bias).chunk(2, dim=1)
         x_hat, *_ = standardize(x.movedim(self.channel_dim, 1).to(dtype), (1,), self.eps)
         y = x_hat * per_sample(1 + scale, x) + per_sample(shift, x)
         return y.movedim(1, self.channel_dim).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, condition_features={self.condition_features}, eps={self.eps}, "
-            f"channel_dim={self.channel_dim}"
-        )

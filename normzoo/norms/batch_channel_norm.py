@@ -1,14 +1,12 @@
 """Batch-channel normalization: by estimates over the batches, then within each sample over groups of channels."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import detached_mean
 from normzoo.norms._gate import group_mean
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._quotient import Moments
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_count, check_input
@@ -26,9 +24,8 @@ from normzoo.registry import register
     reduces_over="N, * and C/G, *",
     train_eval_differ=False,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
 )
-class BatchChannelNorm(_NormBase):
+class BatchChannelNorm(NormLayer, _NormBase):
     """Normalize by running estimates of the batch statistics, in training too, and then as group norm does.
 
         training first moves the estimates:  μ ← μ + r (mean(x) − μ),  σ² ← σ² + r (mean((x − μ)²) − σ²)
@@ -61,6 +58,8 @@ class BatchChannelNorm(_NormBase):
     Source: Qiao et al. 2019, arXiv:1903.10520, Algorithm 1; first in Qiao et al. 2019, arXiv:1911.09738.
     """
 
+    shown = ("eps", "momentum", "affine", "track_running_stats", "num_groups")
+
     def __init__(
         self,
         num_features: int,
@@ -86,14 +85,10 @@ class BatchChannelNorm(_NormBase):
             nn.init.ones_(self.group_weight)
             nn.init.zeros_(self.group_bias)
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a statistic of a group; those of a batch only move the estimates."""
-        return self.num_features // self.num_groups * math.prod(shape[2:])
-
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         mend = "use fewer groups or a larger map, or leave the norm out at this place"
-        check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+        check_count(self, x.shape, mend)
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         assert self.running_mean is not None
@@ -156,6 +151,3 @@ class BatchChannelNorm(_NormBase):
         if not is_recomputed():
             commit(*zip(buffers, (mean, var, t + 1), strict=True))
         return mean, var
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, num_groups={self.num_groups}"

@@ -1,7 +1,5 @@
 """Batch and instance normalization together: blended by a learned gate, or each for one half of the channels."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +8,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import detached_mean, standardize_batch, standardize_instances
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.norms.instance_norm import MEND
@@ -50,11 +49,10 @@ class _ClipGate(torch.autograd.Function):
     reduces_over="N, * and *",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
     ranks=(3, 4, 5),
     unsupported=NOT_DYNAMIC,
 )
-class BatchInstanceNorm(_NormBase):
+class BatchInstanceNorm(NormLayer, _NormBase):
     """Blend batch norm and instance norm of each channel by a learned gate, so that style is kept where it helps.
 
         y = (ρ · x_hat_B + (1 − ρ) · x_hat_I) · weight + bias,  ρ = clip(gate, 0, 1)
@@ -82,6 +80,8 @@ class BatchInstanceNorm(_NormBase):
     Source: Nam & Kim 2018, arXiv:1805.07925, section 3.
     """
 
+    shown = ("eps", "momentum", "affine", "track_running_stats")
+
     def __init__(
         self,
         num_features: int,
@@ -101,13 +101,9 @@ class BatchInstanceNorm(_NormBase):
         if hasattr(self, "gate"):  # not yet, when the base class is built
             nn.init.ones_(self.gate)
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a statistic of a sample; one of the batch has N times as many."""
-        return math.prod(shape[2:])
-
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+        check_count(self, x.shape, MEND)
         # Of each channel its own: what is far off, or not finite, stays there, and with running means in its map.
         if self.training or self.running_mean is None:
             offset = detached_mean(x, (0, *range(2, x.dim())))
@@ -132,11 +128,10 @@ class BatchInstanceNorm(_NormBase):
     reduces_over="* and N, *",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
     ranks=(3, 4, 5),
     unsupported=NOT_DYNAMIC,
 )
-class IBN(_NormBase):
+class IBN(NormLayer, _NormBase):
     """Normalize the first half of the channels as instance norm does, and the others as batch norm does.
 
         y = x_hat · weight + bias,  x_hat = (x − mean) / sqrt(var + eps)
@@ -163,6 +158,8 @@ class IBN(_NormBase):
     Source: Pan et al. 2018, arXiv:1807.09441, section 3.2.
     """
 
+    shown = ("eps", "momentum", "affine", "track_running_stats")
+
     def __init__(
         self,
         num_features: int,
@@ -180,13 +177,9 @@ class IBN(_NormBase):
             self.running_mean = self.running_mean[self.first_half :].clone()
             self.running_var = self.running_var[self.first_half :].clone()
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a statistic of a sample; one of the batch has N times as many."""
-        return math.prod(shape[2:])
-
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+        check_count(self, x.shape, MEND)
         parts = x.split([self.first_half, x.shape[1] - self.first_half], dim=1)
         x_hats = [standardize(parts[0], range(2, x.dim()), self.eps)[0], standardize_batch(self, parts[1])]
         if self.affine:

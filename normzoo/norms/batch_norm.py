@@ -1,13 +1,11 @@
 """Batch normalization: mean and variance of each channel over the batch and the positions."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import update_running
@@ -19,13 +17,16 @@ PEERS = ("torch.nn.BatchNorm1d", "torch.nn.BatchNorm2d", "torch.nn.BatchNorm3d",
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as group_norm"
 
 
-class BatchNormBase(_NormBase):
+class BatchNormBase(NormLayer, _NormBase):
     """Batch norm by torch's code, but no instance of its class: for norms that are batch norm with a difference.
 
     `convert_sync_batchnorm`, timm's and Lightning's too, put a SyncBatchNorm in the place of all that is a `_BatchNorm`
     by class, and the difference would be lost without a word. `update_bn` goes by class as well, and passes these over:
     after weights are averaged, `normzoo.surgery.recalibrate.recalibrate` does all norms.
     """
+
+    reduces_over = "N, *"  # of the parts of a layer too, which have no name of their own
+    shown: tuple[str, ...] = ("eps", "momentum", "affine", "track_running_stats")
 
     def __init__(
         self,
@@ -40,9 +41,6 @@ class BatchNormBase(_NormBase):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return shape[0] * math.prod(shape[2:])
-
     @property
     def uses_batch_statistics(self) -> bool:
         return self.training or self.running_mean is None
@@ -50,7 +48,7 @@ class BatchNormBase(_NormBase):
     def _check_input_dim(self, input: Tensor) -> None:
         check_input(self, input, self.num_features)
         if self.uses_batch_statistics:
-            check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+            check_count(self, input.shape, MEND)
 
     def forward(self, input: Tensor) -> Tensor:
         tracking = self.training and self.track_running_stats and self.running_mean is not None
@@ -80,7 +78,6 @@ class BatchNormBase(_NormBase):
     reduces_over="N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
     fused=True,
     peers=PEERS,
 )
@@ -117,7 +114,6 @@ class BatchNorm(BatchNormBase, nn.BatchNorm2d):
     reduces_over="N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
     peers=PEERS,
 )
 class BatchNormScratch(BatchNorm):

@@ -20,7 +20,6 @@ from normzoo.registry import register
     reduces_over="N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
     peers=PEERS,
     unsupported=NOT_DYNAMIC,
 )
@@ -61,6 +60,8 @@ class BatchRenorm(BatchNormBase):
 
     Source: Ioffe 2017, arXiv:1702.03275, Algorithm 1 and section 4.
     """
+
+    shown = (*BatchNormBase.shown, "r_max", "d_max", "warmup_steps", "r_max_steps", "d_max_steps")
 
     def __init__(
         self,
@@ -137,7 +138,3 @@ class BatchRenorm(BatchNormBase):
             new = (running_mean + w * (mean - running_mean), (sigma.square() - self.eps).clamp(min=0), t + 1)
             commit(*zip(buffers, new, strict=True))
         return r, d
-
-    def extra_repr(self) -> str:
-        steps = f"warmup_steps={self.warmup_steps}, r_max_steps={self.r_max_steps}, d_max_steps={self.d_max_steps}"
-        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, {steps}"

@@ -1,14 +1,12 @@
 """Conditional batch normalization: a weight and a bias of its own for each class."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._condition import check_labels, per_sample
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
@@ -24,9 +22,8 @@ from normzoo.registry import register
     reduces_over="N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
 )
-class ConditionalBatchNorm(_NormBase):
+class ConditionalBatchNorm(NormLayer, _NormBase):
     """Normalize as batch norm does, then scale and shift each sample by the weight and the bias of its class.
 
         y_n = (x_n − mean) / sqrt(var + eps) · weight[c_n] + bias[c_n],  mean and var over (N, *)
@@ -54,6 +51,8 @@ class ConditionalBatchNorm(_NormBase):
     Source: Dumoulin et al. 2017, arXiv:1610.07629, section 2.2; de Vries et al. 2017, arXiv:1707.00683, section 3.2.
     """
 
+    shown = ("num_classes", "eps", "momentum", "track_running_stats")
+
     def __init__(
         self,
         num_features: int,
@@ -74,9 +73,6 @@ class ConditionalBatchNorm(_NormBase):
         self.bias = nn.Parameter(torch.empty(num_classes, num_features, device=device, dtype=dtype))
         self.reset_parameters()
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return shape[0] * math.prod(shape[2:])
-
     def example_condition(self, x: Tensor) -> Tensor:
         """A random class for each sample of `x`."""
         return torch.randint(self.num_classes, (x.shape[0],), device=x.device)
@@ -85,13 +81,7 @@ class ConditionalBatchNorm(_NormBase):
         check_input(self, x, self.num_features)
         condition = check_labels(self, condition, x.shape[0], "a class for each sample")
         if self.training or self.running_mean is None:
-            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+            check_count(self, x.shape, MEND)
         x_hat = standardize_batch(self, x)
         y = x_hat * per_sample(self.weight[condition], x) + per_sample(self.bias[condition], x)
         return y.to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, num_classes={self.num_classes}, eps={self.eps}, momentum={self.momentum}, "
-            f"track_running_stats={self.track_running_stats}"
-        )

@@ -82,7 +82,6 @@ def _leaf(node: Any) -> Tensor | None:
     reduces_over="last batches, N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
     peers=PEERS,
 )
 class CrossIterationBatchNorm(BatchNormBase):
@@ -129,6 +128,8 @@ class CrossIterationBatchNorm(BatchNormBase):
     the equations are read here; the authors' code takes them for constants, with which the gradient is not orthogonal
     to θ as that of batch norm is, and θ grows.
     """
+
+    shown = (*BatchNormBase.shown, "window", "burn_in")
 
     def __init__(
         self,
@@ -221,6 +222,3 @@ class CrossIterationBatchNorm(BatchNormBase):
                 stacklevel=2,
             )
         return theta
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, window={self.window}, burn_in={self.burn_in}"

@@ -1,13 +1,12 @@
 """Decorrelated batch normalization: channels of variance 1 and no correlation, over the batch and the positions."""
 
 import contextlib
-import math
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normzoo.norms._inverse_root import inverse_root
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import NormValueError, check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
@@ -28,9 +27,8 @@ DEFAULT_CHANNELS = 16
     reduces_over="N, * jointly for C/G",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
 )
-class DecorrelatedBatchNorm(nn.Module):
+class DecorrelatedBatchNorm(AffineNorm):
     """Whiten groups of channels over the batch and the positions: ZCA, by an eigendecomposition.
 
         y = W (x − mean) · weight + bias,  W = Σ^(−1/2) = D Λ^(−1/2) Dᵀ
@@ -64,8 +62,7 @@ class DecorrelatedBatchNorm(nn.Module):
     Source: Huang et al. 2018, arXiv:1804.08450, section 3 and Algorithm 1.
     """
 
-    weight: Tensor
-    bias: Tensor
+    shown: tuple[str, ...] = ("num_groups", "eps", "momentum", "affine")
     running_mean: Tensor
     running_whitening: Tensor
     num_batches_tracked: Tensor
@@ -82,19 +79,14 @@ class DecorrelatedBatchNorm(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_features, affine, device, dtype)
         if num_groups is None and channels_per_group is None:
             most = min(DEFAULT_CHANNELS, max(num_features // 2, 1))
             channels_per_group = max(d for d in divisors(num_features) if d <= most)
-        self.num_features = num_features
         self.num_groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         self.channels_per_group = num_features // self.num_groups
         self.eps = eps
         self.momentum = momentum
-        self.affine = affine
-        for name in ("weight", "bias"):
-            vector = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-            self.register_parameter(name, vector)
         d = self.channels_per_group
         self.register_buffer("running_mean", torch.empty(num_features, device=device, dtype=dtype))
         self.register_buffer("running_whitening", torch.empty(self.num_groups, d, d, device=device, dtype=dtype))
@@ -111,17 +103,12 @@ class DecorrelatedBatchNorm(nn.Module):
 
     def reset_parameters(self) -> None:
         self.reset_running_stats()
-        if self.affine:
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
+        super().reset_parameters()
 
     @property
     def minimum_count(self) -> int:
         """The fewest values of each channel that determine W."""
         return self.channels_per_group + 1
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return shape[0] * math.prod(shape[2:])
 
     def _whiten(self, sigma: Tensor) -> Tensor:
         return inverse_root(sigma, self.eps)
@@ -149,7 +136,7 @@ class DecorrelatedBatchNorm(nn.Module):
         if not self.training:
             return
         count = self.values_per_statistic(shape)
-        check_count(self, shape, count, MEND)
+        check_count(self, shape, MEND)
         if 0 < count < self.minimum_count:
             fits = max(d for d in divisors(self.num_features) if d < count)
             raise NormValueError(
@@ -178,9 +165,3 @@ class DecorrelatedBatchNorm(nn.Module):
         # The weight goes into W, so that the whitened values are not saved for its gradient.
         weight, bias = (vector.to(centred.dtype).view(self.num_groups, -1, 1) for vector in (self.weight, self.bias))
         return torch.baddbmm(bias, weight * whitening, centred)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}"
-        )

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
@@ -79,9 +80,8 @@ def _box_mean(x: Tensor, size: int, transposed: bool = False) -> Tensor:
     batch_dependent=False,
     paper="Ren, Liao, Urtasun, Sinz & Zemel, Normalizing the Normalizers, 2017, arXiv:1611.04520",
     reduces_over="C, window",
-    minimum_count=2,
 )
-class DivisiveNorm(nn.Module):
+class DivisiveNorm(AffineNorm):
     """Normalize each position of each sample over all channels in a window around it.
 
         v = x − mean(x);  y = v / sqrt(sigma² + mean(v²)) · weight + bias,  both means over C and the window
@@ -110,6 +110,8 @@ class DivisiveNorm(nn.Module):
     the borders, and divides the second mean by the size of the first one's window.
     """
 
+    shown = ("window_size", "sigma", "affine")
+
     def __init__(
         self,
         num_features: int,
@@ -122,19 +124,10 @@ class DivisiveNorm(nn.Module):
     ) -> None:
         if window_size < 1 or window_size % 2 == 0:
             raise invalid(self, f"window_size has a position in its middle, 1, 3, 5, ...; got {window_size}")
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, affine, device, dtype)
         self.window_size = window_size
         self.sigma = sigma
-        self.affine = affine
-        self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-        self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        if self.weight is not None and self.bias is not None:
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
         """The number of values in a window that no border cuts off."""
@@ -145,14 +138,11 @@ class DivisiveNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         mend = "use a larger window_size or map, or more channels"
-        check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+        check_count(self, x.shape, mend)
         weight = bias = None
-        if self.weight is not None and self.bias is not None:
+        if self.affine:
             wide = torch.promote_types(x.dtype, torch.float32)
             weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
         if x.dim() == 2:  # channels are the positions then
             return _Divide.apply(x.unsqueeze(1), weight, bias, self.window_size, self.sigma).squeeze(1)
         return _Divide.apply(x, weight, bias, self.window_size, self.sigma)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, window_size={self.window_size}, sigma={self.sigma}, affine={self.affine}"

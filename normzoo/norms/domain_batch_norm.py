@@ -1,12 +1,12 @@
 """Batch normalization where data come from several domains: kept at home in federated learning, or one for each."""
 
 import math
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normzoo.norms._condition import check_labels, per_sample
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import count_from_zero, newest_weight
@@ -24,7 +24,6 @@ STATE = ("running_mean", "running_var", "num_batches_tracked")
     reduces_over="N, *",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
     fused=True,
     peers=PEERS,
 )
@@ -62,9 +61,8 @@ class LocalBatchNorm(BatchNormBase):
     reduces_over="N of a domain, *",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
 )
-class DomainSpecificBatchNorm(nn.Module):
+class DomainSpecificBatchNorm(AffineNorm):
     """A batch norm for each domain: its own statistics, running statistics, weight and bias.
 
         y_n = (x_n − mean[d_n]) / sqrt(var[d_n] + eps) · weight[d_n] + bias[d_n]
@@ -93,8 +91,7 @@ class DomainSpecificBatchNorm(nn.Module):
     Source: Chang et al. 2019, arXiv:1906.03950, section 3.2.
     """
 
-    weight: Tensor
-    bias: Tensor
+    shown = ("num_domains", "eps", "momentum", "affine")
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -110,17 +107,12 @@ class DomainSpecificBatchNorm(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
         if num_domains < 1:
             raise invalid(self, f"num_domains is a number of domains, 1 or more; got {num_domains}")
-        self.num_features = num_features
+        super().__init__(num_features, affine, device, dtype, rows=(num_domains,))
         self.num_domains = num_domains
         self.eps = eps
         self.momentum = momentum
-        self.affine = affine
-        for name in ("weight", "bias"):
-            rows = nn.Parameter(torch.empty(num_domains, num_features, device=device, dtype=dtype)) if affine else None
-            self.register_parameter(name, rows)
         for name in ("running_mean", "running_var"):
             self.register_buffer(name, torch.empty(num_domains, num_features, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.zeros(num_domains, device=device, dtype=torch.long))
@@ -134,13 +126,7 @@ class DomainSpecificBatchNorm(nn.Module):
 
     def reset_parameters(self) -> None:
         self.reset_running_stats()
-        if self.affine:
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a statistic where the batch is of one domain."""
-        return shape[0] * math.prod(shape[2:])
+        super().reset_parameters()
 
     def example_condition(self, x: Tensor) -> Tensor:
         """A random domain for each sample of `x`."""
@@ -151,7 +137,7 @@ class DomainSpecificBatchNorm(nn.Module):
         condition = check_labels(self, condition, x.shape[0], "a domain for each sample")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.training:
-            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+            check_count(self, x.shape, MEND)
             centred, var = self._batch_statistics(wide, condition)
         else:
             centred, var = wide - per_sample(self.running_mean[condition], x), self.running_var.to(wide.dtype)
@@ -193,9 +179,3 @@ class DomainSpecificBatchNorm(nn.Module):
         unbiased = var * (count / (count - 1).clamp(min=1)).unsqueeze(-1)
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.copy_((1 - w) * running.to(mean.dtype) + w * new)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, num_domains={self.num_domains}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}"
-        )

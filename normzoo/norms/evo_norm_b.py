@@ -1,12 +1,12 @@
 """EvoNorm B0, B1 and B2: a quotient found by evolution, of the batch's deviation or of the sample's own."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from normzoo.norm_info import NOT_DYNAMIC
+from normzoo.norms._layer import AffineNorm, values_over
 from normzoo.norms._quotient import Excess, Moments, Quotient
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
@@ -19,9 +19,10 @@ STATE = ("running_var", "num_batches_tracked")
 Line = tuple[Tensor | None, Tensor | None, Tensor]
 
 
-class _EvoNormB(nn.Module):
+class _EvoNormB(AffineNorm):
     """What B0, B1 and B2 share: the batch's deviation below which no divisor falls, and its running variance."""
 
+    shown = ("eps", "momentum")
     v: nn.Parameter | None
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -35,16 +36,14 @@ class _EvoNormB(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, True, device, dtype)
         self.eps = eps
         self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
         self.register_parameter("v", None)
         self.register_buffer("running_var", torch.ones(num_features, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
         self.register_load_state_dict_pre_hook(count_from_zero)
+        self.reset_parameters()
 
     def reset_running_stats(self) -> None:
         self.running_var.fill_(1)
@@ -52,14 +51,13 @@ class _EvoNormB(nn.Module):
 
     def reset_parameters(self) -> None:
         self.reset_running_stats()
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
+        super().reset_parameters()
         if self.v is not None:
             nn.init.ones_(self.v)
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
         """The number of values in the batch's variance; the sample's own may be over a single one."""
-        return shape[0] * math.prod(shape[2:])
+        return values_over(self, "N, *", shape)
 
     def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
         """Slope or near, and shift, of the other divisor: of the mean, near + rest, and the variance of each map."""
@@ -69,7 +67,7 @@ class _EvoNormB(nn.Module):
         check_input(self, x, self.num_features)
         n = self.values_per_statistic(x.shape)
         if self.training:
-            check_count(self, x.shape, n, MEND, statistic="variance of the batch", outcome=OUTCOME)
+            check_count(self, x.shape, MEND, statistic="variance of the batch", outcome=OUTCOME)
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -86,9 +84,6 @@ class _EvoNormB(nn.Module):
         weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
         return Quotient.apply(x, *self._line(x, near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
 
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
-
 
 @register(
     "evo_norm_b0",
@@ -98,7 +93,6 @@ class _EvoNormB(nn.Module):
     reduces_over="N, * and *",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
     includes_activation=True,
     peers=("timm.layers.EvoNorm2dB0",),
 )
@@ -153,7 +147,6 @@ class EvoNormB0(_EvoNormB):
     reduces_over="N, * and *",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
     includes_activation=True,
     peers=("timm.layers.EvoNorm2dB1",),
 )
@@ -192,7 +185,6 @@ class EvoNormB1(_EvoNormB):
     reduces_over="N, * and *",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
     includes_activation=True,
     peers=("timm.layers.EvoNorm2dB2",),
     unsupported=NOT_DYNAMIC,

@@ -1,12 +1,10 @@
 """EvoNorm S0, S1 and S2: a gate and a scale found by evolution, from the values of each sample alone."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from normzoo.norms._gate import Gated
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.group_norm import number_of_groups
@@ -17,9 +15,10 @@ OUTCOME = "divided by next to nothing, or by itself,"
 MEND = "use fewer groups or a larger map, or leave the norm out at this place"
 
 
-class _EvoNormS(nn.Module):
+class _EvoNormS(AffineNorm):
     """What S0, S1 and S2 share: groups as in group norm, and a weight and a bias for each channel."""
 
+    shown = ("num_groups", "eps")
     v: nn.Parameter | None
     centre = True
 
@@ -33,27 +32,20 @@ class _EvoNormS(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, True, device, dtype)
         self.num_groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
         self.register_parameter("v", None)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
+        super().reset_parameters()
         if self.v is not None:
             nn.init.ones_(self.v)
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return self.num_features // self.num_groups * math.prod(shape[2:])
-
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        n = self.values_per_statistic(x.shape)
-        check_count(self, x.shape, n, MEND, statistic="divisor", outcome=OUTCOME)
+        check_count(self, x.shape, MEND, statistic="divisor", outcome=OUTCOME)
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -62,9 +54,6 @@ class _EvoNormS(nn.Module):
         y, _ = Gated.apply(x, v, weight, bias, self.num_groups, self.eps, self.centre)
         return y
 
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}"
-
 
 @register(
     "evo_norm_s0",
@@ -72,7 +61,6 @@ class _EvoNormS(nn.Module):
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C/G, *",
-    minimum_count=2,
     includes_activation=True,
     peers=("timm.layers.EvoNorm2dS0",),
 )
@@ -123,7 +111,6 @@ class EvoNormS0(_EvoNormS):
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C/G, *",
-    minimum_count=2,
     includes_activation=True,
     peers=("timm.layers.EvoNorm2dS1",),
 )
@@ -158,7 +145,6 @@ class EvoNormS1(_EvoNormS):
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C/G, *",
-    minimum_count=2,
     includes_activation=True,
     peers=("timm.layers.EvoNorm2dS2",),
 )

@@ -1,12 +1,12 @@
 """Filter response normalization: each channel of each sample by its root mean square, then a learned threshold."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._reuse import reuse_memory
 from normzoo.norms._standardize import per_channel
@@ -78,12 +78,11 @@ class _FilterResponse(torch.autograd.Function):
     batch_dependent=False,
     paper="Singh & Krishnan, Filter Response Normalization Layer, 2020, arXiv:1911.09737",
     reduces_over="*",
-    minimum_count=2,
     ranks=(3, 4, 5),
     includes_activation=True,
     peers=("timm.layers.FilterResponseNormTlu2d",),
 )
-class FilterResponseNorm(nn.Module):
+class FilterResponseNorm(AffineNorm):
     """Divide each channel of each sample by its root mean square, and cut the result off at a learned threshold.
 
         nu² = mean(x²) over (*)
@@ -127,32 +126,24 @@ class FilterResponseNorm(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, True, device, dtype)
         self.eps = eps
         self.includes_activation = tlu
-        self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.tau = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if tlu else None
         self.eps_l = nn.Parameter(torch.empty((), device=device, dtype=dtype)) if learned_eps else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
+        super().reset_parameters()
         if self.tau is not None:
             nn.init.zeros_(self.tau)
         if self.eps_l is not None:
             nn.init.constant_(self.eps_l, 1e-4)
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return math.prod(shape[2:])
-
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         if self.eps_l is None:
-            n = self.values_per_statistic(x.shape)
-            check_count(self, x.shape, n, MEND, statistic="mean square", outcome="a sign, scaled and shifted,")
+            check_count(self, x.shape, MEND, statistic="mean square", outcome="a sign, scaled and shifted,")
         elif x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -26,7 +26,6 @@ MEND = "use a larger group_size, a batch without a single sample left over, or a
     reduces_over="N/k, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
     fused=True,
     peers=PEERS,
 )
@@ -58,6 +57,8 @@ class GhostBatchNorm(BatchNormBase):
     group, one after the other; here once for each batch, so that `momentum` means the same at every group size.
     """
 
+    shown = (*BatchNormBase.shown, "group_size")
+
     def __init__(
         self,
         num_features: int,
@@ -82,7 +83,7 @@ class GhostBatchNorm(BatchNormBase):
     def _check_input_dim(self, input: Tensor) -> None:
         check_input(self, input, self.num_features)
         if self.uses_batch_statistics:
-            check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+            check_count(self, input.shape, MEND)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.uses_batch_statistics or not input.numel():
@@ -99,9 +100,6 @@ class GhostBatchNorm(BatchNormBase):
         if moved:
             self._move_running(*moved)
         return channels_last(y) if is_channels_last(input) else y
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, group_size={self.group_size}"
 
     def _forward_groups(self, x: Tensor, k: int) -> list[Tensor]:
         """Output of k equal groups, as batch norm of k·C channels; with running statistics, a copy for each group.

@@ -1,14 +1,12 @@
 """Group normalization: mean and variance of each sample over groups of channels and the positions."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norms._batch_statistics import detached_mean
 from normzoo.norms._gate import group_mean
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._memory_format import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import per_channel, standardize
@@ -83,11 +81,10 @@ def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | Non
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C/G, *",
-    minimum_count=2,
     fused=True,
     peers=("torch.nn.GroupNorm", "timm.layers.GroupNorm"),
 )
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(NormLayer, nn.GroupNorm):
     """Normalize each sample over groups of neighbouring channels and the positions.
 
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (C/G, *)
@@ -111,6 +108,8 @@ class GroupNorm(nn.GroupNorm):
     Source: Wu & He 2018, arXiv:1803.08494, sections 3.2 and 4.1.
     """
 
+    shown = ("num_groups", "eps", "affine")
+
     def __init__(
         self,
         num_features: int,
@@ -126,20 +125,14 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(groups, num_features, eps, affine, device=device, dtype=dtype)
         self.num_features = num_features
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return self.num_features // self.num_groups * math.prod(shape[2:])
-
     def _check(self, x: Tensor) -> None:
         check_input(self, x, self.num_features)
         mend = "use fewer groups or a larger map, or leave the norm out at this place"
-        check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+        check_count(self, x.shape, mend)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
         return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, num_groups={self.num_groups}, eps={self.eps}, affine={self.affine}"
 
 
 @register(
@@ -147,7 +140,6 @@ class GroupNorm(nn.GroupNorm):
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C/G, *",
-    minimum_count=2,
     peers=("torch.nn.GroupNorm", "timm.layers.GroupNorm"),
 )
 class GroupNormScratch(GroupNorm):

@@ -1,12 +1,10 @@
 """Instance normalization: mean and variance of each channel of each sample over the positions."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._memory_format import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import update_running
@@ -27,12 +25,11 @@ MEND = "use a larger map, or a norm that averages over channels too, such as lay
     batch_dependent=False,
     paper=PAPER,
     reduces_over="*",
-    minimum_count=2,
     ranks=(3, 4, 5),
     fused=True,
     peers=("torch.nn.InstanceNorm1d", "torch.nn.InstanceNorm2d", "torch.nn.InstanceNorm3d"),
 )
-class InstanceNorm(nn.InstanceNorm2d):
+class InstanceNorm(NormLayer, nn.InstanceNorm2d):
     """Normalize each channel of each sample over its positions.
 
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (*)
@@ -57,6 +54,8 @@ class InstanceNorm(nn.InstanceNorm2d):
     Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
     """
 
+    shown = ("eps", "momentum", "affine", "track_running_stats")
+
     def __init__(
         self,
         num_features: int,
@@ -71,9 +70,6 @@ class InstanceNorm(nn.InstanceNorm2d):
         super().__init__(num_features, eps, 0.1, affine, track_running_stats, device=device, dtype=dtype)
         self.momentum = momentum  # torch's signature leaves None out, which its base class takes
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return math.prod(shape[2:])
-
     @property
     def uses_running_statistics(self) -> bool:
         return self.running_mean is not None and self.track_running_stats and not self.training
@@ -81,7 +77,7 @@ class InstanceNorm(nn.InstanceNorm2d):
     def _check_input_dim(self, input: Tensor) -> None:
         check_input(self, input, self.num_features)
         if not self.uses_running_statistics:
-            check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+            check_count(self, input.shape, MEND)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
@@ -113,7 +109,6 @@ class InstanceNorm(nn.InstanceNorm2d):
     batch_dependent=False,
     paper=PAPER,
     reduces_over="*",
-    minimum_count=2,
     ranks=(3, 4, 5),
     peers=("torch.nn.InstanceNorm1d", "torch.nn.InstanceNorm2d", "torch.nn.InstanceNorm3d"),
 )

@@ -16,7 +16,6 @@ from normzoo.registry import register
     reduces_over="N, * jointly for C/G",
     train_eval_differ=True,
     state=STATE,
-    minimum_count=2,
 )
 class IterNorm(DecorrelatedBatchNorm):
     """Whiten groups of channels over the batch and the positions as far as T of Newton's iterations go.
@@ -48,6 +47,8 @@ class IterNorm(DecorrelatedBatchNorm):
 
     Source: Huang et al. 2019, arXiv:1904.03441, section 3 and Algorithm 1.
     """
+
+    shown = (*DecorrelatedBatchNorm.shown, "iterations")
 
     def __init__(
         self,
@@ -87,6 +88,3 @@ class IterNorm(DecorrelatedBatchNorm):
             step = 1.5 * identity - 0.5 * m
             p, m = p @ step, step @ step @ m
         return p * trace.rsqrt()
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, iterations={self.iterations}"

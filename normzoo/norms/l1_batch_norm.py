@@ -1,11 +1,11 @@
 """L1 batch normalization: the mean absolute deviation in place of the standard deviation."""
 
 import math
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import centre, per_channel
@@ -24,9 +24,8 @@ GAUSSIAN = math.sqrt(math.pi / 2)  # the standard deviation of a Gaussian by its
     reduces_over="N, *",
     train_eval_differ=True,
     state=("running_mean", "running_std", "num_batches_tracked"),
-    minimum_count=2,
 )
-class L1BatchNorm(nn.Module):
+class L1BatchNorm(AffineNorm):
     """Batch normalization with a standard deviation taken from absolute values: no square, no root.
 
         std = sqrt(π/2) · mean of |x − mean|,  means over (N, *)
@@ -52,8 +51,7 @@ class L1BatchNorm(nn.Module):
     Source: Hoffer et al. 2018, arXiv:1803.01814, section 4.1; Wu et al. 2018, arXiv:1802.09769.
     """
 
-    weight: nn.Parameter  # None without affine, as is bias
-    bias: nn.Parameter
+    shown = ("eps", "momentum", "affine", "track_running_stats")
     running_mean: Tensor | None
     running_std: Tensor | None
     num_batches_tracked: Tensor | None
@@ -69,15 +67,10 @@ class L1BatchNorm(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, affine, device, dtype)
         self.eps = eps
         self.momentum = momentum
-        self.affine = affine
         self.track_running_stats = track_running_stats
-        for name in ("weight", "bias"):
-            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-            self.register_parameter(name, parameter)
         for name in ("running_mean", "running_std"):
             buffer = torch.empty(num_features, device=device, dtype=dtype)
             self.register_buffer(name, buffer if track_running_stats else None)
@@ -95,17 +88,12 @@ class L1BatchNorm(nn.Module):
 
     def reset_parameters(self) -> None:
         self.reset_running_stats()
-        if self.affine:
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return shape[0] * math.prod(shape[2:])
+        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         if self.training or self.running_mean is None:
-            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+            check_count(self, x.shape, MEND)
             centred, std = self._statistics(x)
         else:
             assert self.running_std is not None
@@ -129,7 +117,3 @@ class L1BatchNorm(nn.Module):
             moves = ((self.running_mean, mean), (self.running_std, std))
             move_running(self.num_batches_tracked, self.momentum, *moves)
         return centred, std
-
-    def extra_repr(self) -> str:
-        tracked = f"affine={self.affine}, track_running_stats={self.track_running_stats}"
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, {tracked}"

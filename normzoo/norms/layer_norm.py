@@ -1,12 +1,10 @@
 """Layer normalization: mean and variance of each sample, over all of it or over the channels at each position."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.norms.group_norm import group_norm
@@ -21,11 +19,10 @@ PAPER = "Ba, Kiros & Hinton, Layer Normalization, 2016, arXiv:1607.06450"
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C, *",
-    minimum_count=2,
     fused=True,
     peers=("torch.nn.GroupNorm", "timm.layers.GroupNorm1"),
 )
-class LayerNorm(nn.GroupNorm):
+class LayerNorm(NormLayer, nn.GroupNorm):
     """Normalize each sample over all its channels and positions.
 
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (C, *)
@@ -47,6 +44,8 @@ class LayerNorm(nn.GroupNorm):
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 3; on images Wu & He 2018, arXiv:1803.08494.
     """
 
+    shown = ("eps", "affine")
+
     def __init__(
         self,
         num_features: int,
@@ -59,20 +58,14 @@ class LayerNorm(nn.GroupNorm):
         super().__init__(1, num_features, eps, affine, device=device, dtype=dtype)
         self.num_features = num_features
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return self.num_features * math.prod(shape[2:])
-
     def _check(self, x: Tensor) -> None:
         check_input(self, x, self.num_features)
         mend = "use more channels or a larger map, or leave the norm out at this place"
-        check_count(self, x.shape, self.values_per_statistic(x.shape), mend)
+        check_count(self, x.shape, mend)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
         return group_norm(input, 1, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
 
 
 @register(
@@ -80,7 +73,6 @@ class LayerNorm(nn.GroupNorm):
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C, *",
-    minimum_count=2,
     peers=("torch.nn.GroupNorm", "timm.layers.GroupNorm1"),
 )
 class LayerNormScratch(LayerNorm):
@@ -124,11 +116,10 @@ class LayerNormScratch(LayerNorm):
     batch_dependent=False,
     paper=PAPER,
     reduces_over="C",
-    minimum_count=2,
     fused=True,
     peers=("torch.nn.LayerNorm", "timm.layers.LayerNorm", "timm.layers.LayerNorm2d"),
 )
-class LayerNormChannel(nn.LayerNorm):
+class LayerNormChannel(NormLayer, nn.LayerNorm):
     """Normalize the channels at each position of each sample.
 
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over C
@@ -150,6 +141,8 @@ class LayerNormChannel(nn.LayerNorm):
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450; at each position Vaswani et al. 2017, arXiv:1706.03762.
     """
 
+    shown = ("eps", "affine", "channel_dim")
+
     def __init__(
         self,
         num_features: int,
@@ -162,19 +155,13 @@ class LayerNormChannel(nn.LayerNorm):
     ) -> None:
         super().__init__(num_features, eps, affine, device=device, dtype=dtype)
         self.num_features = num_features
+        self.affine = affine
         self.channel_dim = channel_dim
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return self.num_features
 
     def forward(self, input: Tensor) -> Tensor:
         check_input(self, input, self.num_features, channel_dim=self.channel_dim)
-        check_count(self, input.shape, self.num_features, "use more channels, or leave the norm out at this place")
+        check_count(self, input.shape, "use more channels, or leave the norm out at this place")
         last = self.channel_dim in (-1, input.dim() - 1)
         x = input if last else input.movedim(self.channel_dim, -1)
         y = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return y if last else y.movedim(-1, self.channel_dim)
-
-    def extra_repr(self) -> str:
-        affine = self.elementwise_affine
-        return f"{self.num_features}, eps={self.eps}, affine={affine}, channel_dim={self.channel_dim}"

@@ -1,11 +1,9 @@
 """Mean-only batch normalization: the mean of each channel is subtracted, its variance left alone."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import centre, per_channel
@@ -22,9 +20,8 @@ MEND = "use a larger batch or a larger map, or leave the norm out at this place"
     reduces_over="N, *",
     train_eval_differ=True,
     state=("running_mean", "num_batches_tracked"),
-    minimum_count=2,
 )
-class MeanOnlyBatchNorm(nn.Module):
+class MeanOnlyBatchNorm(NormLayer):
     """Subtract from each channel its mean over the batch and the positions; the running mean in evaluation.
 
         y = x − mean + bias,  mean over (N, *)
@@ -47,6 +44,7 @@ class MeanOnlyBatchNorm(nn.Module):
     Source: Salimans & Kingma 2016, arXiv:1602.07868, section 4.
     """
 
+    shown = ("momentum", "affine", "track_running_stats")
     bias: nn.Parameter  # None without affine
     running_mean: Tensor | None
     num_batches_tracked: Tensor | None
@@ -85,13 +83,10 @@ class MeanOnlyBatchNorm(nn.Module):
         if self.affine:
             nn.init.zeros_(self.bias)
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return shape[0] * math.prod(shape[2:])
-
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         if self.training or self.running_mean is None:
-            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+            check_count(self, x.shape, MEND)
             y, mean = centre(x, (0, *range(2, x.dim())))
             if self.training and self.track_running_stats and x.numel() and self.running_mean is not None:
                 move_running(self.num_batches_tracked, self.momentum, (self.running_mean, mean))
@@ -100,7 +95,3 @@ class MeanOnlyBatchNorm(nn.Module):
         if self.affine:
             y = y + per_channel(self.bias, x)
         return y.to(x.dtype)
-
-    def extra_repr(self) -> str:
-        tracked = f"affine={self.affine}, track_running_stats={self.track_running_stats}"
-        return f"{self.num_features}, momentum={self.momentum}, {tracked}"

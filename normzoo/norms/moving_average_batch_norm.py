@@ -1,12 +1,11 @@
 """Moving average batch normalization: second moments and gradient statistics averaged over the last batches."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
 from normzoo.norms._running import commit, count_from_zero, gradient_scale, snapshot
@@ -63,8 +62,9 @@ def average(window: Tensor, share: Tensor) -> Tensor:
     reduces_over="last batches, N, *",
     train_eval_differ=True,
     state=("running_moment", "window_moment", "num_batches_tracked"),
+    minimum_count=1,
 )
-class MovingAverageBatchNorm(nn.Module):
+class MovingAverageBatchNorm(AffineNorm):
     """Divide each channel by its root mean square over the last batches, with a gradient averaged alike.
 
         χ²_B = mean of x² over (N, *);  χ² = mean of χ²_B over the last `window` batches, this one included
@@ -106,8 +106,7 @@ class MovingAverageBatchNorm(nn.Module):
     which lets r be 1 for 1000 batches in any case.
     """
 
-    weight: nn.Parameter  # None without affine, as is bias
-    bias: nn.Parameter
+    shown = ("window", "eps", "momentum", "r_max", "warmup_steps")
     loss_scale: float | Tensor | None = None
     running_moment: Tensor
     window_moment: Tensor
@@ -133,17 +132,12 @@ class MovingAverageBatchNorm(nn.Module):
                 "window is 1 or more, momentum above 0 and at most 1, r_max 1 or more, warmup_steps 0 or more; got "
                 f"window={window}, momentum={momentum}, r_max={r_max}, warmup_steps={warmup_steps}",
             )
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, affine, device, dtype)
         self.window = window
         self.eps = eps
         self.momentum = momentum
-        self.affine = affine
         self.r_max = r_max
         self.warmup_steps = warmup_steps
-        for name in ("weight", "bias"):
-            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-            self.register_parameter(name, parameter)
         self.register_buffer("running_moment", torch.empty(num_features, device=device, dtype=dtype))
         for name in ("window_moment", "window_product"):
             self.register_buffer(name, torch.empty(window, num_features, device=device, dtype=dtype))
@@ -155,13 +149,7 @@ class MovingAverageBatchNorm(nn.Module):
         self.running_moment.fill_(1)
         for buffer in (self.window_moment, self.window_product, self.num_batches_tracked):
             buffer.zero_()
-        if self.affine:
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The values that a batch brings to the averages, which take in up to `window` batches."""
-        return shape[0] * math.prod(shape[2:])
+        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
@@ -201,7 +189,3 @@ class MovingAverageBatchNorm(nn.Module):
             moves = ((self.running_moment, running + self.momentum * (chi2 - running)), (self.window_moment, kept))
             commit(*moves, (self.num_batches_tracked, t + 1))
         return rchi, r, share, slot
-
-    def extra_repr(self) -> str:
-        limits = f"r_max={self.r_max}, warmup_steps={self.warmup_steps}"
-        return f"{self.num_features}, window={self.window}, eps={self.eps}, momentum={self.momentum}, {limits}"

@@ -1,12 +1,12 @@
 """Online normalization: statistics that run over the samples one by one, and a backward that follows them."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._recurrence import recurrence
 from normzoo.norms._refuse import check_input, invalid
@@ -108,8 +108,9 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     reduces_over="samples before, * and C, *",
     train_eval_differ=True,
     state=("running_mean", "running_var"),
+    minimum_count=1,
 )
-class OnlineNorm(nn.Module):
+class OnlineNorm(AffineNorm):
     """Normalize each sample by the statistics of the samples before it, whichever batch they came in.
 
         y_t = (x_t − μ_{t−1}) / sqrt(σ²_{t−1} + eps)
@@ -151,8 +152,7 @@ class OnlineNorm(nn.Module):
     code, which by default clips the output to ±5 in its place.
     """
 
-    weight: nn.Parameter  # None without affine, as is bias
-    bias: nn.Parameter
+    shown = ("eps", "momentum", "backward_momentum", "affine", "layer_scaling")
     loss_scale: float | Tensor | None = None
     running_mean: Tensor
     running_var: Tensor
@@ -177,16 +177,11 @@ class OnlineNorm(nn.Module):
                 f"the weights of the newest sample are between 0 and 1, such as 0.001; got momentum={momentum}, "
                 f"backward_momentum={backward_momentum}",
             )
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, affine, device, dtype)
         self.eps = eps
         self.momentum = momentum
         self.backward_momentum = backward_momentum
-        self.affine = affine
         self.layer_scaling = layer_scaling
-        for name in ("weight", "bias"):
-            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-            self.register_parameter(name, parameter)
         for name in ("running_mean", "running_var", "error_y", "error_1"):
             self.register_buffer(name, torch.empty(num_features, device=device, dtype=dtype))
         self.reset_parameters()
@@ -195,13 +190,7 @@ class OnlineNorm(nn.Module):
         for buffer in (self.running_mean, self.error_y, self.error_1):
             buffer.zero_()
         self.running_var.fill_(1)
-        if self.affine:
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The values that a sample brings to the running statistics."""
-        return math.prod(shape[2:])
+        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
@@ -239,9 +228,3 @@ class OnlineNorm(nn.Module):
             commit((self.running_mean, means[-1]), (self.running_var, variances[-1]))
         shape = (*x.shape[:2], *[1] * (x.dim() - 2))
         return mean.view(shape), rstd.view(shape)
-
-    def extra_repr(self) -> str:
-        momenta = f"momentum={self.momentum}, backward_momentum={self.backward_momentum}"
-        return (
-            f"{self.num_features}, eps={self.eps}, {momenta}, affine={self.affine}, layer_scaling={self.layer_scaling}"
-        )

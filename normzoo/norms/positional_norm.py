@@ -16,7 +16,6 @@ MEND = "use more channels, or leave the norm out at this place"
     batch_dependent=False,
     paper="Li, Wu, Weinberger & Belongie, Positional Normalization, 2019, arXiv:1907.04312",
     reduces_over="C",
-    minimum_count=2,
     fused=True,
 )
 class PositionalNorm(LayerNormChannel):
@@ -48,7 +47,7 @@ class PositionalNorm(LayerNormChannel):
     def with_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Output, mean and deviation, from the equation; the two have one channel, and gradients of their own."""
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
-        check_count(self, x.shape, self.num_features, MEND)
+        check_count(self, x.shape, MEND)
         y, mean, var, _ = standardize(x, (self.channel_dim,), self.eps)
         if self.elementwise_affine:
             y = y * per_channel(self.weight, x, self.channel_dim) + per_channel(self.bias, x, self.channel_dim)

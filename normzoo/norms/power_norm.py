@@ -1,12 +1,11 @@
 """Power normalization: running quadratic means, and a backward that runs along with them."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
 from normzoo.norms._running import commit, count_from_zero, gradient_scale, snapshot
@@ -56,8 +55,9 @@ class _Scale(torch.autograd.Function):
     reduces_over="batches before, N, *",
     train_eval_differ=True,
     state=("running_power", "num_batches_tracked"),
+    minimum_count=1,
 )
-class PowerNorm(nn.Module):
+class PowerNorm(AffineNorm):
     """Divide each channel by its quadratic mean over the batches before; no mean is subtracted.
 
         ψ²_B = mean of x² over (N, *)
@@ -94,8 +94,7 @@ class PowerNorm(nn.Module):
     and puts an RMS over groups of channels in front.
     """
 
-    weight: nn.Parameter  # None without affine, as is bias
-    bias: nn.Parameter
+    shown = ("eps", "momentum", "affine", "warmup_steps", "channel_dim")
     loss_scale: float | Tensor | None = None
     running_power: Tensor
     running_product: Tensor
@@ -119,16 +118,11 @@ class PowerNorm(nn.Module):
                 f"momentum is above 0 and at most 1, and warmup_steps 0 or more; got momentum={momentum}, "
                 f"warmup_steps={warmup_steps}",
             )
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, affine, device, dtype)
         self.eps = eps
         self.momentum = momentum
-        self.affine = affine
         self.warmup_steps = warmup_steps
         self.channel_dim = channel_dim
-        for name in ("weight", "bias"):
-            parameter = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-            self.register_parameter(name, parameter)
         for name in ("running_power", "running_product"):
             self.register_buffer(name, torch.empty(num_features, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.empty((), device=device, dtype=torch.long))
@@ -139,13 +133,7 @@ class PowerNorm(nn.Module):
         self.running_power.fill_(1)
         self.running_product.zero_()
         self.num_batches_tracked.zero_()
-        if self.affine:
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The values that a batch brings to the running quadratic mean."""
-        return math.prod(shape) // self.num_features
+        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
@@ -175,7 +163,3 @@ class PowerNorm(nn.Module):
             running_power = before + self.momentum * (power - before)
             commit((self.running_power, running_power), (self.num_batches_tracked, t + 1))
         return rpsi, own
-
-    def extra_repr(self) -> str:
-        place = f"warmup_steps={self.warmup_steps}, channel_dim={self.channel_dim}"
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, {place}"

@@ -1,12 +1,12 @@
 """Response normalization: each channel against its neighbours, or against all others."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._layer import AffineNorm, NormLayer
 from normzoo.norms._refuse import NormValueError, check_input, describe, invalid
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
@@ -62,8 +62,9 @@ class _LocalResponse(torch.autograd.Function):
     batch_dependent=False,
     paper="Krizhevsky, Sutskever & Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012",
     reduces_over="n of C",
+    minimum_count=1,
 )
-class LocalResponseNorm(nn.LocalResponseNorm):
+class LocalResponseNorm(NormLayer, nn.LocalResponseNorm):
     """Divide each value by a power of the energy of its neighbouring channels at its position: what AlexNet had.
 
         y = x / (k + alpha / size · Σ x²)^beta,  Σ over the `size` nearest channels, fewer at the ends
@@ -90,6 +91,8 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     Source: Krizhevsky, Sutskever & Hinton 2012, NIPS, section 3.3.
     """
 
+    shown = ("size", "alpha", "beta", "k")
+
     def __init__(
         self, num_features: int, size: int = 5, alpha: float = 5e-4, beta: float = 0.75, k: float = 2.0
     ) -> None:
@@ -106,9 +109,6 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         check_input(self, input, self.num_features)
         return _LocalResponse.apply(input, self.size, self.alpha / self.size, self.beta, self.k)
 
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, {super().extra_repr()}"
-
 
 @register(
     "global_response_norm",
@@ -118,8 +118,9 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     reduces_over="*, then C",
     ranks=(3, 4, 5),
     peers=("timm.layers.grn.GlobalResponseNorm",),
+    minimum_count=1,
 )
-class GlobalResponseNorm(nn.Module):
+class GlobalResponseNorm(AffineNorm):
     """Amplify each channel of a sample by the length of its map, against the mean length over channels.
 
         length = ‖x‖ over (*);  relative = length / (mean(length) + eps),  mean over C
@@ -143,6 +144,8 @@ class GlobalResponseNorm(nn.Module):
     algorithm 1 by their mean, as the authors' code and weights do, and as here: C times as much, to the same weight.
     """
 
+    shown = ("eps", "channel_dim")
+
     def __init__(
         self,
         num_features: int,
@@ -152,20 +155,14 @@ class GlobalResponseNorm(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, True, device, dtype)
         self.eps = eps
         self.channel_dim = channel_dim
-        self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return math.prod(shape[1:]) // self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
@@ -180,6 +177,3 @@ class GlobalResponseNorm(nn.Module):
         length = torch.linalg.vector_norm(x, dim=positions, keepdim=True, dtype=wide)
         relative = length / (length.mean(self.channel_dim, keepdim=True) + self.eps)
         return (x * (1 + weight * relative) + bias).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}"

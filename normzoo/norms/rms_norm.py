@@ -1,11 +1,11 @@
 """Root mean square normalization: the channels at each position by their root mean square."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._reuse import reuse_memory
 from normzoo.norms._standardize import per_channel
@@ -71,10 +71,9 @@ class _RootMeanSquare(torch.autograd.Function):
     batch_dependent=False,
     paper="Zhang & Sennrich, Root Mean Square Layer Normalization, 2019, arXiv:1910.07467",
     reduces_over="C",
-    minimum_count=2,
     peers=("torch.nn.RMSNorm", "timm.layers.RmsNorm", "timm.layers.RmsNorm2d"),
 )
-class RMSNorm(nn.RMSNorm):
+class RMSNorm(NormLayer, nn.RMSNorm):
     """Divide the channels at each position of each sample by their root mean square: layer norm without the mean.
 
         y = x / sqrt(mean(x²) + eps) · weight,  mean over C
@@ -100,6 +99,8 @@ class RMSNorm(nn.RMSNorm):
     Source: Zhang & Sennrich 2019, arXiv:1910.07467, equation 4.
     """
 
+    shown = ("eps", "affine", "channel_dim")
+
     def __init__(
         self,
         num_features: int,
@@ -112,15 +113,13 @@ class RMSNorm(nn.RMSNorm):
     ) -> None:
         super().__init__(num_features, eps, affine, device=device, dtype=dtype)
         self.num_features = num_features
+        self.affine = affine
         self.channel_dim = channel_dim
-
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         mend = "use more channels, or leave the norm out at this place"
-        check_count(self, x.shape, self.num_features, mend, statistic="mean square", outcome="a sign")
+        check_count(self, x.shape, mend, statistic="mean square", outcome="a sign")
         dim, wide = self.channel_dim, torch.promote_types(x.dtype, torch.float32)
         kernel = x.is_cuda and (self.weight is None or self.weight.dtype == x.dtype)
         if kernel and x.movedim(dim, -1).is_contiguous():
@@ -129,7 +128,3 @@ class RMSNorm(nn.RMSNorm):
         weight = None if self.weight is None else per_channel(self.weight, x, dim).to(wide)
         y, _ = _RootMeanSquare.apply(x, weight, eps, dim)
         return y
-
-    def extra_repr(self) -> str:
-        affine = self.elementwise_affine
-        return f"{self.num_features}, eps={self.eps}, affine={affine}, channel_dim={self.channel_dim}"

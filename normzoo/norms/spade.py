@@ -1,6 +1,5 @@
 """Spatially-adaptive normalization: a scale and a shift for each position, from a map of labels."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._condition import check_condition
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import NormValueError, check_count, check_input, describe, invalid
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
@@ -80,10 +80,9 @@ def _conv_backward(
     reduces_over="N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
     ranks=(4,),
 )
-class SPADE(_NormBase):
+class SPADE(NormLayer, _NormBase):
     """Normalize as batch norm does, then scale and shift each channel at each position as a map of labels says.
 
         y = (x − mean) / sqrt(var + eps) · γ(s) + β(s),  mean and var over (N, H, W)
@@ -114,6 +113,8 @@ class SPADE(_NormBase):
     Source: Park et al. 2019, arXiv:1903.07291, equations 1 to 3 and appendix A.
     """
 
+    shown = ("label_channels", "eps", "momentum", "track_running_stats")
+
     def __init__(
         self,
         num_features: int,
@@ -139,9 +140,6 @@ class SPADE(_NormBase):
         self.gamma = _ConvAroundOne(hidden_features, num_features, kernel_size, padding=pad, device=device, dtype=dtype)
         self.beta = nn.Conv2d(hidden_features, num_features, kernel_size, padding=pad, device=device, dtype=dtype)
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return shape[0] * math.prod(shape[2:])
-
     def example_condition(self, x: Tensor) -> Tensor:
         """A random one-hot map of the size of `x`."""
         labels = torch.randint(self.label_channels, (x.shape[0], 1, *x.shape[2:]), device=x.device)
@@ -154,7 +152,7 @@ class SPADE(_NormBase):
             raise NormValueError(f"{describe(self)} takes an input of (N, C, H, W); got the shape {tuple(x.shape)}")
         check_condition(self, condition, (x.shape[0], self.label_channels, None, None), "a map of labels")
         if self.training or self.running_mean is None:
-            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+            check_count(self, x.shape, MEND)
         x_hat = standardize_batch(self, x.to(torch.promote_types(x.dtype, torch.float32)))
         kind, dtype = x.device.type, self.shared.weight.dtype
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # it is not on in the backward
@@ -163,9 +161,3 @@ class SPADE(_NormBase):
         convolutions = (self.shared, self.gamma, self.beta)
         parameters = [p.to(dtype) for conv in convolutions for p in (conv.weight, conv.bias) if p is not None]
         return _Modulate.apply(x_hat, labels, self.shared.kernel_size[0] // 2, *parameters).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, label_channels={self.label_channels}, eps={self.eps}, momentum={self.momentum}, "
-            f"track_running_stats={self.track_running_stats}"
-        )

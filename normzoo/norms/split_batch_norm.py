@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norm_info import UNSCRIPTED
+from normzoo.norms._layer import values_over
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms.batch_norm import BatchNormBase
@@ -27,7 +28,6 @@ MEND = "use a larger batch, fewer splits or a larger map"
         for prefix in ("", "aux_bn.0.")
         for name in ("running_mean", "running_var", "num_batches_tracked")
     ),
-    minimum_count=2,
     peers=("timm.layers.SplitBatchNorm2d",),
     unsupported=(*UNSCRIPTED, "torch.jit.trace"),
 )
@@ -93,13 +93,13 @@ class SplitBatchNorm(BatchNormBase):
         """What the main batch norm asks of its own input, a part in training and the batch in evaluation."""
         check_input(self, input, self.num_features)
         if self.uses_batch_statistics:
-            check_count(self, input.shape, super().values_per_statistic(input.shape), MEND)
+            check_count(self, input.shape, MEND, count=values_over(self, "N, *", input.shape))
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
         check_input(self, input, self.num_features)
-        check_count(self, input.shape, self.values_per_statistic(input.shape), MEND)
+        check_count(self, input.shape, MEND)
         for norm in self.aux_bn:  # these options are the layer's, also where they are set after it is built
             assert isinstance(norm, BatchNormBase)
             norm.eps, norm.momentum, norm.track_running_stats = self.eps, self.momentum, self.track_running_stats

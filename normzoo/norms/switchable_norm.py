@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import detached_mean, standardize_instances
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.batch_norm import MEND
@@ -24,10 +25,9 @@ from normzoo.registry import register
     reduces_over="*; C, *; N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
     unsupported=NOT_DYNAMIC,
 )
-class SwitchableNorm(_NormBase):
+class SwitchableNorm(NormLayer, _NormBase):
     """Normalize by a blend of the statistics of instance, layer and batch norm, whose shares the layer learns.
 
         y = (x − mean) / sqrt(var + eps) · weight + bias
@@ -58,6 +58,8 @@ class SwitchableNorm(_NormBase):
     Source: Luo et al. 2018, arXiv:1806.10779, equations 3 to 5.
     """
 
+    shown = ("eps", "momentum", "affine", "track_running_stats")
+
     def __init__(
         self,
         num_features: int,
@@ -87,7 +89,7 @@ class SwitchableNorm(_NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         if self.training or self.running_mean is None:
-            check_count(self, x.shape, self.values_per_statistic(x.shape), MEND)
+            check_count(self, x.shape, MEND)
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         offset = detached_mean(x, tuple(range(x.dim())))  # common to all means that are compared

@@ -24,7 +24,6 @@ MEND = "use a larger batch on some process, or a norm that does not depend on th
     reduces_over="N, *, processes",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    minimum_count=2,
     peers=PEERS,
 )
 class SyncBatchNorm(BatchNorm):
@@ -102,7 +101,7 @@ class SyncBatchNorm(BatchNorm):
         # Only where there is next to nothing here can there be so everywhere, so that no step waits for the device.
         own = x.shape[0] * math.prod(x.shape[2:])
         total = int(n.max()) if own <= 1 else own
-        check_count(self, x.shape, total, MEND)
+        check_count(self, x.shape, MEND, count=total)
         if total > 0:
             update_running(self, mean, var * (n / (n - 1)))
         if self.affine:

@@ -1,29 +1,27 @@
 """Norms that divide the vector of channels at each position by its length, and subtract no mean."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.registry import register
 
 MEND = "use more channels, or leave the norm out at this place"
 
 
-class _VectorLength(nn.Module):
+class _VectorLength(NormLayer):
     """What the three have in common: the channels at each position are one vector."""
 
+    shown = ("eps", "channel_dim")
     num_features: int
     channel_dim: int
 
-    def values_per_statistic(self, shape: Sequence[int]) -> int:
-        return self.num_features
-
     def _check(self, x: Tensor) -> None:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
-        check_count(self, x.shape, self.num_features, MEND, statistic="length", outcome="a number or its negative")
+        check_count(self, x.shape, MEND, statistic="length", outcome="a number or its negative")
 
     def _length(self, x: Tensor) -> Tensor:
         """Of the vector at each position, in at least float32; its gradient at 0 is 0."""
@@ -36,7 +34,6 @@ class _VectorLength(nn.Module):
     batch_dependent=False,
     paper="Nguyen & Salazar, Transformers without Tears, 2019, arXiv:1910.05895",
     reduces_over="C",
-    minimum_count=2,
 )
 class ScaleNorm(_VectorLength):
     """Give the vector of channels at each position one learned length.
@@ -80,16 +77,12 @@ class ScaleNorm(_VectorLength):
         y = x * (self.weight / self._length(x).clamp(min=self.eps))
         return y.to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}"
-
 
 @register(
     "pixel_norm",
     batch_dependent=False,
     paper="Karras, Aila, Laine & Lehtinen, Progressive Growing of GANs, 2018, arXiv:1710.10196",
     reduces_over="C",
-    minimum_count=2,
 )
 class PixelNorm(_VectorLength):
     """Divide the vector of channels at each position by its root mean square, with nothing to learn.
@@ -122,16 +115,12 @@ class PixelNorm(_VectorLength):
         mean_square = self._length(x).square() / self.num_features
         return (x * (mean_square + self.eps).rsqrt()).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}"
-
 
 @register(
     "unit_norm",
     batch_dependent=False,
     paper="Huang, Kümmerle & Zhang, UnitNorm, 2024, arXiv:2405.15903",
     reduces_over="C",
-    minimum_count=2,
 )
 class UnitNorm(_VectorLength):
     """Give the vector of channels at each position the length C^(k/2), for an exponent k.

@@ -1,0 +1,71 @@
+"""What most layers share: the values in a statistic, the affine parameters, and how a layer prints."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class NormLayer(nn.Module):
+    """A layer that takes statistics, whose number of values follows from the fact `reduces_over`.
+
+    Attributes:
+        reduces_over: The dimensions of a statistic; `register` writes here what it is told.
+        shown: The attributes that a layer prints, after its number of channels.
+    """
+
+    num_features: int
+    reduces_over = ""
+    shown: tuple[str, ...] = ("eps",)
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """Count the values in one statistic; of several, in the first that is within a sample."""
+        statistics = self.reduces_over.replace(" and ", "; ").split("; ")
+        within = [dims for dims in statistics if not dims.startswith("N")]
+        return values_over(self, (within or statistics)[0], shape)
+
+    def extra_repr(self) -> str:
+        """Print the number of channels and the options."""
+        return ", ".join([str(self.num_features), *[f"{name}={getattr(self, name)}" for name in self.shown]])
+
+
+def values_over(layer: NormLayer, dims: str, shape: Sequence[int]) -> int:
+    """Multiply the sizes of the dimensions, named as in `reduces_over`: N, C, C/G and *; other words count as 1."""
+    channel_dim = getattr(layer, "channel_dim", 1) % len(shape)
+    sizes = {
+        "N": shape[0],
+        "C": layer.num_features,
+        "C/G": layer.num_features // getattr(layer, "num_groups", 1),
+        "*": math.prod([size for dim, size in enumerate(shape) if dim not in (0, channel_dim)]),
+    }
+    return math.prod([sizes.get(dim.split()[0], 1) for dim in dims.split(", ")])
+
+
+class AffineNorm(NormLayer):
+    """A layer with a weight and a bias for each channel, which torch has no class for."""
+
+    weight: nn.Parameter  # None without affine, as is bias
+    bias: nn.Parameter
+
+    def __init__(
+        self,
+        num_features: int,
+        affine: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        *,
+        rows: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.affine = affine
+        for name in ("weight", "bias"):
+            values = torch.empty(*rows, num_features, device=device, dtype=dtype) if affine else None
+            self.register_parameter(name, None if values is None else nn.Parameter(values))
+
+    def reset_parameters(self) -> None:
+        """Scale by 1 and shift by 0."""
+        if self.affine:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
