@@ -7,14 +7,13 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from normzoo import __version__, bench
+from normzoo import __version__
 from normzoo._interrupt import handle_again
-from normzoo.commands import catalogue, claims
+from normzoo.commands import bench, claims, report, show, train
+from normzoo.commands import list as list_command
 from normzoo.commands.broken_pipe import to_any_reader
-from normzoo.commands.train import call_hydra
 from normzoo.errors import UserError, exit_with
 from normzoo.registry import list_norms
 from normzoo.text import printable
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(arguments: list[str]) -> None:
     try:
         if arguments[:1] == ["train"]:
-            call_hydra(arguments[1:])
+            train.run(arguments[1:])
             return
         handle_again()
         if arguments[:1] in (["-sc"], ["--shell-completion"]):
@@ -92,7 +91,7 @@ def _complete(arguments: Sequence[str]) -> None:
         print(*(name for name in list_norms() if name.startswith(words[-1])))
     elif words[1] == "train":
         os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+\s+)train(\s+|$)", r"\1", line)
-        call_hydra(arguments)
+        train.run(arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,25 +131,15 @@ def _parse(arguments: Sequence[str]) -> None:
     parser.add_argument("--version", action="version", version=f"normzoo {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train one cell, or with -m a sweep", add_help=False)
-    report = commands.add_parser("report", help="results.csv, summary.md and the figure from a folder of results")
-    report.add_argument("folder", type=Path)
-    report.set_defaults(run=_report)
-    claims.add_arguments(commands.add_parser("claims", help="run what is claimed of normalization, and judge it"))
-    catalogue.add_commands(commands)
-    benches = commands.add_parser("bench", help="what the norms cost, as ratios measured here and now")
-    bench.add_arguments(benches)
-    benches.set_defaults(run=bench.run)
+    for name, command, help_ in (
+        ("report", report, "results.csv, summary.md and the figure from a folder of results"),
+        ("claims", claims, "run what is claimed of normalization, and judge it"),
+        ("list", list_command, "the norms, or those with certain facts"),
+        ("show", show, "equation, facts, arguments and source of one norm"),
+        ("bench", bench, "what the norms cost, as ratios measured here and now"),
+    ):
+        added = commands.add_parser(name, help=help_)
+        command.add_arguments(added)
+        added.set_defaults(run=command.run)
     chosen = parser.parse_args(arguments or ["--help"])
     chosen.run(chosen)
-
-
-def _report(chosen: argparse.Namespace) -> None:
-    from normzoo.claims import judge_claims
-    from normzoo.report import report
-    from normzoo.sweep.claims_manifest import of_claims_alone
-
-    if not of_claims_alone(chosen.folder):
-        print(report(chosen.folder).text)
-    judged = judge_claims(chosen.folder)
-    if judged:
-        print(judged.text)

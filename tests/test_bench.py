@@ -14,12 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import normzoo
-from normzoo import bench
-from normzoo.bench import compiled, layers, layers_command, measure
+from normzoo import bench, cli
+from normzoo.bench import compiled, layers, measure
 from normzoo.bench.cases import Case
 from normzoo.bench.figure import Figure
 from normzoo.bench.measure import Ratio, Times
 from normzoo.bench.references import REFERENCES, TOKENS
+from normzoo.commands import bench as bench_command
 
 TINY = (2, 8, 4, 4)
 X_BYTES = 2 * 8 * 4 * 4 * 4
@@ -270,9 +271,9 @@ def test_the_command_compiles_all_before_it_measures(monkeypatch, capsys):
         order.append(f"{case.title} measured {compile}")
         return bench.LayerRow(case.title, "it", TINY)
 
-    monkeypatch.setattr(layers_command, "compile_ahead", compile_ahead)
+    monkeypatch.setattr(bench_command, "compile_ahead", compile_ahead)
     monkeypatch.setattr(layers, "_measure", measured)
-    bench.main(["layers", "--norms", "rms_norm", "--shape", "2,8,4,4", "--compile"])
+    cli.main(["bench", "layers", "--norms", "rms_norm", "--shape", "2,8,4,4", "--compile"])
     assert order == ["rms_norm 1", "rms_norm, tokens 1", "rms_norm measured True", "rms_norm, tokens measured True"]
     assert "compiled: forward" in capsys.readouterr().out
 
@@ -317,7 +318,7 @@ def test_command_prints_a_table_and_writes_the_figures(tmp_path, capsys):
     file = tmp_path / "new" / "figures.json"
     threads = torch.get_num_threads()
     command = ["layers", "--norms", "GN", "evo_norm_b0", "--shape", "4,8,6,6", "--rounds", "2", "--json", str(file)]
-    bench.main(command)
+    cli.main(["bench", *command])
     assert torch.get_num_threads() == threads
     printed, closing = (part.splitlines() for part in capsys.readouterr().out.rsplit("\n\n", 1))
     figures = json.loads(file.read_text())
@@ -349,9 +350,9 @@ def test_work_of_others_is_told_of_the_rows_it_disturbed(tmp_path, capsys, monke
     taken = iter([0.0, 1.2])
     others = types.SimpleNamespace(Others=lambda: types.SimpleNamespace(cores=lambda: next(taken)))
     monkeypatch.setitem(sys.modules, "normzoo.bench.others", others if extra else None)
-    monkeypatch.setattr(layers_command, "load", lambda: 2.0)
+    monkeypatch.setattr(bench_command, "load", lambda: 2.0)
     file = tmp_path / "figures.json"
-    bench.main(["layers", "--norms", "GN", "LN", "--shape", "4,8,6,6", "--rounds", "1", "--json", str(file)])
+    cli.main(["bench", "layers", "--norms", "GN", "LN", "--shape", "4,8,6,6", "--rounds", "1", "--json", str(file)])
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.endswith(": layer_norm" if extra else "at work already (a load of 2.0): do not trust the times")
     rows = json.loads(file.read_text())["rows"]
@@ -359,7 +360,7 @@ def test_work_of_others_is_told_of_the_rows_it_disturbed(tmp_path, capsys, monke
 
 
 def test_a_long_note_is_cut_in_the_table_alone(capsys):
-    bench.main(["layers", "--norms", "instance_norm", "--shape", "4,8,1,1", "--rounds", "1"])
+    cli.main(["bench", "layers", "--norms", "instance_norm", "--shape", "4,8,1,1", "--rounds", "1"])
     assert any(line.endswith("…") for line in capsys.readouterr().out.splitlines())
     (row,) = bench.measure_layers(["instance_norm"], (4, 8, 1, 1), rounds=1)
     assert row.note.endswith("group_norm")
@@ -368,7 +369,7 @@ def test_a_long_note_is_cut_in_the_table_alone(capsys):
 def test_command_hangs_under_another():
     """As `normzoo bench` hangs it under `normzoo`."""
     parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
+    bench_command.add_arguments(parser)
     chosen = parser.parse_args(["layers", "--norms", "BN", "--compile"])
     assert (chosen.norms, chosen.shape, chosen.rounds, chosen.compile) == (["BN"], (32, 64, 28, 28), 8, True)
 
@@ -384,7 +385,7 @@ def test_command_hangs_under_another():
 )
 def test_what_the_user_can_mend_ends_with_code_2(capsys, wrong, said):
     with pytest.raises(SystemExit) as end:
-        bench.main(["layers", *wrong])
+        cli.main(["bench", "layers", *wrong])
     assert end.value.code == 2
     assert said in capsys.readouterr().err
 
@@ -393,7 +394,7 @@ def test_a_file_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     command = ["layers", "--norms", "identity", "--shape", "2,8", "--rounds", "1"]
     with pytest.raises(SystemExit) as end:
-        bench.main([*command, "--json", str(tmp_path / "file" / "figures.json")])
+        cli.main(["bench", *command, "--json", str(tmp_path / "file" / "figures.json")])
     assert end.value.code == 2
     assert "choose another --json FILE" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from normzoo.commands.train import call_hydra
+from normzoo.commands import train
 from normzoo.errors import UserError
 from normzoo.resume_command import COMMAND, hydra_quoted
 
@@ -32,7 +32,7 @@ class Claim:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `normzoo claims` takes."""
+    """Add which claims to run, and where to write."""
     parser.description = (
         "Run what papers and tutorials claim of normalization, as one sweep, and write claims.md into its folder: "
         "for each claim what was measured, a verdict computed from it, and a figure."
@@ -52,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDE", help="as in normzoo train, for every cell: seed=0,1"
     )
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -75,7 +74,7 @@ def run(chosen: argparse.Namespace) -> None:
         )
     folder = chosen.dir or Path("runs") / f"claims_{datetime.now():%Y-%m-%d_%H-%M-%S}"
     _check_writable(folder)
-    call_hydra(arguments(claims, folder, quick=chosen.quick, overrides=chosen.overrides, typed=_typed(chosen)))
+    train.run(arguments(claims, folder, quick=chosen.quick, overrides=chosen.overrides, typed=_typed(chosen)))
 
 
 def arguments(

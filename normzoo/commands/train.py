@@ -1,4 +1,4 @@
-"""From a command line to Hydra; nothing heavy is imported before it is called."""
+"""`normzoo train`: hand the command line to Hydra; nothing heavy is imported before it runs."""
 
 import shlex
 import sys
@@ -12,7 +12,7 @@ from normzoo.errors import UserError
 from normzoo.sweep.preload import cell_server, wants_server
 
 
-def call_hydra(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Hand the arguments of `normzoo train` to Hydra.
 
     Raises:

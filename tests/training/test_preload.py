@@ -39,8 +39,8 @@ def test_it_runs_from_before_the_imports_until_after_hydra(monkeypatch: pytest.M
 
     monkeypatch.setattr(command, "cell_server", cell_server)
     monkeypatch.setattr(command, "_call_hydra", lambda arguments: happened.append("hydra"))
-    command.call_hydra(["-m"])
-    command.call_hydra([])
+    command.run(["-m"])
+    command.run([])
     assert happened == ["server", "hydra", "stopped", "hydra"]
 
 

@@ -1,4 +1,4 @@
-"""`normzoo bench layers`: its options, and what it prints and writes."""
+"""`normzoo bench`: what the norms cost, as ratios measured here and now."""
 
 import argparse
 import dataclasses
@@ -31,18 +31,24 @@ what it had compiled.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `normzoo bench layers`; sets `run_bench`, which is to be called with the parsed arguments."""
+    """Add `layers` and its options."""
+    subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
+    layers = subjects.add_parser(
+        "layers",
+        help="time and saved memory of each norm against torch's or timm's",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     shape = (32, 64, 28, 28)
-    parser.add_argument("--norms", nargs="+", metavar="NORM", help="names or aliases; default: all")
-    parser.add_argument("--shape", type=_shape, default=shape, metavar="N,C,H,W", help="default: 32,64,28,28")
-    parser.add_argument(
+    layers.add_argument("--norms", nargs="+", metavar="NORM", help="names or aliases; default: all")
+    layers.add_argument("--shape", type=_shape, default=shape, metavar="N,C,H,W", help="default: 32,64,28,28")
+    layers.add_argument(
         "--rounds", type=int, default=8, metavar="K", help="times each is measured at least; default: 8"
     )
-    parser.add_argument("--compile", action="store_true", help="the norm under torch.compile too, some seconds each")
-    parser.add_argument("--device", default="cpu", metavar="cpu|cuda")
-    parser.add_argument("--threads", type=int, default=1, metavar="T", help="of the processor; default: 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
-    parser.set_defaults(run_bench=run)
+    layers.add_argument("--compile", action="store_true", help="the norm under torch.compile too, some seconds each")
+    layers.add_argument("--device", default="cpu", metavar="cpu|cuda")
+    layers.add_argument("--threads", type=int, default=1, metavar="T", help="of the processor; default: 1")
+    layers.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -61,53 +67,55 @@ def _others() -> "Others | None":
     return Others()
 
 
-def _compile_ahead(chosen: argparse.Namespace) -> None:
+def _compile_ahead(arguments: argparse.Namespace) -> None:
     """All that is to be measured, with a line of progress on a terminal."""
-    cases = layer_cases(chosen.norms, chosen.shape, chosen.rounds, chosen.device)
-    for count, title in enumerate(compile_ahead(cases, chosen.threads), 1):
+    cases = layer_cases(arguments.norms, arguments.shape, arguments.rounds, arguments.device)
+    for count, title in enumerate(compile_ahead(cases, arguments.threads), 1):
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[Kcompiled {count} of {len(cases)}: {title}")
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
 
 
-def run(chosen: argparse.Namespace) -> None:
-    """Print the table line by line as it is measured."""
-    if chosen.threads < 1:
-        raise UserError(f"--threads is 1 or more; got {chosen.threads}")
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table line by line as it is measured, and the targets."""
+    if arguments.threads < 1:
+        raise UserError(f"--threads is 1 or more; got {arguments.threads}")
     before = torch.get_num_threads()
-    torch.set_num_threads(chosen.threads)
+    torch.set_num_threads(arguments.threads)
     busy = load()  # before the compiling, which is work of its own
     try:
-        if chosen.compile:
-            _compile_ahead(chosen)
-        rows = measure_layers(chosen.norms, chosen.shape, chosen.rounds, compile=chosen.compile, device=chosen.device)
+        if arguments.compile:
+            _compile_ahead(arguments)
+        rows = measure_layers(
+            arguments.norms, arguments.shape, arguments.rounds, compile=arguments.compile, device=arguments.device
+        )
         keep_freed_memory()
-        where, found, taken = machine(chosen.device), list[LayerRow](), list[float | None]()
-        print(heading(where, chosen.shape, chosen.rounds, chosen.compile))
+        where, found, taken = machine(arguments.device), list[LayerRow](), list[float | None]()
+        print(heading(where, arguments.shape, arguments.rounds, arguments.compile))
         others = _others()
         for row in rows:
             found.append(row)
             taken.append(others.cores() if others else None)
-            print(line(row, chosen.compile), flush=True)
+            print(line(row, arguments.compile), flush=True)
             others = _others()
     finally:
         torch.set_num_threads(before)
-    figures = [figure for row in found for figure in targets(row, chosen.device)]
+    figures = [figure for row in found for figure in targets(row, arguments.device)]
     print("", *(figure.line() for figure in figures), summary(figures), sep="\n")
     disturbed = [row.norm for row, cores in zip(found, taken, strict=True) if cores is not None and cores > BUSY]
     if disturbed:
         print(f"others were at work while these were measured, do not trust their times: {', '.join(disturbed)}")
     elif None in taken and busy > BUSY:
         print(f"the machine was at work already (a load of {busy:.1f}): do not trust the times")
-    if chosen.json is not None:
+    if arguments.json is not None:
         write_json(
-            chosen.json,
+            arguments.json,
             {
                 "machine": where,
                 "load": busy,
                 "date": datetime.date.today().isoformat(),
-                "rounds": chosen.rounds,
+                "rounds": arguments.rounds,
                 "rows": [
                     {**dataclasses.asdict(row), "cores_taken_by_others": cores}
                     for row, cores in zip(found, taken, strict=True)

@@ -13,8 +13,8 @@ from torch import nn
 import normzoo
 from normzoo import cli, plugins, registry
 from normzoo.bench.measure import BUSY
-from normzoo.commands import catalogue
-from normzoo.commands.catalogue import COLUMNS, FLAGS
+from normzoo.commands import show
+from normzoo.commands.list import COLUMNS, FLAGS
 from normzoo.errors import exit_with
 from normzoo.norm_info import FACTS
 
@@ -142,7 +142,7 @@ def test_show_says_all_that_is_known(run, name):
 
 def test_show_has_the_figures_of_a_bench_file_or_says_how_to_get_some(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalogue, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(show, "SHIPPED", tmp_path / "shipped")
     assert run("show", "GN")[1].endswith(
         "Measured:\n  nothing yet; to measure all norms here: normzoo bench layers --json runs/bench_layers.json\n"
     )
@@ -168,7 +168,7 @@ def test_show_has_the_figures_of_a_bench_file_or_says_how_to_get_some(run, tmp_p
 
 def test_show_has_the_figures_that_come_with_the_package_until_there_are_others(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalogue, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(show, "SHIPPED", tmp_path / "shipped")
     for file in ("shipped/cpu.json", "runs/bench_layers.json"):
         bench = ["bench", "layers", "--norms", "scale_norm", "--shape", "2,8,4,4", "--rounds", "2", "--json", file]
         assert run(*bench)[0] == 0
@@ -184,7 +184,7 @@ def test_show_has_the_figures_that_come_with_the_package_until_there_are_others(
 
 def test_figures_that_come_with_the_package_are_of_an_idle_machine_and_of_all_norms(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for file in catalogue.SHIPPED.glob("*.json"):
+    for file in show.SHIPPED.glob("*.json"):
         figures = json.loads(file.read_text())
         assert figures["load"] <= BUSY, f"{file} was measured while the machine was at work"
         assert {row["norm"].partition(",")[0] for row in figures["rows"]} == set(normzoo.list_norms())
@@ -292,7 +292,7 @@ def test_every_command_is_completed_and_described(run):
 def test_a_target_is_told_with_enough_digits_to_see_why(median, said):
     target = {"name": "group_norm, forward", "unit": "×", "target": 1.05, "median": median, "at_most": True}
     target["reached"] = median <= 1.05
-    assert catalogue._target(target) == f"target: group_norm, forward ≤ 1.05 ×, {said}"
+    assert show._target(target) == f"target: group_norm, forward ≤ 1.05 ×, {said}"
 
 
 def test_a_name_that_is_none_is_answered_with_those_alike_and_the_command(run):

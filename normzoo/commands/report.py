@@ -1,0 +1,22 @@
+"""`normzoo report`: tables, figure and verdicts from the results in a folder."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of results."""
+    parser.add_argument("folder", type=Path)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the report on a folder, and judge the claims whose cells are in it."""
+    from normzoo.claims import judge_claims
+    from normzoo.report import report
+    from normzoo.sweep.claims_manifest import of_claims_alone
+
+    if not of_claims_alone(arguments.folder):
+        print(report(arguments.folder).text)
+    judged = judge_claims(arguments.folder)
+    if judged:
+        print(judged.text)
