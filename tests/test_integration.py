@@ -10,7 +10,7 @@ from torch import nn
 
 import normzoo
 from normzoo.norm_act import NormAct
-from normzoo.norms.vector_length import ScaleNorm
+from normzoo.norms.scale_norm import ScaleNorm
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")

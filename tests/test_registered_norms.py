@@ -191,11 +191,11 @@ def test_is_documented(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_name_and_class_agree(name):
-    """`group_norm` is `GroupNorm`, in a file of the norms' folder; a norm of weights is the function `weight_norm`."""
+    """`group_norm` is `GroupNorm` in `group_norm.py`, twins and numbered variants too; a norm of weights a function."""
     build = normzoo.info(name).build
     function = normzoo.info(name).kind == "weight"
     assert build.__name__ == name if function else build.__name__.lower() == name.replace("_", "")
-    assert build.__module__.startswith("normzoo.norms.")
+    assert build.__module__ == f"normzoo.norms.{re.sub('_scratch$|[0-9]$', '', name)}"
 
 
 @pytest.mark.parametrize("name", NAMES)

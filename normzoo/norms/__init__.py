@@ -1,4 +1,4 @@
-"""The normalization layers, one file a family; a file in this folder is found by being here."""
+"""The normalization layers, one file a norm; a file in this folder is found by being here."""
 
 import importlib
 import pkgutil

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel, standardize
-from normzoo.norms.layer_norm import LayerNormChannel
+from normzoo.norms.layer_norm_channel import LayerNormChannel
 from normzoo.registry import register
 
 MEND = "use more channels, or leave the norm out at this place"

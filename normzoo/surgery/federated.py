@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.norms.domain_batch_norm import LocalBatchNorm
+from normzoo.norms.local_batch_norm import LocalBatchNorm
 
 Layers = type[nn.Module] | tuple[type[nn.Module], ...]
 

@@ -1,4 +1,4 @@
-"""Batch normalization where data come from several domains: kept at home in federated learning, or one for each."""
+"""Domain-specific batch normalization: a batch norm for each of the domains that data come from."""
 
 import math
 
@@ -10,46 +10,10 @@ from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import count_from_zero, newest_weight
-from normzoo.norms.batch_norm import MEND, PEERS, BatchNormBase
+from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
 
 STATE = ("running_mean", "running_var", "num_batches_tracked")
-
-
-@register(
-    "local_batch_norm",
-    aliases=("FedBN", "LocalBN"),
-    batch_dependent=True,
-    paper="Li, Jiang, Zhang, Kamp & Dou, FedBN, 2021, arXiv:2102.07623",
-    reduces_over="N, *",
-    train_eval_differ=True,
-    state=STATE,
-    fused=True,
-    peers=PEERS,
-)
-class LocalBatchNorm(BatchNormBase):
-    """Normalize as batch norm does, with weights and statistics that stay at home when a federated model is averaged.
-
-        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (N, *)
-        running ← (1 − momentum) · running + momentum · new,  new var unbiased
-
-    It computes what `batch_norm` does. What differs is its class, by which `normzoo.surgery.federated.shared_state`
-    leaves its entries out of what a client sends, and `load_shared_state` leaves them as they are.
-
-    Shape: `(N, C, *)` -> `(N, C, *)`.
-
-    Args:
-        num_features: C.
-        eps: Added to the variance, within the root.
-        momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
-        affine: Whether to learn `weight` and `bias`.
-        track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
-
-    Raises:
-        ValueError: If the number of channels differs, or a statistic of the batch would be over one value.
-
-    Source: Li et al. 2021, arXiv:2102.07623, section 3 and Algorithm 1.
-    """
 
 
 @register(

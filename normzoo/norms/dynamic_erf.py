@@ -1,0 +1,85 @@
+"""Dynamic erf: a bounded function of each value alone where a norm stood."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normzoo.norms._pointwise import Pointwise
+from normzoo.norms._refuse import check_input
+from normzoo.registry import register
+
+
+class _Erf(torch.autograd.Function):
+    """y = erf(u), u = alpha · x + shift, whose gradient computes u again rather than keep it beside x.
+
+    ∂y/∂u = 2/√π exp(−u²);  ∂l/∂alpha = Σ x ∂l/∂u;  ∂l/∂shift = Σ ∂l/∂u;  ∂l/∂x = alpha ∂l/∂u
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, alpha: Tensor, shift: Tensor) -> Tensor:
+        return torch.erf(torch.addcmul(shift, alpha, x))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, alpha, shift = ctx.saved_tensors
+        slope = 2 / math.sqrt(math.pi)
+        u = torch.addcmul(shift, alpha, x)
+        grad_u = grad * torch.exp(u * -u)  # but for the slope, which joins the numbers
+        sums = (slope * (grad_u * x).sum(), slope * grad_u.sum())
+        return (grad_u * (slope * alpha)).to(x.dtype), *(s.to(alpha.dtype).expand(alpha.shape) for s in sums)
+
+
+@register(
+    "dynamic_erf",
+    aliases=("Derf",),
+    batch_dependent=False,
+    paper="Chen, Lu, Zhu, Sun & Liu, Stronger Normalization-Free Transformers, 2025, arXiv:2512.10938",
+    reduces_over="-",
+)
+class DynamicErf(Pointwise):
+    """Squash each value with an error function of learned slope and shift, in place of a norm.
+
+        y = erf(alpha · x + shift) · weight + bias
+
+    The best of the functions that its paper tries in place of the tanh of `dynamic_tanh`.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, or with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
+
+    Args:
+        num_features: C.
+        alpha_init_value: What alpha, one number, is to begin with.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+        shift_init_value: What the shift, one number, is to begin with.
+        channel_dim: Where the channels are: 1 for images, -1 for tokens.
+
+    Raises:
+        ValueError: If the number of channels of an input differs.
+
+    Source: Chen, Lu, Zhu, Sun & Liu 2025, arXiv:2512.10938, section 5, equation 10.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        alpha_init_value: float = 0.5,
+        affine: bool = True,
+        *,
+        shift_init_value: float = 0.0,
+        channel_dim: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        numbers = {"alpha": alpha_init_value, "shift": shift_init_value}
+        super().__init__(num_features, numbers, affine, channel_dim, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
+        return self._scale(_Erf.apply(x, self.alpha, self.shift), x)

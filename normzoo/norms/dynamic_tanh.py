@@ -1,0 +1,55 @@
+"""Dynamic tanh: a bounded function of each value alone where a norm stood."""
+
+import torch
+from torch import Tensor
+
+from normzoo.norms._pointwise import Pointwise
+from normzoo.norms._refuse import check_input
+from normzoo.registry import register
+
+
+@register(
+    "dynamic_tanh",
+    aliases=("DyT",),
+    batch_dependent=False,
+    paper="Zhu, Chen, He, LeCun & Liu, Transformers without Normalization, 2025, arXiv:2503.10622",
+    reduces_over="-",
+)
+class DynamicTanh(Pointwise):
+    """Squash each value with a tanh of learned slope, in place of a norm.
+
+        y = tanh(alpha · x) · weight + bias
+
+    It does what a layer norm of a trained transformer is seen to do, on average, to its inputs: almost linear near 0,
+    saturating far out. Made for layer norms, it does not stand in well for batch norm: ResNet-50 falls from 76.2 % to
+    68.9 % on ImageNet.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, or with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
+
+    Args:
+        num_features: C.
+        alpha_init_value: What alpha, one number, is to begin with; the paper takes less than 0.5 in language models.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+        channel_dim: Where the channels are: 1 for images, -1 for tokens.
+
+    Raises:
+        ValueError: If the number of channels of an input differs.
+
+    Source: Zhu, Chen, He, LeCun & Liu 2025, arXiv:2503.10622, section 4.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        alpha_init_value: float = 0.5,
+        affine: bool = True,
+        *,
+        channel_dim: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, {"alpha": alpha_init_value}, affine, channel_dim, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
+        return self._scale(torch.tanh(self.alpha * x), x)

@@ -1,0 +1,75 @@
+"""Layer normalization over the channels at each position, as in transformers."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normzoo.norms._layer import NormLayer
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms.layer_norm import PAPER
+from normzoo.registry import register
+
+
+@register(
+    "layer_norm_channel",
+    aliases={
+        "nn.LayerNorm": {"channel_dim": -1},
+        "LayerNormFp32": {"channel_dim": -1, "eps": 1e-6},
+        "LayerNorm2d": {"eps": 1e-6},
+        "LayerNorm2dFp32": {"eps": 1e-6},
+        "LN2d": {},
+        "channel_layer_norm": {},
+        "LayerNormChannels": {},
+    },
+    batch_dependent=False,
+    paper=PAPER,
+    reduces_over="C",
+    fused=True,
+    peers=("torch.nn.LayerNorm", "timm.layers.LayerNorm", "timm.layers.LayerNorm2d"),
+)
+class LayerNormChannel(NormLayer, nn.LayerNorm):
+    """Normalize the channels at each position of each sample.
+
+        y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over C
+
+    torch's layer and kernel, for channels in any dimension. On `(N, C, *)` the kernel wants the channels last, and the
+    output stays so in memory: a channels_last input, which costs no copy, gives a channels_last output.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`; with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, within the root.
+        affine: Whether to learn a `weight` and a `bias` for each channel.
+        channel_dim: Where the channels are: 1 for images, -1 for tokens.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or is 1.
+
+    Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450; at each position Vaswani et al. 2017, arXiv:1706.03762.
+    """
+
+    shown = ("eps", "affine", "channel_dim")
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        channel_dim: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, affine, device=device, dtype=dtype)
+        self.num_features = num_features
+        self.affine = affine
+        self.channel_dim = channel_dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_input(self, input, self.num_features, channel_dim=self.channel_dim)
+        check_count(self, input.shape, "use more channels, or leave the norm out at this place")
+        last = self.channel_dim in (-1, input.dim() - 1)
+        x = input if last else input.movedim(self.channel_dim, -1)
+        y = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return y if last else y.movedim(-1, self.channel_dim)

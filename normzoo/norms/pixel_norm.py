@@ -1,0 +1,44 @@
+"""Pixel norm: the channels at each position by their root mean square, with nothing to learn."""
+
+from torch import Tensor
+
+from normzoo.norms._vector_length import VectorLength
+from normzoo.registry import register
+
+
+@register(
+    "pixel_norm",
+    batch_dependent=False,
+    paper="Karras, Aila, Laine & Lehtinen, Progressive Growing of GANs, 2018, arXiv:1710.10196",
+    reduces_over="C",
+)
+class PixelNorm(VectorLength):
+    """Divide the vector of channels at each position by its root mean square, with nothing to learn.
+
+        y = x / sqrt(mean(x²) + eps),  mean over C
+
+    Its paper puts it after the activation, and calls it a variant of local response normalization.
+
+    Shape: `(N, C, *)` -> `(N, C, *)`, or with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
+
+    Args:
+        num_features: C.
+        eps: Added to the mean square, within the root.
+        channel_dim: Where the channels are: 1 for images, -1 for tokens.
+
+    Raises:
+        ValueError: If the number of channels of an input differs, or is 1.
+
+    Source: Karras et al. 2018, arXiv:1710.10196, section 4.2.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-8, *, channel_dim: int = 1) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.channel_dim = channel_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        mean_square = self._length(x).square() / self.num_features
+        return (x * (mean_square + self.eps).rsqrt()).to(x.dtype)
