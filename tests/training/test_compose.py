@@ -107,6 +107,8 @@ QUICK = {
     "a logger that looks up the folder": ["logger=csv", "seed=1"],
     "a group added": ["+norm@model.other=group_norm", "model.other.name=x", "seed=2"],
     "a group taken away": ["~logger", "seed=2"],
+    "a value looked up in what Hydra knows of the cell": ["+name=${hydra:job.name}"],
+    "one that Hydra looks up in the cell": ["hydra.job.name=of_${seed}", "+name=${hydra:job.name}"],
     "nothing": [],
     "null": ["seed=null", "trainer.gradient_clip_val=null"],
     "a value that others refer to": ["model=mlp", "data.image_size=20"],
@@ -136,7 +138,7 @@ def test_a_value_that_refers_to_one_that_each_cell_gives(tmp_path: Path) -> None
         sweep.compare(["experiment=mine", f"epochs={epochs}"])
         assert sweep.composer.compose(["experiment=mine", f"epochs={epochs}"])[0]["trainer"]["max_epochs"] == epochs
     assert len(sweep.asked) == 1
-    for overrides in ([], ["seed=1"], ["+name=${hydra:job.name}"]):  # the last is Hydra's to compose
+    for overrides in ([], ["seed=1"], ["+name=${hydra:job.name}"]):
         with pytest.raises(UserError, match="Missing mandatory value: epochs") as told:
             sweep.composer.compose(["experiment=mine", *overrides])
         assert "\n" not in str(told.value)
@@ -144,9 +146,12 @@ def test_a_value_that_refers_to_one_that_each_cell_gives(tmp_path: Path) -> None
 
 
 LEFT_TO_HYDRA = {
-    "a value looked up in what Hydra knows of the cell": ["+name=${hydra:job.name}"],
-    "one that Hydra looks up in the cell": ["hydra.job.name=of_${seed}", "+name=${hydra:job.name}"],
     "a value taken away if it is this one": ["~seed=0"],
+    "one that refers to another": ["++name=${batch_size_per_device}", "~name=4"],
+    "one that is set first": ["++name=x", "~name"],
+    "one that is set again": ["~seed", "+seed=4"],
+    "one of a mapping that is set": ["++model={other: 1}", "~model.other"],
+    "one within what is set again": ["~model.widths", "++model={widths: 7}"],
 }
 
 
