@@ -1,4 +1,4 @@
-"""claims.md, and the same in a few lines for a terminal."""
+"""claims.md, whose words are in `claims.md.j2`, and the same in a few lines for a terminal."""
 
 import shlex
 import shutil
@@ -6,68 +6,48 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from markupsafe import Markup
 
 from normzoo.claims._finding import UNTOLD, Check
 from normzoo.report import provenance as describe
+from normzoo.report.render import code, render, words
 from normzoo.report.table import build_table
-from normzoo.report.text import markdown_table
 from normzoo.results import CellResult
-from normzoo.text import bounded, code, markdown, printable
+from normzoo.text import bounded, printable
 
 if TYPE_CHECKING:
     from normzoo.claims import Judged
 
 _MARK = {True: "yes", False: "no", None: "not measured"}
-_LEAD = """Every verdict is computed from the records of the cells in this folder: a claim **holds** where all its
-checks hold, **in part** where some do, **does not hold here** where none does; **as far as measured** where all do that
-have cells. What is compared of nets that only guess, or at a best learning rate that stands at the edge of those tried,
-**cannot be told**. The checks stand below with their thresholds, claim by claim. Figures are mean ± sample standard
-deviation over n seeds: from few seeds of small nets they say how it came out here, and prove nothing elsewhere. A check
-is narrow where less than one pooled standard deviation lies between what was found and its threshold: other seeds could
-turn it.
-"""
 
 
 def page(judged: Sequence["Judged"], root: Path) -> str:
     """What was run, a row a claim, then a section each with its checks and its figure."""
-    head = ["Claim", "Source", "Measured", "Verdict", "Figure"]
-    rows = [
-        [
-            f"[{markdown(one.claim.name)}](#{quote(one.claim.name)}): {markdown(one.claim.statement)}",
-            markdown(one.claim.source),
-            markdown(one.finding.measured) if one.finding else "–",
-            f"**{one.verdict}**{_incomplete(one)}{_narrow(one)}",
-            f"[png]({_relative(one.figure, root)})" if one.figure else "–",
-        ]
-        for one in judged
-    ]
-    parts = ["# Claims about normalization\n", _LEAD, _run(judged), markdown_table(head, rows).replace("---:", "---")]
-    return "\n".join([*parts, *(_section(one, root) for one in judged)])
+    return render("claims/claims.md.j2", facts=_run(judged), claims=[_section(one, root) for one in judged])
 
 
-def _section(one: "Judged", root: Path) -> str:
-    parts = [
-        f"## {markdown(one.claim.name)}\n",
-        f"{markdown(one.claim.statement)} ({markdown(one.claim.source)})\n",
-        f"**{one.verdict[0].upper()}{one.verdict[1:]}**{_incomplete(one)}{_narrow(one)}. "
-        f"Again by {code(_command(one))}\n",
-    ]
-    if one.error:
-        parts.append(f"Failed: {markdown(bounded(one.error))}\n")
-    if one.finding:
-        body = [[markdown(check.text), _mark(check), markdown(check.measured)] for check in one.finding.checks]
-        parts.append(markdown_table(["Check", "Holds", "Measured"], body).replace("---:", "---"))
+def _section(one: "Judged", root: Path) -> dict[str, Any]:
     missing = len(one.claim.cells) - len(one.records)
-    if missing:
-        parts.append(f"{describe.number(missing, 'cell')} of {len(one.claim.cells)} without a record.\n")
-    if one.records:
-        table = build_table(one.records)
-        parts.append(f"{describe.counts(table)}; {describe.seeds(table.rows)}; {describe.time(table.rows)}.\n")
-    if one.figure:
-        parts.append(f"![{markdown(f'{one.claim.name}: {one.claim.statement}')}]({_relative(one.figure, root)})\n")
-    return "\n".join(parts)
+    table = build_table(one.records)
+    return {
+        "name": one.claim.name,
+        "anchor": Markup(quote(one.claim.name)),
+        "statement": one.claim.statement,
+        "source": one.claim.source,
+        "finding": one.finding,
+        "checks": [(check.text, _mark(check), check.measured) for check in one.finding.checks] if one.finding else [],
+        "verdict": one.verdict,
+        "notes": f"{_incomplete(one)}{_narrow(one)}",
+        "figure": Markup(quote(one.figure.relative_to(root).as_posix())) if one.figure else "",
+        "command": _command(one),
+        "error": one.error and bounded(one.error),
+        "missing": missing and f"{describe.number(missing, 'cell')} of {len(one.claim.cells)} without a record.",
+        "run": f"{describe.counts(table)}; {describe.seeds(table.rows)}; {describe.time(table.rows)}.",
+        "records": one.records,
+    }
 
 
 def _command(one: "Judged") -> str:
@@ -82,24 +62,25 @@ def _command(one: "Judged") -> str:
     return shlex.join(words)
 
 
-def _run(judged: Sequence["Judged"]) -> str:
+def _run(judged: Sequence["Judged"]) -> list[tuple[str, str]]:
     records: dict[str, CellResult] = {record.cell: record for one in judged for record in one.records}
     if not records:
-        return "No cell has a record yet.\n"
+        return []
     table = build_table(records.values())
     grids = " and ".join(sorted({one.claim.grids for one in judged}))
     verdicts = Counter(one.verdict for one in judged)
+    commands = dict.fromkeys(code(one.claim.command) for one in judged if one.claim.command)
     entries = [
         ("Claims", ", ".join(f"{verdict} {count}" for verdict, count in sorted(verdicts.items()))),
-        ("Command", ", ".join(dict.fromkeys(code(one.claim.command) for one in judged if one.claim.command))),
-        ("Grids", f"{grids} (`--quick` runs fewer cells than the full grids)"),
+        ("Command", Markup(", ").join(commands)),
+        ("Grids", words(grids) + Markup(" (`--quick` runs fewer cells than the full grids)")),
         ("Cells", describe.counts(table)),
         ("Seeds", describe.seeds(table.rows)),
-        ("Hardware", markdown(describe.hardware(table.rows))),
-        ("Versions", markdown(describe.versions(table.rows))),
+        ("Hardware", describe.hardware(table.rows)),
+        ("Versions", describe.versions(table.rows)),
         ("Time", describe.time(table.rows)),
     ]
-    return "\n".join(f"- {name}: {text}" for name, text in entries if text) + "\n"
+    return [entry for entry in entries if entry[1]]
 
 
 def terminal(judged: Sequence["Judged"], page: Path, width: int | None) -> str:
@@ -135,7 +116,3 @@ def _narrow(one: "Judged") -> str:
     if one.finding is None or not one.finding.narrow:
         return ""
     return f" ({one.finding.narrow} of {describe.number(len(one.finding.checks), 'check')} narrow)"
-
-
-def _relative(figure: Path, root: Path) -> str:
-    return quote(figure.relative_to(root).as_posix())

@@ -1,25 +1,11 @@
 """report.html: the summary as one page that needs no other file, its figure drawn in it."""
 
-import html
 import re
 
-from normzoo.text import printable
+from markupsafe import Markup
 
-_STYLE = """
-:root { color-scheme: light }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a;
-  background: #fff }
-h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem }
-figure { margin: 1.5rem 0 } figure svg { width: 100%; height: auto }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .4rem 0 1rem }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #e4e4e4; vertical-align: top }
-th { border-bottom: 2px solid #999; white-space: nowrap }
-th { text-align: left } td[style] { white-space: nowrap }
-code { font: .92em ui-monospace, monospace; background: #f3f3f3; padding: 0 .25em; border-radius: 3px }
-li { overflow-wrap: anywhere }
-"""
+from normzoo.report.render import render
+from normzoo.text import printable
 
 
 def build_page(summary: str, svg: bytes, title: str) -> str:
@@ -35,14 +21,10 @@ def build_page(summary: str, svg: bytes, title: str) -> str:
     words = MarkdownIt("commonmark", {"html": False}).enable("table")
     words.add_render_rule("table_open", lambda *_: '<div class="wide"><table>\n')
     words.add_render_rule("table_close", lambda *_: "</table></div>\n")
-    before, after = re.split(r"(?m)^!\[.*\)$", summary, maxsplit=1)
-    body = words.render(before) + f"<figure>\n{_inline_svg(svg.decode())}\n</figure>\n" + words.render(after)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(printable(title, keep=''))}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    before, after = (Markup(words.render(part)) for part in re.split(r"(?m)^!\[.*\)$", summary, maxsplit=1))
+    figure = Markup(_inline_svg(svg.decode()))
+    title = printable(title, keep="")
+    return render("report/templates/report.html.j2", title=title, before=before, figure=figure, after=after)
 
 
 def _inline_svg(svg: str) -> str:

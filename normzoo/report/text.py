@@ -105,22 +105,15 @@ def line_grid(lines: Sequence[Line], heads: Sequence[str], usual_n: int) -> tupl
     return [str(x) for x in columns], body
 
 
-def grid_table(
-    grid: Grid, usual_n: int, words: Callable[[str], str] = str, code: Callable[[str], str] = str
-) -> tuple[list[str], list[list[str]]]:
-    """Errors by whatever was varied, as head and body of a table.
-
-    Args:
-        words: How names of what was varied and its values are written.
-        code: How names of lines are.
-    """
-    corner = words(", ".join(axis.name for axis in grid.lines))
+def grid_table(grid: Grid, usual_n: int, name: Callable[[str], str] = str) -> tuple[list[str], list[list[str]]]:
+    """Errors by whatever was varied, as head and body of a table; `name` is how names of lines are written."""
+    corner = ", ".join(axis.name for axis in grid.lines)
     xs = grid.xs
-    heads = ["error"] if grid.across is None else [words(said(x)) for x in xs]
+    heads = ["error"] if grid.across is None else [said(x) for x in xs]
     body = [
-        [code(grid.label(key)), *(cell_text(points.get(x), usual_n) for x in xs)] for key, points in grid.points.items()
+        [name(grid.label(key)), *(cell_text(points.get(x), usual_n) for x in xs)] for key, points in grid.points.items()
     ]
-    return [corner if grid.across is None else f"{corner} \\ {words(grid.across.name)}", *heads], body
+    return [corner if grid.across is None else f"{corner} \\ {grid.across.name}", *heads], body
 
 
 def cell_text(point: Point | None, usual_n: int) -> str:
@@ -133,12 +126,6 @@ def cell_text(point: Point | None, usual_n: int) -> str:
     notes = [f"n = {point.stat.n}"] if point.stat.n != usual_n else []
     notes += [lost] if lost else []
     return show(point.stat) + (f" ({', '.join(notes)})" if notes else "")
-
-
-def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A markdown table, its first column left, the others right."""
-    rows = [list(head), ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
 
 
 def plain_table(head: Sequence[str], body: Sequence[Sequence[str]], width: int) -> str:

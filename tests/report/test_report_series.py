@@ -20,7 +20,7 @@ from normzoo.report.series import (
 )
 from normzoo.report.style import norm_style, placement_style
 from normzoo.report.table import build_table
-from normzoo.report.text import markdown_table, plain_table
+from normzoo.report.text import plain_table
 from normzoo.results import CellResult
 
 Maker = Callable[..., CellResult]
@@ -183,7 +183,6 @@ def test_looks_are_fixed_by_the_name() -> None:
 
 
 def test_tables_keep_their_shape() -> None:
-    assert markdown_table(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n"
     plain = plain_table(["norm", "2", "4", "8"], [["batch_norm", "60.0 ± 3.0", "8.0", "7.0"]], width=30)
     assert max(map(len, plain.splitlines())) <= 30
     assert plain.count("batch_norm") == 2
