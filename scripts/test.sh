@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs every check: ruff (lint and format), mypy and pytest.
+# Run ruff (lint and format), mypy and pytest.
 #
-#   bash scripts/test.sh                      all of it
-#   bash scripts/test.sh --cov                the same with coverage, of which 90 % is asked for; takes a third longer
-#   bash scripts/test.sh -m 'not slow'        arguments go to pytest; paths are relative to the checkout
-#   bash scripts/test.sh -m long              what the default run leaves out
+#   bash scripts/test.sh                      the tests that prove the product: all but those marked slow
+#   bash scripts/test.sh --all                every test
+#   bash scripts/test.sh --all --cov          with coverage, which must reach 90 %; takes a third longer
+#   bash scripts/test.sh tests/norms          other arguments go to pytest; paths are relative to the checkout
 #
 # Makes .venv first if it is absent (Python 3.11 or newer, about 6 GB). All checks run even when one fails; the exit code is
 # that of the first that failed.
@@ -20,8 +20,25 @@ esac
 ensure_env sweep dev
 cd "$root"
 
-# All tests: side by side, a file to a process at a time, long ones first (tests/conftest.py).
-whole=(-n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder)
+# Side by side, a file to a process at a time, long ones first (tests/conftest.py).
+parallel=(-n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder)
+marked=(-m "not slow")
+cov=()
+while [ "$#" -gt 0 ]; do
+  case $1 in
+    --all) marked=() ;;
+    --cov) cov=(--cov --cov-report=term) ;;
+    *) break ;;
+  esac
+  shift
+done
+# A part of the tests is not spread over processes, and cannot cover the whole package.
+if [ "$#" -gt 0 ]; then
+  parallel=() marked=()
+elif [ "${#cov[@]}" -gt 0 ]; then
+  cov+=(--cov-fail-under=90)
+fi
+
 failed=""
 exit_code=0
 check() {
@@ -38,15 +55,8 @@ check() {
 check "ruff check" ruff check .
 check "ruff format" ruff format --check .
 check "mypy" mypy
-# A part of the tests cannot cover the whole package.
-if [ "${1:-}" = --cov ]; then
-  shift
-  if [ "$#" -eq 0 ]; then set -- --cov-fail-under=90 "${whole[@]}"; fi
-  set -- --cov --cov-report=term "$@"
-elif [ "$#" -eq 0 ]; then
-  set -- "${whole[@]}"
-fi
-check "pytest" pytest "$@"
+# Older versions of bash take an empty array for an unset variable.
+check "pytest" pytest ${parallel[@]+"${parallel[@]}"} ${marked[@]+"${marked[@]}"} ${cov[@]+"${cov[@]}"} "$@"
 
 if [ "$exit_code" -ne 0 ]; then printf 'test.sh: FAILED: %s\n' "${failed#, }" >&2; fi
 exit "$exit_code"

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -16,6 +17,8 @@ import pytest
 import torch
 from environments import build
 
+# A script that starts the suite in the background has it ignore SIGINT, and the processes that tests interrupt with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 # Before torch.compile or torch.export feigns GPUs: the first backward of a process starts a thread for each GPU it
 # finds, and with these the process can no longer fork the ranks that other tests train in.

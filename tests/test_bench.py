@@ -290,7 +290,6 @@ def test_what_cannot_be_compiled_ahead_stops_no_other(monkeypatch):
     assert seen == [(2, 8, 1, 1), TINY]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_what_a_process_has_compiled_ahead_is_on_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

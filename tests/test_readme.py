@@ -24,7 +24,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = {
     path: (ROOT / path).read_text(encoding="utf-8")
-    for path in ("README.md", *(f"normzoo/{room}/README.md" for room in ("sweep", "claims", "norms")), "tests/README.md")
+    for path in (
+        "README.md",
+        *(f"normzoo/{room}/README.md" for room in ("sweep", "claims", "norms")),
+        "tests/README.md",
+    )
 }
 ALL = "\n".join(GUIDES.values())
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -114,7 +118,6 @@ def test_the_table_holds_every_claim() -> None:
     assert sorted(listed) == sorted(claim.name for claim in read_claims())
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("grids", ["--quick", ""], ids=["quick", "full"])
 def test_the_cells_of_all_claims_are_as_many_as_it_says(grids: str, tmp_path: Path) -> None:

@@ -129,14 +129,16 @@ def test_checks_all_run_and_the_first_failure_is_the_exit_code(project: Path) ->
     assert run(project, "test.sh").returncode == 0
 
 
-def test_coverage_is_measured_where_it_is_asked_for(project: Path) -> None:
-    whole, covered, part = (
-        run(project, "test.sh", *arguments).stdout for arguments in ((), ("--cov",), ("--cov", "-k", "a"))
-    )
-    assert "-n auto" in whole
-    assert "--cov" not in whole
-    assert "CALLED pytest --cov --cov-report=term --cov-fail-under=90 -n auto" in covered
-    assert f"CALLED pytest --cov --cov-report=term -k a IN {project}\n" in part
+def test_the_arguments_choose_what_is_run(project: Path) -> None:
+    def asked(*arguments: str) -> str:
+        return run(project, "test.sh", *arguments).stdout.split("CALLED pytest ")[1].split(" IN ")[0]
+
+    parallel = "-n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder"
+    assert asked() == f"{parallel} -m not slow"
+    assert asked("--all") == parallel
+    assert asked("--all", "--cov") == f"{parallel} --cov --cov-report=term --cov-fail-under=90"
+    assert asked("--cov", "-k", "a") == "--cov --cov-report=term -k a"
+    assert asked("tests/norms") == "tests/norms"
 
 
 def test_failed_install_says_what_and_how_to_mend(project: Path) -> None:

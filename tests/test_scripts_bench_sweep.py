@@ -243,14 +243,12 @@ def test_all_nets_are_convolved() -> None:
     assert 1.0 <= median < math.inf
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_a_real_sweep_tells_its_overhead() -> None:
     figure = figures.cell_overhead(cells=1, rounds=1, overrides=TINY)
     assert len(figure.values) == 1
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_template_trains_to_the_same_error() -> None:
     grid = {"norm": "group_norm", "batch_size_per_device": "32", "seed": "0,1"}

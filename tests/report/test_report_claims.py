@@ -324,7 +324,6 @@ def test_nothing_to_draw_leaves_an_axis_linear_and_without_a_legend() -> None:
     assert (axes.get_yscale(), axes.get_legend() is None) == ("log", False)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", claims.known_claims())
 @pytest.mark.parametrize("status", ["timeout", "diverged"])

@@ -51,7 +51,7 @@ def test_control_c_once_lets_the_running_cell_end(tmp_path: Path) -> None:
     [
         pytest.param("Ctrl-C twice", marks=pytest.mark.slow),
         "SIGHUP",  # as a terminal sends it that is closed, to all processes in its foreground
-        pytest.param("SIGTERM", marks=[pytest.mark.long, pytest.mark.slow]),
+        pytest.param("SIGTERM", marks=[pytest.mark.slow]),
     ],
 )
 def test_cells_are_stopped_at_once(tmp_path: Path, how: str) -> None:
@@ -86,7 +86,7 @@ def test_a_killed_sweep_takes_its_cells_and_their_ranks_with_it(tmp_path: Path) 
     until(lambda: not any(map(alive, below)))
 
 
-LONG = [pytest.mark.long, pytest.mark.slow]
+LONG = [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

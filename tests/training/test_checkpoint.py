@@ -132,7 +132,7 @@ def test_a_cell_killed_and_continued(
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize(("step", "rank"), [(6, 0), pytest.param(9, 1, marks=[pytest.mark.long, pytest.mark.slow])])
+@pytest.mark.parametrize(("step", "rank"), [(6, 0), pytest.param(9, 1, marks=[pytest.mark.slow])])
 def test_two_processes_killed_and_continued(
     watched: Compose, cut: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, rank: int
 ) -> None:

@@ -154,7 +154,6 @@ def test_the_strategy_torchrun_on_one_device_changes_nothing(config: Compose, tm
     assert (there.world_size, there.curve, there.metrics) == (1, here.curve, here.metrics)
 
 
-@pytest.mark.long
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_processes_may_also_be_spawned_as_on_gpus(
@@ -288,7 +287,6 @@ def test_two_machines_train_as_two_devices_of_one_do(
     assert sum(program.stdout.count("epoch 1/1") for program in programs) == 1
 
 
-@pytest.mark.long
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_an_error_on_the_second_machine_is_recorded(two_machines: Callable[..., Any], tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _no_cluster_left() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_cluster_left")
-@pytest.mark.parametrize("engine", [pytest.param("joblib", marks=pytest.mark.long), "submitit_local", "ray"])
+@pytest.mark.parametrize("engine", [pytest.param("joblib", marks=pytest.mark.slow), "submitit_local", "ray"])
 def test_cells_run_die_and_are_not_run_twice(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,6 @@ def test_a_cell_that_dies_does_not_end_the_sweep(cli: Cli, tiny: tuple[str, ...]
     assert "exit code 7" in (tmp_path / "s" / "summary.md").read_text()
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_every_registered_norm_by_glob(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     import normzoo
