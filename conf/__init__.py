@@ -1,0 +1,1 @@
+"""The configs of normzoo, found by Hydra as `pkg://normzoo.conf`."""

@@ -17,8 +17,8 @@ import normzoo
 from normzoo import bench, cli
 from normzoo.bench import compiled, layers, measure
 from normzoo.bench.cases import Case
-from normzoo.bench.figure import Figure
 from normzoo.bench.measure import Ratio, Times
+from normzoo.bench.measurement import Measurement
 from normzoo.bench.references import REFERENCES, TOKENS
 from normzoo.commands import bench as bench_command
 
@@ -78,7 +78,7 @@ def test_steps_are_timed_in_turn(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(measure, "LEAST", 0.0)  # so that no step has to be repeated
+    monkeypatch.setattr(measure, "MIN_SECONDS", 0.0)  # so that no step has to be repeated
     x = an_input()
     steps = {name: bench.Step(called(name, nn.Sigmoid()), (x,)) for name in ("a", "b")}
     times = bench.time_in_turn(steps, rounds=3)
@@ -103,7 +103,7 @@ def test_ratio_is_the_median_of_those_of_the_rounds_with_their_quartiles():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "tells"),
+    ("ratio", "decides"),
     [
         (Ratio(1.04, 0.9, 1.2, 8), False),
         (Ratio(1.04, 1.03, 1.05, 100), True),  # known to a hundredth
@@ -112,15 +112,15 @@ def test_ratio_is_the_median_of_those_of_the_rounds_with_their_quartiles():
         (Ratio(1.6, 1.5, 1.7, 7), False),  # from too few rounds
     ],
 )
-def test_when_a_ratio_tells_whether_its_target_is_reached(ratio, tells):
-    assert ratio.tells(1.05) is tells
+def test_when_a_ratio_decides_whether_its_target_is_reached(ratio, decides):
+    assert ratio.decides(1.05) is decides
 
 
 def test_rounds_go_on_near_a_target_and_no_further(monkeypatch):
-    monkeypatch.setattr(Ratio, "tells", lambda ratio, target: ratio.rounds >= 6)
+    monkeypatch.setattr(Ratio, "decides", lambda ratio, target: ratio.rounds >= 6)
     (near,) = bench.measure_layers(["BN"], TINY, rounds=2)
     assert near.forward.rounds == near.both.rounds == 6
-    monkeypatch.setattr(Ratio, "tells", lambda ratio, target: False)
+    monkeypatch.setattr(Ratio, "decides", lambda ratio, target: False)
     (never,) = bench.measure_layers(["GN"], TINY, rounds=1)
     assert never.forward.rounds == 20
     (untimed,) = bench.measure_layers(["iter_norm"], TINY, rounds=2)
@@ -146,7 +146,7 @@ def test_tokens_have_a_row_of_their_own():
 
 def test_every_norm_is_measured_or_says_why_not(monkeypatch):
     """Those that need no more than there is; a norm of weights on a convolution, a conditional one with a condition."""
-    monkeypatch.setattr(Ratio, "tells", lambda ratio, target: True)
+    monkeypatch.setattr(Ratio, "decides", lambda ratio, target: True)
     rows = {row.norm: row for row in bench.measure_layers(shape=(4, 8, 6, 6), rounds=1)}
     assert set(normzoo.list_norms()) <= set(rows)
     assert not [row for row in rows.values() if row.both is None and not row.note]
@@ -193,7 +193,8 @@ def test_a_target_without_a_figure_is_not_measured():
     figures = bench.targets(row, "cpu")
     assert [figure.reached for figure in figures] == [None, None]
     assert all(
-        line.endswith("\n    timm is not installed") and "not measured" in line for line in map(Figure.line, figures)
+        line.endswith("\n    timm is not installed") and "not measured" in line
+        for line in map(Measurement.line, figures)
     )
 
 
@@ -221,7 +222,7 @@ def test_a_package_that_is_not_there_is_noted(monkeypatch):
 
 def test_a_shape_that_a_norm_does_not_take_is_noted():
     left_out, alone = bench.measure_layers(["instance_norm", "batch_renorm"], (4, 8), rounds=1)
-    assert left_out.note.startswith("left out: ")
+    assert left_out.note.startswith("skipped: ")
     assert left_out.milliseconds is None
     assert alone.note.startswith("not compared: expected 4D input")
     assert alone.milliseconds
@@ -235,7 +236,7 @@ def test_an_option_that_must_be_given_is_noted():
 
     try:
         (row,) = bench.measure_layers(["needs_more_of_the_bench"], TINY, rounds=1)
-        assert row.note == "left out: cannot be built without flavour"
+        assert row.note == "skipped: cannot be built without flavour"
     finally:
         normzoo.registry._forget("needs_more_of_the_bench")
 
@@ -301,8 +302,8 @@ def test_what_a_process_has_compiled_ahead_is_on_disk(monkeypatch, tmp_path):
     ("arguments", "said"),
     [
         ({"norms": ["no_such_norm"]}, "no norm is called 'no_such_norm'"),
-        ({"shape": (8,)}, "a shape is N, C and positions"),
-        ({"shape": (8, 0)}, "1 or more"),
+        ({"shape": (8,)}, "the shape needs N, C and positions"),
+        ({"shape": (8, 0)}, "at least 1"),
         ({"rounds": 0}, "0 rounds"),
         ({"device": "cuda"}, "torch finds no CUDA device"),
     ],
@@ -323,7 +324,7 @@ def test_command_prints_a_table_and_writes_the_figures(tmp_path, capsys):
     figures = json.loads(file.read_text())
     assert f"torch {torch.__version__}" in printed[0]
     assert f"1 of {os.cpu_count()} threads" in printed[0]
-    assert printed[1] == "input 4×8×6×6, float32, 2 rounds or more"
+    assert printed[1] == "input 4×8×6×6, float32, at least 2 rounds"
     assert [line.split()[0] for line in printed[-3:]] == ["norm", "group_norm", "evo_norm_b0"]
     assert "compiled" not in printed[-3]
     assert f"{figures['rows'][0]['both']['median']:.2f} (" in printed[-2]
@@ -347,13 +348,13 @@ def test_command_prints_a_table_and_writes_the_figures(tmp_path, capsys):
 def test_work_of_others_is_told_of_the_rows_it_disturbed(tmp_path, capsys, monkeypatch, extra):
     """A load that an earlier run has left is no sign of it; without psutil it is all there is to tell by."""
     taken = iter([0.0, 1.2])
-    others = types.SimpleNamespace(Others=lambda: types.SimpleNamespace(cores=lambda: next(taken)))
-    monkeypatch.setitem(sys.modules, "normzoo.bench.others", others if extra else None)
+    others = types.SimpleNamespace(OtherLoad=lambda: types.SimpleNamespace(cores=lambda: next(taken)))
+    monkeypatch.setitem(sys.modules, "normzoo.bench.other_load", others if extra else None)
     monkeypatch.setattr(bench_command, "load", lambda: 2.0)
     file = tmp_path / "figures.json"
     cli.main(["bench", "layers", "--norms", "GN", "LN", "--shape", "4,8,6,6", "--rounds", "1", "--json", str(file)])
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.endswith(": layer_norm" if extra else "at work already (a load of 2.0): do not trust the times")
+    assert said.endswith(": layer_norm" if extra else "the machine was busy (load 2.0); do not trust the times")
     rows = json.loads(file.read_text())["rows"]
     assert [row["cores_taken_by_others"] for row in rows[:2]] == ([0.0, 1.2] if extra else [None, None])
 
@@ -376,9 +377,9 @@ def test_command_hangs_under_another():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--shape", "4,x"], "a shape is numbers and commas"),
-        (["--shape", "4"], "a shape is N, C and positions"),
-        (["--threads", "0"], "--threads is 1 or more; got 0"),
+        (["--shape", "4,x"], "expected a shape such as 32,64,28,28"),
+        (["--shape", "4"], "the shape needs N, C and positions"),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--norms", "BNN"], "did you mean"),
     ],
 )
@@ -395,7 +396,7 @@ def test_a_file_that_cannot_be_written(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["bench", *command, "--json", str(tmp_path / "file" / "figures.json")])
     assert end.value.code == 2
-    assert "choose another --json FILE" in capsys.readouterr().err
+    assert "choose another file for --json" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

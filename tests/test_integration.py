@@ -212,7 +212,7 @@ def test_weights_of_a_timm_model_load_into_it_with_our_norm():
 
 
 def test_a_factory_made_before_or_in_another_process_still_carries_the_activation():
-    """timm has to be told of the factory in each process; it is when timm takes the factory apart."""
+    """Each process has to register the factory with timm; taking it apart there does."""
     from timm.layers import create_norm_act
 
     norm_layer = pickle.loads(pickle.dumps(normzoo.factory("group_norm")))

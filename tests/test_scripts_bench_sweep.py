@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.backends import mkldnn
 
-from normzoo.bench import others
-from normzoo.bench.figure import Figure
+from normzoo.bench import other_load
 from normzoo.bench.measure import Step, Times
+from normzoo.bench.measurement import Measurement
 from normzoo.errors import UserError
 from normzoo.results import CellResult, read_results, write_result
 from scripts.bench_sweep import __main__ as bench_sweep
@@ -71,7 +71,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sweep], list[tuple[str, .
 def test_a_figure_is_a_median_against_its_target(
     values: tuple[float, ...], at_most: bool, reached: bool | None, said: str
 ) -> None:
-    figure = Figure("a name", "s", 0.3, at_most, values, "a note")
+    figure = Measurement("a name", "s", 0.3, at_most, values, "a note")
     assert figure.reached is reached
     assert said in figure.line()
     assert figure.line().endswith("\n    a note")
@@ -138,7 +138,7 @@ def test_the_template_runs_the_same_cells_but_the_refused_ones(
     assert "3 cells, 10 s here and 45 s there" in figure.note
     assert "6.5 % here and 7.2 % there, a difference of -0.75 ± 0.25 (" in figure.note
     assert "norm=group_norm" in run[0]
-    assert "hydra.sweeper.grids=[{norm:'group_norm,instance_norm',seed:'0,1,2'}]" in asked[0]
+    assert 'hydra.sweeper.grids=[{norm:"group_norm,instance_norm",seed:"0,1,2"}]' in asked[0]
     errors |= {0: 9.0, 1: 8.1}
     note = template.against_template([{"norm": "group_norm", "seed": "0,1,2"}]).note
     assert note.endswith("a difference of -2.05 ± 0.05 (standard error over cells), MORE than chance")
@@ -270,9 +270,9 @@ def test_figures_are_printed_and_written(
 ) -> None:
     quick: list[dict[str, Any]] = []
 
-    def planning(**options: Any) -> Figure:
+    def planning(**options: Any) -> Measurement:
         quick.append(options)
-        return Figure("planning", "ms", 2.0, True, [1.0])
+        return Measurement("planning", "ms", 2.0, True, [1.0])
 
     monkeypatch.setattr(figures, "planning", planning)
     file = tmp_path / "figures.json"
@@ -287,14 +287,14 @@ def test_figures_are_printed_and_written(
 
 def test_what_others_take_is_what_the_machine_does_beyond_us(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([(100.0, 10.0, 0.0), (108.0, 12.0, 4.0)])
-    monkeypatch.setattr(others, "_seconds", lambda: next(seconds))
-    assert others.Others().cores() == 1.5  # 8 s of all, 2 of them ours, in 4 s
+    monkeypatch.setattr(other_load, "_seconds", lambda: next(seconds))
+    assert other_load.OtherLoad().cores() == 1.5  # 8 s of all, 2 of them ours, in 4 s
     seconds = iter([(100.0, 10.0, 0.0), (100.07, 10.0, 0.01)])
-    assert others.Others().cores() == 0  # some ticks, in a time too short to tell
+    assert other_load.OtherLoad().cores() == 0  # some ticks, in a time too short to tell
     monkeypatch.undo()
-    busy, own, clock = others._seconds()
+    busy, own, clock = other_load._seconds()
     assert 0 < own < busy
-    assert clock <= others._seconds()[2]
+    assert clock <= other_load._seconds()[2]
 
 
 @pytest.mark.parametrize(

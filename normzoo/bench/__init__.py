@@ -1,17 +1,17 @@
-"""Measuring instruments: what a norm costs, as a ratio to what it would replace.
+"""Measure what a norm costs, relative to the layer it would replace.
 
-`normzoo bench layers` on the command line; `measure_layers`, `time_in_turn` and `saved_bytes` from Python.
+Run `normzoo bench layers`, or call `measure_layers`, `time_in_turn` and `saved_bytes` from Python.
 """
 
-from normzoo.bench.figure import Figure
 from normzoo.bench.layers import measure_layers
 from normzoo.bench.measure import Step, Times, machine, saved_bytes, time_in_turn
+from normzoo.bench.measurement import Measurement
 from normzoo.bench.row import LayerRow
 from normzoo.bench.targets import targets
 
 __all__ = [
-    "Figure",
     "LayerRow",
+    "Measurement",
     "Step",
     "Times",
     "machine",

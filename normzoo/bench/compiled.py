@@ -1,4 +1,4 @@
-"""Norms under torch.compile: compiled ahead in several processes, into the cache that torch keeps on disk."""
+"""Compile norms with torch.compile, ahead of time and in parallel, into torch's on-disk cache."""
 
 import dataclasses
 import multiprocessing
@@ -12,27 +12,27 @@ import torch
 from normzoo.bench.cases import Case
 from normzoo.bench.measure import Step
 
-MOST = 8  # processes, each of which holds torch and a compiler
+MAX_PROCESSES = 8  # each holds torch and a compiler in memory
 
 
 def compiled(step: Step) -> Step:
-    """The step with its layer compiled, whole or not at all; it is compiled when it first runs."""
-    torch._dynamo.reset()  # what was compiled before counts against a limit
+    """Return the step with its layer compiled as one full graph; compilation happens on the first call."""
+    torch._dynamo.reset()  # earlier compilations count against a limit
     return dataclasses.replace(step, layer=torch.compile(step.layer, fullgraph=True))
 
 
 def compile_ahead(cases: Sequence[Case], threads: int, processes: int | None = None) -> Iterator[str]:
-    """Compile each case in some process; the title of each as soon as it is there.
+    """Compile all cases in parallel, and yield the title of each as it finishes.
 
-    Compiling takes far longer than measuring, and the figures of what is measured while other cores compile are worth
-    nothing. What has been compiled torch finds again on disk, also in the next run if this one is cut short.
+    Compiling takes far longer than measuring, and timings taken while other cores compile are useless. torch finds the
+    compiled code on disk again, also after an interrupted run.
 
     Args:
-        cases: What is to be compiled; one that does not compile is left for its measurement to say so.
-        threads: Of the code that is compiled.
-        processes: How many; None for one on each core, up to eight.
+        cases: What to compile; a case that fails to compile is reported when it is measured.
+        threads: Threads that the compiled code uses.
+        processes: Number of worker processes; None for one per core, up to eight.
     """
-    processes = processes or min(os.cpu_count() or 1, MOST)
+    processes = processes or min(os.cpu_count() or 1, MAX_PROCESSES)
     context = multiprocessing.get_context("spawn")  # torch with its threads does not survive a fork
     with ProcessPoolExecutor(processes, context) as pool:
         titles = {pool.submit(_compile, case, threads): case.title for case in cases}
@@ -41,8 +41,8 @@ def compile_ahead(cases: Sequence[Case], threads: int, processes: int | None = N
 
 
 def _compile(case: Case, threads: int) -> None:
-    warnings.simplefilter("ignore")  # of the compiler; the measurement shows them
-    torch.set_num_threads(threads)  # which the code depends on
+    warnings.simplefilter("ignore")  # the measurement shows the compiler's warnings
+    torch.set_num_threads(threads)  # the generated code depends on it
     x = case.input()
     step = compiled(case.step(x))
     step(torch.randn_like(x))

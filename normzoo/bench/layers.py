@@ -1,4 +1,4 @@
-"""What each norm costs in time and memory, as a ratio to what it would replace."""
+"""Measure time and memory of each norm, relative to a reference layer."""
 
 import dataclasses
 import statistics
@@ -14,7 +14,7 @@ from normzoo.bench.targets import timed
 from normzoo.errors import UserError
 from normzoo.registry import list_norms
 
-MOST = 20  # times the rounds that are asked for, where it is not plain whether a target is reached
+MAX_EXTRA_ROUNDS = 20  # times `rounds`, for a ratio that is close to its target
 
 
 def measure_layers(
@@ -25,32 +25,33 @@ def measure_layers(
     compile: bool = False,
     device: str = "cpu",
 ) -> Iterator[LayerRow]:
-    """Measure norms, one row each as soon as it is there, and for tokens too where torch has a layer for them.
+    """Measure norms and yield one row each, and a second one for tokens where torch has a layer for them.
 
     Args:
-        norms: Names or aliases; None for all that are registered.
-        shape: Of the input, `(N, C, *)`.
-        rounds: How often each is measured at least; one that is near a target of time is measured until its ratio is
-            known to a hundredth, up to 20 times as often.
+        norms: Names or aliases; None for all registered norms.
+        shape: Input shape, `(N, C, *)`.
+        rounds: Minimum number of rounds; a norm close to a time target is measured until its ratio is known within 1 %,
+            for at most 20 times as many rounds.
         compile: Whether to measure the norm under torch.compile as well.
-        device: Where to run.
+        device: Device to run on.
 
     Raises:
-        UserError: If a norm is not known, a size is not positive, or there is no such device.
+        UserError: If a norm is unknown, a size is not positive, or the device does not exist.
     """
     chosen = layer_cases(norms, shape, rounds, device)
     return (_measure(case, rounds, compile) for case in chosen)
 
 
 def layer_cases(norms: Sequence[str] | None, shape: Sequence[int], rounds: int, device: str) -> list[Case]:
-    """What there is to measure; the arguments and refusals are those of `measure_layers`."""
+    """Check the arguments of `measure_layers` and return the cases to measure."""
     chosen = cases(list_norms() if norms is None else norms, tuple(shape), device)
     if len(shape) < 2 or min(shape) < 1 or rounds < 1:
         raise UserError(
-            f"a shape is N, C and positions, 1 or more, as are rounds; got {tuple(shape)} and {rounds} rounds"
+            f"the shape needs N, C and positions of at least 1, and rounds must be at least 1; "
+            f"got shape {tuple(shape)} and {rounds} rounds"
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device={device} is asked for, but torch finds no CUDA device; leave it out to run on the CPU")
+        raise UserError(f"device={device}: torch finds no CUDA device; omit --device to run on the CPU")
     return chosen
 
 
@@ -62,35 +63,35 @@ def _measure(case: Case, rounds: int, compile: bool) -> LayerRow:
         step = case.step(x)
         step(torch.randn_like(x))
     except (UserError, RuntimeError, TypeError) as error:
-        return dataclasses.replace(row, note=f"left out: {_first_line(error)}")
+        return dataclasses.replace(row, note=f"skipped: {_first_line(error)}")
     steps = {"norm": step}
     if not reference.missing:
         other = case.reference_step(x)
         try:
             other(torch.randn_like(x))
             steps["reference"] = other
-        except (RuntimeError, ValueError) as error:  # of this shape, such as BatchNorm2d without positions
+        except (RuntimeError, ValueError) as error:  # a shape it does not take, such as BatchNorm2d without positions
             row = dataclasses.replace(row, note=f"not compared: {_first_line(error)}")
     if compile:
         steps["compiled"] = compiled(step)
         try:
             steps["compiled"](torch.randn_like(x))
-        except Exception as error:  # of the compiler, or for want of one
+        except Exception as error:  # the compiler failed or is missing
             del steps["compiled"]
             row = dataclasses.replace(row, note=f"not compiled: {_first_line(error)}")
-    times = time_in_turn(steps, rounds, _until_told(timed(case.info, case.device), MOST * rounds))
+    times = time_in_turn(steps, rounds, _until_precise(timed(case.info, case.device), MAX_EXTRA_ROUNDS * rounds))
     return _filled(row, steps, times)
 
 
-def _until_told(targets: Mapping[str, float], most: int) -> Callable[[Mapping[str, Times]], bool]:
-    """Whether each ratio that has a target is known, or plainly on one side of it; or there are so many rounds."""
+def _until_precise(targets: Mapping[str, float], most: int) -> Callable[[Mapping[str, Times]], bool]:
+    """Return a stopping rule: every ratio with a target is decided, or there are `most` rounds."""
 
-    def told(times: Mapping[str, Times]) -> bool:
+    def precise(times: Mapping[str, Times]) -> bool:
         ratios = {part: _ratio(times, "norm", part) for part in targets}
-        told = [ratio is None or ratio.tells(targets[part]) for part, ratio in ratios.items()]
-        return all(told) or len(times["norm"].both) >= most
+        known = [ratio is None or ratio.decides(targets[part]) for part, ratio in ratios.items()]
+        return all(known) or len(times["norm"].both) >= most
 
-    return told
+    return precise
 
 
 def _ratio(times: Mapping[str, Times], name: str, part: str) -> Ratio | None:

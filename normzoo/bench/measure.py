@@ -1,4 +1,4 @@
-"""Time and memory of one step of a layer: forward, and backward to its input and parameters."""
+"""Measure time and memory of one step of a layer: forward, and backward to its input and parameters."""
 
 import ctypes
 import json
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from normzoo.errors import UserError
 
-LEAST = 2e-3  # seconds in one measurement: a shorter step is repeated, so that the clock and Python do not show
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of GNU's malloc.h
-KEPT = 2**30  # bytes: of more that is free a process gives some back
-MOST_FROM_THE_HEAP = 2**25  # bytes: GNU's malloc may map larger blocks one by one, whatever it is told
-FEWEST = 8  # rounds whose quartiles say anything
-BUSY = 0.5  # of `load`, above which figures are not to be trusted
+MIN_SECONDS = 2e-3  # per measurement; shorter steps are repeated to hide the cost of the clock and of Python
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+KEEP_FREE = 2**30  # bytes; glibc returns free memory beyond it to the system
+MAX_MMAP_THRESHOLD = 2**25  # bytes; the largest value glibc is sure to accept
+MIN_ROUNDS = 8  # fewer give no meaningful quartiles
+BUSY = 0.5  # load above which timings are not to be trusted
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer and what it is called with; the first input gets a gradient."""
+    """A layer and its inputs, the first of which gets a gradient."""
 
     layer: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
@@ -35,10 +35,11 @@ class Step:
 
     @classmethod
     def of(cls, layer: nn.Module, *inputs: Tensor) -> "Step":
+        """Return a step with the layer's trainable parameters."""
         return cls(layer, inputs, tuple(p for p in layer.parameters() if p.requires_grad))
 
     def __call__(self, grad: Tensor) -> tuple[float, float]:
-        """Seconds until the output is there, and until its gradients are as well."""
+        """Run forward and backward; return the seconds until the output and until the gradients."""
         x = self.inputs[0]
         start = _now(x)
         y = self.layer(*self.inputs)
@@ -47,6 +48,7 @@ class Step:
         return middle - start, _now(x) - start
 
     def saved_bytes(self) -> int:
+        """Return the bytes that the forward saves for the backward."""
         return saved_bytes(self.layer, *self.inputs, parameters=self.parameters)
 
 
@@ -58,7 +60,7 @@ def _now(x: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of forward, and of forward and backward, one of each for a round."""
+    """Seconds of the forward, and of forward plus backward, one value per round."""
 
     forward: tuple[float, ...]
     both: tuple[float, ...]
@@ -67,22 +69,21 @@ class Times:
 def time_in_turn(
     steps: Mapping[str, Step], rounds: int, enough: Callable[[Mapping[str, Times]], bool] = lambda times: True
 ) -> dict[str, Times]:
-    """Time several steps in one process, in turn, so that whatever else the machine does meets all of them.
+    """Time several steps in turn in one process, so that background load affects all of them alike.
 
-    A round goes through the steps and back again, so that none comes earlier than another. Right before it is measured
-    a step runs once unmeasured. It then finds the allocator as it left it itself, not as another did that holds more
-    memory or less, and its own code and data in the caches.
+    A round runs the steps in order and then in reverse, so that none has an advantage. Each step runs once untimed
+    right before it is timed, so that it finds the allocator and the caches as it left them itself.
 
     Args:
-        steps: What is to be timed, by name.
-        rounds: How many.
-        enough: Whether what was measured so far suffices; otherwise there are as many rounds again.
+        steps: Steps to time, by name.
+        rounds: Number of rounds.
+        enough: Called with the times so far; as many rounds are added until it returns True.
     """
     grads = {name: torch.randn_like(step.inputs[0]) for name, step in steps.items()}
     repeats = {}
     for name, step in steps.items():
         step(grads[name])
-        repeats[name] = max(1, math.ceil(LEAST / step(grads[name])[1]))
+        repeats[name] = max(1, math.ceil(MIN_SECONDS / step(grads[name])[1]))
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     while True:
         for _ in range(rounds):
@@ -100,7 +101,7 @@ def time_in_turn(
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of the ratios of each round, with their quartiles."""
+    """Median and quartiles of the ratios of the rounds."""
 
     median: float
     low: float
@@ -109,29 +110,30 @@ class Ratio:
 
     @classmethod
     def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> "Ratio":
+        """Return the ratio of two lists of times, round by round."""
         each = [a / b for a, b in zip(ours, theirs, strict=True)]
         low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else (each * 3)
         return cls(median, low, high, len(each))
 
     @property
     def error(self) -> float:
-        """Half of what holds the true median 19 times in 20, as the notch of a box plot does."""
+        """Half the width of a 95 % confidence interval of the median, as in the notch of a box plot."""
         return 1.57 * (self.high - self.low) / math.sqrt(self.rounds)
 
-    def tells(self, target: float) -> bool:
-        """Whether it is known to a hundredth, or plain on which side of a target it lies."""
-        if self.rounds < FEWEST:
+    def decides(self, target: float) -> bool:
+        """Return whether the ratio is known within 1 %, or is clearly on one side of the target."""
+        if self.rounds < MIN_ROUNDS:
             return False
         return self.error <= 0.01 * self.median or abs(self.median - target) > 2 * self.error
 
 
 def saved_bytes(layer: Callable[..., Tensor], *inputs: Tensor, parameters: Sequence[Tensor] = ()) -> int:
-    """Bytes that a forward keeps for its backward: each storage once, those of `parameters` not at all.
+    """Return the bytes that a forward saves for its backward, without those of `parameters`.
 
-    The input counts if it is kept. Shared storages count once, and in full however small the part that is used.
+    The input counts if it is saved. A shared storage counts once, and in full even if only a part of it is used.
     """
     storages: dict[int, int] = {}
-    alive = []  # a storage that is given back could come again at the same address
+    alive = []  # keeps freed addresses from being reused
 
     def pack(tensor: Tensor) -> Tensor:
         alive.append(tensor)
@@ -146,22 +148,22 @@ def saved_bytes(layer: Callable[..., Tensor], *inputs: Tensor, parameters: Seque
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep memory that is freed, where the C library is GNU's, as one that holds a model does.
+    """Make glibc keep freed memory in this process, as a process that holds a model does.
 
-    Otherwise it gives some back and asks for it again, more or less often as chance lays out the memory; by the time
-    that takes the same layer was found up to twice as slow in some rounds as in others.
+    Otherwise memory goes back and forth to the system, depending on its layout: the same layer took up to twice as
+    long in some rounds as in others.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # other systems, other libraries
+    except (OSError, AttributeError, TypeError):  # not glibc
         return
-    # Set first, and where it is too much the most that is allowed: to set the other one freezes it as it is.
-    if any(mallopt(M_MMAP_THRESHOLD, most) for most in (KEPT, MOST_FROM_THE_HEAP)):
-        mallopt(M_TRIM_THRESHOLD, KEPT)
+    # The mmap threshold comes first: setting the trim threshold freezes it.
+    if any(mallopt(M_MMAP_THRESHOLD, most) for most in (KEEP_FREE, MAX_MMAP_THRESHOLD)):
+        mallopt(M_TRIM_THRESHOLD, KEEP_FREE)
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the hardware and versions that the measurements ran on."""
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
         "threads": torch.get_num_threads(),
@@ -173,12 +175,12 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def load() -> float:
-    """How much the machine is at work, 1 for each core; 0 where that is not known."""
+    """Return the load average of the last minute (1 per busy core); 0 where it is unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def write_json(path: Path, figures: dict[str, Any]) -> None:
-    """Write figures for programs.
+    """Write results as JSON.
 
     Raises:
         UserError: If the file cannot be written.
@@ -187,7 +189,7 @@ def write_json(path: Path, figures: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --json FILE") from error
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another file for --json") from error
 
 
 def _processor() -> str:

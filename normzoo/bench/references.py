@@ -1,4 +1,4 @@
-"""What each norm is measured against: the kernel it is made of, timm's layer, or else torch's batch norm."""
+"""The reference layer of each norm: the torch kernel it is built on, timm's layer, or torch's batch norm."""
 
 import importlib.util
 from collections.abc import Callable
@@ -9,35 +9,36 @@ from torch import Tensor, nn
 
 from normzoo.registry import create
 
-# Sizes for what some norms cannot be built without.
+# Values for the required arguments of some norms.
 NEEDED = {"num_classes": 10, "num_domains": 2, "condition_features": 64, "label_channels": 8}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A layer to compare with, under the name that the table gives it."""
+    """A layer to compare with, and its name in the table."""
 
     title: str
     build: Callable[[int], nn.Module]
     needs: str = ""
-    """A package that may be missing."""
+    """A package that may not be installed."""
 
     @property
     def missing(self) -> str:
-        """Why there is nothing to compare with, if so."""
+        """Why the reference cannot be built; empty if it can."""
         if not self.needs or importlib.util.find_spec(self.needs):
             return ""
         return f"{self.needs} is not installed (pip install {self.needs})"
 
 
 class ChannelsMoved(nn.Module):
-    """torch's layers for tokens, on `(N, C, *)`."""
+    """Apply one of torch's token layers to `(N, C, *)`."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize x over its channels."""
         return self.layer(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -45,7 +46,7 @@ def _timm(name: str, **keywords: Any) -> Reference:
     def build(channels: int) -> nn.Module:
         import timm.layers
 
-        # As many groups as here.
+        # Use the same number of groups as our group_norm.
         groups = {"groups": create("group_norm", channels).num_groups} if "S" in name else {}
         return getattr(timm.layers, name)(channels, **groups, **keywords)
 
@@ -80,7 +81,7 @@ REFERENCES = {
     "filter_response_norm": _timm("FilterResponseNormTlu2d"),
     **{f"evo_norm_{kind}": _timm(f"EvoNorm2d{kind.upper()}") for kind in ("b0", "b1", "b2", "s0", "s1", "s2")},
 }
-# Of tokens, (N, L, C), where a norm takes `channel_dim=-1` and torch has a layer for them.
+# References on tokens (N, L, C), for norms that take `channel_dim=-1`.
 TOKENS = {
     "layer_norm_channel": Reference("nn.LayerNorm", nn.LayerNorm),
     "rms_norm": Reference("nn.RMSNorm", nn.RMSNorm),

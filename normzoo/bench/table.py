@@ -1,4 +1,4 @@
-"""The figures of `normzoo bench layers` as lines of text."""
+"""Format the results of `normzoo bench layers` as text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,10 +6,9 @@ from typing import Any
 from normzoo.bench.measure import Ratio
 from normzoo.bench.row import LayerRow
 
-LEGEND = """Medians of the ratios of each round, in brackets their quartiles: below 1 is faster than what it is compared
-with. ms: of forward, and of forward and backward. saved: bytes kept for the backward, by those of the input, of the
-norm and of what it is compared with: all but parameters count, the input too, statistics, and a condition if it is
-kept."""
+LEGEND = """Median ratio of the rounds, with quartiles in brackets; below 1 is faster than the reference. ms: forward,
+and forward plus backward. saved: bytes saved for the backward, relative to those of the input, of the norm and of the
+reference; parameters do not count."""
 
 COLUMNS = {
     "norm": 26,
@@ -22,19 +21,19 @@ COLUMNS = {
     "compiled: both": 19,
     "compiled: saved": 15,
 }
-EAGER = 6  # columns without those of the compiled norm
-NOTE = 90  # characters of it that are shown
+EAGER_COLUMNS = 6  # those before the compiled ones
+NOTE_WIDTH = 90
 
 
 def heading(where: Mapping[str, Any], shape: tuple[int, ...], rounds: int, compiled: bool) -> str:
-    """The machine, what was measured, how to read the table, and its first line."""
+    """Return the machine, the input, the legend and the column titles."""
     machine = f"{where['device']}, {where['threads']} of {where['cores']} threads, torch {where['torch']}"
-    measured = f"input {'×'.join(map(str, shape))}, float32, {rounds} rounds or more"
+    measured = f"input {'×'.join(map(str, shape))}, float32, at least {rounds} rounds"
     return "\n".join([machine, measured, LEGEND, "", _padded(tuple(COLUMNS), compiled)])
 
 
 def line(row: LayerRow, compiled: bool) -> str:
-    """One norm; at the end the beginning of a note, if there is one."""
+    """Format one row, with the beginning of its note at the end."""
     milliseconds = "-" if row.milliseconds is None else "{:.2f} {:.2f}".format(*row.milliseconds)
     texts = (
         row.norm,
@@ -47,13 +46,13 @@ def line(row: LayerRow, compiled: bool) -> str:
         _ratio(row.compiled_both),
         _number(row.compiled_saved),
     )
-    note = row.note if len(row.note) <= NOTE else f"{row.note[: NOTE - 1]}…"
+    note = row.note if len(row.note) <= NOTE_WIDTH else f"{row.note[: NOTE_WIDTH - 1]}…"
     return f"{_padded(texts, compiled)}  {note}".rstrip()
 
 
 def _padded(texts: tuple[str, ...], compiled: bool) -> str:
     columns = [text.ljust(width) for text, width in zip(texts, COLUMNS.values(), strict=True)]
-    return "  ".join(columns[: None if compiled else EAGER])
+    return "  ".join(columns[: None if compiled else EAGER_COLUMNS])
 
 
 def _ratio(ratio: Ratio | None) -> str:

@@ -1,4 +1,4 @@
-"""`normzoo bench`: what the norms cost, as ratios measured here and now."""
+"""`normzoo bench`: measure what the norms cost, as ratios to the layers they would replace."""
 
 import argparse
 import dataclasses
@@ -18,57 +18,55 @@ from normzoo.bench.targets import summary, targets
 from normzoo.errors import UserError
 
 if TYPE_CHECKING:
-    from normzoo.bench.others import Others
+    from normzoo.bench.other_load import OtherLoad
 
-DESCRIPTION = """Time and saved memory of each norm in training, as ratios to what it would replace: the torch kernel
-that it is made of, timm's layer, or torch's batch norm where there is none; of a convolution with a norm of its weight,
-to one without. They run in turn in one process. At the end each target with what was measured; nothing else should run
-meanwhile. With --compile the norms are compiled first, in a process on each core; a run that was cut short finds again
-what it had compiled.
+DESCRIPTION = """Measure time and saved memory of each norm in training, relative to the layer it would replace: the
+torch kernel it is built on, timm's layer, or torch's batch norm where there is neither. A weight norm is measured as a
+convolution with it, relative to one without. Norm and reference run in turn in one process; run nothing else meanwhile.
+The report ends with each target and the measured value. With --compile, the norms are compiled first, one process per
+core; the compiled code is cached, so an interrupted run continues.
 
   normzoo bench layers
   normzoo bench layers --norms group_norm evo_norm_s0 --shape 8,128,14,14 --compile"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `layers` and its options."""
+    """Add the subject `layers` and its options."""
     subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
     layers = subjects.add_parser(
         "layers",
-        help="time and saved memory of each norm against torch's or timm's",
+        help="time and saved memory of each norm relative to torch's or timm's",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     shape = (32, 64, 28, 28)
     layers.add_argument("--norms", nargs="+", metavar="NORM", help="names or aliases; default: all")
     layers.add_argument("--shape", type=_shape, default=shape, metavar="N,C,H,W", help="default: 32,64,28,28")
-    layers.add_argument(
-        "--rounds", type=int, default=8, metavar="K", help="times each is measured at least; default: 8"
-    )
-    layers.add_argument("--compile", action="store_true", help="the norm under torch.compile too, some seconds each")
+    layers.add_argument("--rounds", type=int, default=8, metavar="K", help="minimum number of rounds; default: 8")
+    layers.add_argument("--compile", action="store_true", help="measure under torch.compile too, some seconds each")
     layers.add_argument("--device", default="cpu", metavar="cpu|cuda")
-    layers.add_argument("--threads", type=int, default=1, metavar="T", help="of the processor; default: 1")
-    layers.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
+    layers.add_argument("--threads", type=int, default=1, metavar="T", help="CPU threads; default: 1")
+    layers.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
 
 
 def _shape(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a shape is numbers and commas, such as 32,64,28,28; got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected a shape such as 32,64,28,28, got {text!r}") from None
 
 
-def _others() -> "Others | None":
-    """What others take from now on; None without psutil, which comes with an extra."""
+def _other_load() -> "OtherLoad | None":
+    """Start measuring the load of other processes; None if psutil, which comes with an extra, is missing."""
     try:
-        from normzoo.bench.others import Others
+        from normzoo.bench.other_load import OtherLoad
     except ModuleNotFoundError:
         return None
-    return Others()
+    return OtherLoad()
 
 
 def _compile_ahead(arguments: argparse.Namespace) -> None:
-    """All that is to be measured, with a line of progress on a terminal."""
+    """Compile all cases, with a progress line on a terminal."""
     cases = layer_cases(arguments.norms, arguments.shape, arguments.rounds, arguments.device)
     for count, title in enumerate(compile_ahead(cases, arguments.threads), 1):
         if sys.stderr.isatty():
@@ -78,12 +76,12 @@ def _compile_ahead(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the table line by line as it is measured, and the targets."""
+    """Measure, print the table row by row, and print the targets."""
     if arguments.threads < 1:
-        raise UserError(f"--threads is 1 or more; got {arguments.threads}")
+        raise UserError(f"--threads must be at least 1, got {arguments.threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
-    busy = load()  # before the compiling, which is work of its own
+    busy = load()  # before compiling, which is load of our own
     try:
         if arguments.compile:
             _compile_ahead(arguments)
@@ -93,21 +91,21 @@ def run(arguments: argparse.Namespace) -> None:
         keep_freed_memory()
         where, found, taken = machine(arguments.device), list[LayerRow](), list[float | None]()
         print(heading(where, arguments.shape, arguments.rounds, arguments.compile))
-        others = _others()
+        others = _other_load()
         for row in rows:
             found.append(row)
             taken.append(others.cores() if others else None)
             print(line(row, arguments.compile), flush=True)
-            others = _others()
+            others = _other_load()
     finally:
         torch.set_num_threads(before)
     figures = [figure for row in found for figure in targets(row, arguments.device)]
     print("", *(figure.line() for figure in figures), summary(figures), sep="\n")
     disturbed = [row.norm for row, cores in zip(found, taken, strict=True) if cores is not None and cores > BUSY]
     if disturbed:
-        print(f"others were at work while these were measured, do not trust their times: {', '.join(disturbed)}")
+        print(f"warning: other processes were busy; do not trust the times of: {', '.join(disturbed)}")
     elif None in taken and busy > BUSY:
-        print(f"the machine was at work already (a load of {busy:.1f}): do not trust the times")
+        print(f"warning: the machine was busy (load {busy:.1f}); do not trust the times")
     if arguments.json is not None:
         write_json(
             arguments.json,

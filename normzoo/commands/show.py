@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from normzoo import bench
-from normzoo.bench.figure import VERDICTS, told
+from normzoo.bench.measurement import VERDICTS, rounded
 from normzoo.errors import UserError
 from normzoo.norm_info import NormInfo
 from normzoo.registry import info
@@ -113,7 +113,7 @@ def _measured_in(file: Path, name: str) -> list[str]:
 
 def _target(figure: Mapping[str, Any]) -> str:
     found, target, at_most = figure["median"], figure["target"], figure["at_most"]
-    verdict = VERDICTS[figure["reached"]] + (f": {told(found, target, at_most)}" if found is not None else "")
+    verdict = VERDICTS[figure["reached"]] + (f": {rounded(found, target, at_most)}" if found is not None else "")
     return f"target: {figure['name']} {'≤' if at_most else '≥'} {target:g} {figure['unit']}, {verdict}"
 
 

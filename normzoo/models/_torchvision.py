@@ -1,4 +1,4 @@
-"""torchvision's ResNets with a norm per stage, in either order: their `norm_layer` knows neither stage nor order."""
+"""torchvision's ResNets with a norm per stage, in either order, which their `norm_layer` does not allow."""
 
 from collections import OrderedDict
 from typing import Any
@@ -12,10 +12,10 @@ from normzoo.models.blocks import Norm, Placement, begins_with_bias, norm_and_ac
 def torchvision_resnet(
     depth: int, norm: Norm, placement: Placement, in_channels: int, num_classes: int
 ) -> tuple[OrderedDict[str, nn.Module], list[nn.Module]]:
-    """The parts of torchvision's network in the order they run, and the norms at the ends of branches.
+    """Return the parts of torchvision's network in the order they run, and the norms at the ends of branches.
 
-    torchvision builds the network and draws its weights; then each stage gets its norms, and each convolution that no
-    norm with a bias follows a bias of zeros. Parameters keep torchvision's names.
+    torchvision builds the network and draws its weights; then each stage gets its norms, and each convolution that is
+    not followed by a norm with a bias gets a zero bias. Parameters keep torchvision's names.
     """
     from torchvision.models import resnet18, resnet50
 
@@ -43,13 +43,13 @@ def torchvision_resnet(
 
 
 class TorchvisionBlock(nn.Module):
-    """The layers of one of torchvision's residual blocks, under their names, with norms in either order.
+    """One of torchvision's residual blocks, with norms in either order; its layers keep their names.
 
     pre_act: `relu(bn2(conv2(relu(bn1(conv1(x))))) + downsample(x))`; a bottleneck has a third convolution
     post_act: `bn(relu(conv2(bn1(relu(conv1(x)))) + downsample(x)))`
 
-    torchvision's own block overwrites its last norm's output with the sum, and norms' outputs with their ReLU: a norm
-    that keeps its output for the backward pass could not be trained in it.
+    torchvision's own block works in place on the outputs of norms, so a norm that saves its output for the backward
+    could not be trained in it.
 
     Shape: `(N, in_channels, H, W) -> (N, channels, H / stride, W / stride)`, rounded up.
     """
@@ -67,7 +67,7 @@ class TorchvisionBlock(nn.Module):
             for name, module in follow.items():
                 self.add_module({"norm": f"bn{number}", "act": f"relu{number}"}[name], module)
         self.branch = list(self._modules)
-        """The names of the layers of the branch, in the order they run."""
+        """Names of the branch's layers, in the order they run."""
 
         self.downsample = nn.Sequential()
         if isinstance(block.downsample, nn.Sequential):
@@ -78,11 +78,12 @@ class TorchvisionBlock(nn.Module):
 
         follow = norm_and_act(channels, after_sum, order, nn.ReLU)
         self.after = [{"norm": "bn", "act": "relu"}[name] for name in follow]
-        """The names of the layers after the sum."""
+        """Names of the layers after the sum."""
         for name, module in zip(self.after, follow.values(), strict=True):
             self.add_module(name, module)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block."""
         branch = x
         for name in self.branch:
             branch = self.get_submodule(name)(branch)

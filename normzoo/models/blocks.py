@@ -1,4 +1,4 @@
-"""What every model here is built of: a placement, and a convolution or dense layer with its norm and activation."""
+"""Building blocks of the models: a placement, and a convolution or dense layer with norm and activation."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from torch import nn
 from normzoo.errors import UserError
 
 Norm = Callable[[int], nn.Module]
-"""Called with a number of channels, builds a norm: `normzoo.factory("group_norm")`, `torch.nn.BatchNorm2d`."""
+"""Builds a norm for a number of channels, such as `normzoo.factory("group_norm")` or `torch.nn.BatchNorm2d`."""
 
 ORDERS = ("pre_act", "post_act")
 PLACES = ("all", "none", "first", "last", "all_but_last")
@@ -18,22 +18,22 @@ PLACES = ("all", "none", "first", "last", "all_but_last")
 
 def _check_order(order: str) -> None:
     if order not in ORDERS:
-        raise UserError(f"placement.order={order!r} is no order: choose one of {', '.join(ORDERS)}")
+        raise UserError(f"placement.order={order!r} is unknown; choose one of {', '.join(ORDERS)}")
 
 
 @dataclass(frozen=True)
 class Placement:
     """Which stages of a model are normalized, and on which side of the activation.
 
-    A stage is a part of a model that is normalized as a whole; each model says what its stages are.
+    A stage is a part of a model that is normalized as a whole; each model documents its stages.
 
     Args:
         order: `pre_act` is conv, norm, activation (Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.2); `post_act` is
-            conv, activation, norm. It does not make a "pre-activation" ResNet (He et al. 2016, arXiv:1603.05027).
-        where: `all`, `none`, `first`, `last`, `all_but_last`, or the stages themselves, counted from 0: `(0, 1)`.
+            conv, activation, norm. Neither is a "pre-activation" ResNet (He et al. 2016, arXiv:1603.05027).
+        where: `all`, `none`, `first`, `last`, `all_but_last`, or a list of stages counted from 0, such as `(0, 1)`.
 
     Raises:
-        UserError: If the order or the place is none of these.
+        UserError: If the order or the place is unknown.
     """
 
     order: str = "pre_act"
@@ -47,17 +47,17 @@ class Placement:
         listed = isinstance(stages, Sequence) and not isinstance(stages, str)
         if not listed or any(type(stage) is not int or stage < 0 for stage in stages):
             raise UserError(
-                f"placement.where={self.where!r} is no place for a norm: "
-                f"choose one of {', '.join(PLACES)}, or list the stages counted from 0, such as [0, 1]"
+                f"placement.where={self.where!r} is unknown; "
+                f"choose one of {', '.join(PLACES)}, or list stages counted from 0, such as [0, 1]"
             )
-        # A tuple, so that a placement that came with a list can be hashed and cannot change.
+        # A tuple makes the placement hashable.
         object.__setattr__(self, "where", tuple(stages))
 
     def at(self, stage: int, n_stages: int) -> bool:
-        """Whether stage number `stage` of `n_stages`, counted from 0, is normalized.
+        """Return whether stage `stage` of `n_stages`, counted from 0, is normalized.
 
         Raises:
-            UserError: If a listed stage is beyond the last one of the model.
+            UserError: If a listed stage does not exist.
         """
         if not 0 <= stage < n_stages:
             raise ValueError(f"stage {stage} is not one of {n_stages} stages")
@@ -83,24 +83,23 @@ EVERYWHERE = Placement()
 
 
 class ConvNormAct(nn.Sequential):
-    """A 2d convolution with its norm and activation, in the order that runs and prints.
+    """A 2d convolution with norm and activation, in the order they run.
 
-    pre_act: `act(norm(conv(x)))`; post_act: `norm(act(conv(x)))`. What is absent is left out, not an `nn.Identity`.
-    The children are called `conv`, `norm` and `act`.
+    pre_act: `act(norm(conv(x)))`; post_act: `norm(act(conv(x)))`. The children are `conv`, `norm` and `act`; what is
+    absent is left out rather than an `nn.Identity`.
 
-    The convolution has a bias unless a norm with a `bias` of its own directly follows it: that norm would subtract
-    the one and add the other. A norm that includes an activation (`includes_activation` on its class) stands for both,
-    in either order.
+    The convolution has a bias unless a norm with a `bias` directly follows it, which would cancel it. A norm that
+    includes an activation (`includes_activation` on its class) stands for both, in either order.
 
     Shape: `(N, in_channels, H, W) -> (N, out_channels, H', W')`; the map keeps its size at stride 1 and odd kernels.
 
     Args:
-        norm: `None` for none.
-        padding: `kernel_size // 2` unless given.
-        activation: `None` for none.
+        norm: None for none.
+        padding: None for `kernel_size // 2`.
+        activation: None for none.
 
     Raises:
-        UserError: If the order is not `pre_act` or `post_act`.
+        UserError: If the order is unknown.
     """
 
     def __init__(
@@ -119,14 +118,14 @@ class ConvNormAct(nn.Sequential):
         conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, kernel_size // 2 if padding is None else padding
         )
-        # Built with a bias in any case, so that one seed draws the same weights whatever the norm and its placement.
+        # Always built with a bias, so that a seed draws the same weights for every norm and placement.
         if begins_with_bias(follow):
             conv.bias = None
         super().__init__(OrderedDict([("conv", conv), *follow.items()]))
 
 
 class DenseNormAct(nn.Sequential):
-    """A dense layer with its norm and activation: as `ConvNormAct`, with a child called `linear` in place of `conv`.
+    """A dense layer with norm and activation: like `ConvNormAct`, with a child `linear` instead of `conv`.
 
     Shape: `(N, in_features) -> (N, out_features)`
     """
@@ -150,7 +149,7 @@ class DenseNormAct(nn.Sequential):
 def norm_and_act(
     channels: int, norm: Norm | None, order: str, activation: Callable[[], nn.Module] | None
 ) -> dict[str, nn.Module]:
-    """What follows a convolution, first to last: a `norm` and an `act`, either of which may be absent."""
+    """Return the layers that follow a convolution in order: `norm` and `act`, either of which may be absent."""
     _check_order(order)
     built = None if norm is None else norm(channels)
     follow: dict[str, nn.Module] = {}
@@ -162,16 +161,16 @@ def norm_and_act(
 
 
 def begins_with_bias(follow: dict[str, nn.Module]) -> bool:
-    """Whether the first of these layers is a norm with a bias."""
+    """Return whether the first of these layers is a norm with a bias."""
     name, first = next(iter(follow.items()), ("", None))
     return name == "norm" and getattr(first, "bias", None) is not None
 
 
 def check_positive(model: str, **sizes: Any) -> None:
-    """Refuse a size, or a list of sizes, that is not made of positive integers.
+    """Check that sizes, or lists of sizes, are positive integers.
 
     Raises:
-        UserError: Naming the model, the argument and its value.
+        UserError: If one is not; names the model, the argument and its value.
     """
     for name, value in sizes.items():
         listed = isinstance(value, Sequence) and not isinstance(value, str)
@@ -182,18 +181,18 @@ def check_positive(model: str, **sizes: Any) -> None:
 
 
 def sides(model: str, image_size: Any) -> tuple[int, int]:
-    """The height and the width of images for a model that has to know them, from their side or from both.
+    """Return height and width of the images, for a model that depends on them.
 
     Raises:
-        UserError: If it is null, or not one or two positive integers.
+        UserError: If the size is None, or not one or two positive integers.
     """
     if image_size is None:
         raise UserError(
-            f"{model} has to know the size of the images, and it is null: set data.image_size, or model.image_size, "
+            f"{model} needs the size of the images, but it is null: set data.image_size or model.image_size, "
             "such as data.image_size=28"
         )
     check_positive(model, image_size=image_size)
     both = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(both) != 2:
-        raise UserError(f"{model}: image_size is a side or a height and a width, got {list(both)}")
+        raise UserError(f"{model}: image_size must be one side, or height and width, got {list(both)}")
     return both[0], both[1]

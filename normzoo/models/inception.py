@@ -1,4 +1,4 @@
-"""BN-Inception: the network that batch normalization was first shown on, whole or a few narrow modules of it."""
+"""BN-Inception, the network that introduced batch normalization, in full or as a few narrow modules."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ from normzoo.errors import UserError
 from normzoo.models.blocks import EVERYWHERE, ConvNormAct, Norm, Placement, check_positive
 from normzoo.models.options import dropout_layers, initialize, named_activation
 
-# For each module: 1x1, 3x3 reduce, 3x3, double 3x3 reduce, double 3x3, the kind of pooling, its projection. A module
-# without 1x1 and projection has stride 2 and passes the pooled map on.
+# Per module: 1x1, 3x3 reduce, 3x3, double 3x3 reduce, double 3x3, pooling, its projection. A module without 1x1 and
+# projection has stride 2.
 MODULES = {
     "3a": (64, 64, 64, 64, 96, "avg", 32),
     "3b": (64, 64, 96, 64, 96, "avg", 64),
@@ -28,22 +28,22 @@ STEMS = ("imagenet", "small")
 
 
 class Inception(nn.Module):
-    """A stem of convolutions, inception modules by the names they have in the paper, the mean, and a linear layer.
+    """A convolutional stem, inception modules named as in the paper, global average pooling, and a linear layer.
 
-    The stem `imagenet` is a 7x7 convolution of stride 2, a 1x1 and a 3x3 one, with a 3x3 max pooling of stride 2 behind
-    the first and the last; `small` is a 3x3 convolution and one such pooling, for images of 28 or 32 pixels. With the
-    first and all ten modules it is the network of the paper's figure 5.
+    The stem `imagenet` is a 7x7 convolution of stride 2, a 1x1 and a 3x3 one, with a 3x3 max pooling of stride 2 after
+    the first and the last; `small` is a 3x3 convolution and one such pooling, for images of 28 or 32 pixels. `imagenet`
+    and all ten modules make the network of the paper's figure 5.
 
     Stages: 0 is the stem, stage i is the i-th module, each with all its convolutions.
 
-    Parameters of the whole network at three input channels and a thousand classes: 11,275,208 without norms,
-    11,285,224 with BatchNorm. Public implementations count 11,295,240, as their convolutions keep the 10,016 biases
-    that BatchNorm cancels. With them, and apart from the paper: the filters of modules 4c and 4d are those of the
-    figure, which come to 608 channels and not to its 576; the first convolution is a plain one, where the paper has a
-    depthwise one of multiplier 8 and a 1x1 one.
+    Parameters of the whole network with three input channels and a thousand classes: 11,275,208 without norms,
+    11,285,224 with BatchNorm. Public implementations count 11,295,240, because their convolutions keep the 10,016
+    biases that BatchNorm cancels. Like them, and unlike the paper: modules 4c and 4d have the filters of the figure,
+    whose sum is 608 channels and not 576; the first convolution is an ordinary one instead of a depthwise one with
+    multiplier 8 and a 1x1 one.
 
-    Without norms, with `local_response_norm` and dropout, it stands for the original network; that one had 5x5
-    convolutions in place of two of 3x3 (Szegedy et al. 2014, arXiv:1409.4842, table 1).
+    Without norms, with `local_response_norm` and dropout, it stands in for the original network, which had 5x5
+    convolutions instead of two 3x3 ones (Szegedy et al. 2014, arXiv:1409.4842, table 1).
 
     Init: He normal (He et al. 2015, arXiv:1502.01852, section 2.2), biases zero, unless `init` says otherwise.
 
@@ -57,16 +57,16 @@ class Inception(nn.Module):
         placement: Which stages are normalized, and on which side of the activation.
         stem: `imagenet` or `small`.
         modules: The modules in the order they run: `3a` to `5b`.
-        width: Multiplies all numbers of channels, which are then rounded to multiples of eight, and are eight at least.
+        width: Factor on all numbers of channels, which are rounded to multiples of eight, at least eight.
         activation: `relu`, `leaky_relu`, `gelu`, `tanh`, `sigmoid` (BN-x5-Sigmoid in the paper) or `none`.
-        local_response_norm: Whether torch's `LocalResponseNorm(5)` stands behind the first pooling, and before the
-            second where there is one, as in the original network.
+        local_response_norm: Whether to put torch's `LocalResponseNorm(5)` after the first pooling, and before the
+            second if there is one, as in the original network.
         init: `default` (He normal), `he_normal`, `xavier_uniform` or `xavier_normal`.
-        init_scale: Every weight starts multiplied by it.
-        dropout: The probability of dropping each value before the linear layer; the original network has 0.4.
+        init_scale: Factor on every initial weight.
+        dropout: Dropout probability before the linear layer; 0.4 in the original network.
 
     Raises:
-        UserError: If a module, the stem or another option is not one of those named here.
+        UserError: If a module, the stem or another option is unknown or out of range.
     """
 
     def __init__(
@@ -130,15 +130,16 @@ class Inception(nn.Module):
         initialize("inception", self, init, init_scale, own="he_normal")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
         x = self.features(x)
         x = x.mean(dim=(2, 3))
         return self.classifier(self.dropout(x))
 
 
 class InceptionModule(nn.Module):
-    """Four branches side by side, their channels one after another: 1x1, 3x3, two of 3x3, and a pooling.
+    """Four parallel branches with concatenated channels: 1x1, 3x3, two of 3x3, and a pooling.
 
-    Without 1x1 and projection the module has stride 2, and its pooling passes its map on as it is.
+    Without 1x1 and projection the module has stride 2, and its pooling has no projection.
 
     Shape: `(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)`, rounded up.
 
@@ -178,4 +179,5 @@ class InceptionModule(nn.Module):
         self.out_channels = one + three + double + (projection or in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Concatenate the branches."""
         return torch.cat([branch(x) for branch in self.branches.values()], dim=1)

@@ -1,4 +1,4 @@
-"""LeNet-5, with tanh and average pooling, as BatchNorm is often first taught."""
+"""LeNet-5 with tanh and average pooling, the network on which BatchNorm is often taught."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,21 +11,21 @@ from normzoo.models.options import dropout_layers, initialize, named_activation
 class LeNet5(nn.Module):
     """Three 5x5 convolutions of 6, 16 and 120 channels, a dense layer of 84, and a linear output.
 
-    `C1 - S2 - C3 - S4 - C5 - F6 - output`, where S2 and S4 average 2x2 patches, after both the activation and the norm.
-    As today's tutorials have it, C3 sees all maps of S2, pooling has no weights, tanh is not scaled, and the output is
-    linear. C5 reads all of its 5x5 map, and so is a dense layer over 400 values.
+    `C1 - S2 - C3 - S4 - C5 - F6 - output`, where S2 and S4 average 2x2 patches, after activation and norm. As in
+    today's tutorials, C3 sees all maps of S2, pooling has no weights, tanh is not scaled, and the output is linear. C5
+    covers its whole 5x5 map, and so is a dense layer over 400 values.
 
     Stages: 0 is C1, 1 is C3, 2 is C5, 3 is F6; the output is never normalized. The tutorials' BatchNorm after tanh on
     the first two convolutions is `Placement(order="post_act", where=(0, 1))`. At stages 2 and 3 the map is a single
     value, where an instance statistic is undefined; at stage 3 the norm gets an input `(N, 84)`.
 
-    Parameters: 61,706 without norms at one input channel and ten classes; the paper, with its sparse C3 and its
+    Parameters: 61,706 without norms, with one input channel and ten classes; the paper, with its sparse C3 and its
     weights in pooling, has about 60,000.
 
     Init: Xavier uniform, biases zero (Glorot & Bengio 2010, section 4.2.1), unless `init` says otherwise.
 
-    Shape: `(N, in_channels, 32, 32) -> (N, num_classes)`. Images of 28 to 31 pixels are centred in a field of 32x32
-    zeros, as the paper does with 28x28 digits.
+    Shape: `(N, in_channels, 32, 32) -> (N, num_classes)`. Images of 28 to 31 pixels are zero-padded to 32x32, as the
+    paper does with 28x28 digits.
 
     Source: LeCun, Bottou, Bengio & Haffner 1998, Gradient-based learning applied to document recognition, section II.B.
 
@@ -34,12 +34,12 @@ class LeNet5(nn.Module):
         placement: Which stages are normalized, and on which side of the activation.
         activation: `tanh`, `relu`, `leaky_relu`, `gelu`, `sigmoid` or `none`.
         init: `default` (Xavier uniform), `he_normal`, `xavier_uniform` or `xavier_normal`.
-        init_scale: Every weight starts multiplied by it.
-        dropout: The probability of dropping each value behind the two dense stages, C5 and F6; the paper has none.
+        init_scale: Factor on every initial weight.
+        dropout: Dropout probability after the two dense stages, C5 and F6; the paper has none.
 
     Raises:
-        UserError: If a size is not a positive integer, or another option is not one of those named here; in `forward`,
-            if the image is not of 28 to 32 pixels.
+        UserError: If a size is not a positive integer, or another option is unknown or out of range; in `forward`, if
+            the image is not 28 to 32 pixels on each side.
     """
 
     def __init__(
@@ -69,10 +69,11 @@ class LeNet5(nn.Module):
         initialize("lenet5", self, init, init_scale, own="xavier_uniform")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
         height, width = x.shape[2:]
         if not (28 <= height <= 32 and 28 <= width <= 32):
             raise UserError(
-                f"lenet5 reads images of 32x32 pixels, or of 28 to 31 in a border of zeros, got {height}x{width}: "
+                f"lenet5 needs images of 32x32 pixels (28 to 31 are zero-padded), got {height}x{width}: "
                 "set data.image_size=32 or 28, or choose another model"
             )
         x = F.pad(x, ((32 - width) // 2, (33 - width) // 2, (32 - height) // 2, (33 - height) // 2))

@@ -1,4 +1,4 @@
-"""A multilayer perceptron: dense layers, with a norm on inputs `(N, C)`."""
+"""A multilayer perceptron: dense layers, with norms on inputs `(N, C)`."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from normzoo.models.options import dropout_layers, initialize, named_activation
 
 
 class MLP(nn.Module):
-    """Dense layers over the flattened image, and a linear output.
+    """Dense layers on the flattened image, and a linear output.
 
-    Stages: stage i is the i-th hidden layer, with its norm and its activation; the output is never normalized. A norm
-    gets inputs `(N, C)`, so that a batch statistic averages N values, and an instance statistic is undefined.
+    Stages: stage i is the i-th hidden layer, with norm and activation; the output is never normalized. A norm gets
+    inputs `(N, C)`, so that a batch statistic averages N values, and an instance statistic is undefined.
 
     With three hidden layers of 100 and `sigmoid` it is the network that Ioffe & Szegedy 2015 (arXiv:1502.03167,
     section 4.1) train on MNIST: 99,710 parameters without norms.
@@ -26,16 +26,16 @@ class MLP(nn.Module):
     Args:
         norm: Builds the norm for a number of features.
         placement: Which hidden layers are normalized, and on which side of the activation.
-        image_size: The side of the images, or their height and width; a dense layer has to know.
+        image_size: Side of the images, or height and width.
         hidden: The size of each hidden layer.
         activation: `relu`, `leaky_relu`, `gelu`, `tanh`, `sigmoid` or `none`.
         init: `default` (see above), `he_normal`, `xavier_uniform` or `xavier_normal`.
-        init_scale: Every weight starts multiplied by it.
-        dropout: The probability of dropping each value behind each hidden layer.
+        init_scale: Factor on every initial weight.
+        dropout: Dropout probability after each hidden layer.
 
     Raises:
-        UserError: If a size is not a positive integer, or another option is not one of those named here; in `forward`,
-            if the images are not of the size given.
+        UserError: If a size is not a positive integer, or another option is unknown or out of range; in `forward`, if
+            the images have another size.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class MLP(nn.Module):
         initialize("mlp", self.output, init, init_scale, own="xavier_uniform")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
         if tuple(x.shape[1:]) != self.image_shape:
             raise UserError(
                 f"mlp was built for images of shape {self.image_shape} (C, H, W), got {tuple(x.shape[1:])}: "

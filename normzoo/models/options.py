@@ -1,4 +1,4 @@
-"""Options that the plain models share: the activation by name, how weights start, dropout."""
+"""Options shared by the plain models: activation by name, weight initialization, dropout."""
 
 from collections.abc import Callable
 
@@ -24,11 +24,10 @@ INITS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def named_activation(model: str, activation: str) -> Callable[[], nn.Module] | None:
-    """What builds the activation of this name: `relu`, `leaky_relu` (slope 0.01), `gelu`, `tanh`, `sigmoid`; `none`
-    is None.
+    """Return the constructor of an activation; None for `none`.
 
     Raises:
-        UserError: Naming the model, the name and the known ones.
+        UserError: If the name is unknown.
     """
     if activation not in ACTIVATIONS:
         raise UserError(f"{model}: activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
@@ -36,20 +35,20 @@ def named_activation(model: str, activation: str) -> Callable[[], nn.Module] | N
 
 
 def initialize(name: str, part: nn.Module, init: str, scale: float, own: str) -> None:
-    """Draw the weights of all convolutions and dense layers in a part of a model, in order; their biases are zero.
+    """Draw the weights of all convolutions and dense layers of a module, in order, and set their biases to zero.
 
         weight = scale · draw,   draw ~ init
 
     `he_normal` is N(0, 2 / fan_in) (He et al. 2015, arXiv:1502.01852, section 2.2); `xavier_uniform` and
     `xavier_normal` have the variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010, section 4.2.1); `default` is the
-    model's own. Weights of norms are left alone.
+    model's own. Weights of norms do not change.
 
     Args:
-        name: Of the model, for the error message.
+        name: Name of the model, for the error message.
         part: The model, or a part of it.
         init: `default`, `he_normal`, `xavier_uniform` or `xavier_normal`.
-        scale: Every weight is multiplied by it.
-        own: What `default` stands for.
+        scale: Factor on every weight.
+        own: The initialization that `default` stands for.
 
     Raises:
         UserError: If the init is unknown or the scale is not a positive number.
@@ -70,7 +69,7 @@ def initialize(name: str, part: nn.Module, init: str, scale: float, own: str) ->
 
 
 def dropout_layers(model: str, dropout: float) -> list[nn.Module]:
-    """One dropout layer in a list, to be unpacked where it belongs; an empty list at 0.
+    """Return a list with one dropout layer; an empty list for 0.
 
     Srivastava et al. 2014, Dropout: a simple way to prevent neural networks from overfitting.
 
@@ -78,5 +77,5 @@ def dropout_layers(model: str, dropout: float) -> list[nn.Module]:
         UserError: If the probability is not in [0, 1).
     """
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise UserError(f"{model}: dropout={dropout!r} must be a probability of at least 0 and below 1")
+        raise UserError(f"{model}: dropout={dropout!r} must be in [0, 1)")
     return [nn.Dropout(dropout)] if dropout else []

@@ -10,15 +10,15 @@ from normzoo.models.options import dropout_layers, initialize, named_activation
 
 
 class PlainCNN(nn.Module):
-    """A stack of 3x3 convolutions, the mean over the last map, dropout where asked for, and a linear layer.
+    """A stack of 3x3 convolutions, global average pooling, optional dropout, and a linear layer.
 
-    With the default widths and strides an 8x8 image shrinks to maps of 8, 4, 2 and 1: in training at batch 2, the last
-    stage has two values to each batch statistic, which is where BatchNorm fails.
+    With the default widths and strides an 8x8 image shrinks to maps of 8, 4, 2 and 1: when training at batch 2, the
+    last stage has two values per batch statistic, where BatchNorm fails.
 
-    Stages: stage i is the i-th convolution, with its norm and its activation; there are `len(widths)`.
+    Stages: stage i is the i-th convolution, with norm and activation; there are `len(widths)`.
 
-    Parameters: 24,904 weights of convolutions and of the linear layer at one input channel and ten classes, ten biases
-    of the latter, and 240 weights and biases of norms.
+    Parameters with one input channel and ten classes: 24,904 weights of convolutions and of the linear layer, ten
+    biases of the latter, and 240 weights and biases of norms.
 
     Init: He normal, biases zero (He et al. 2015, arXiv:1502.01852, section 2.2), unless `init` says otherwise.
 
@@ -27,16 +27,16 @@ class PlainCNN(nn.Module):
     Args:
         norm: Builds the norm for a number of channels.
         placement: Which stages are normalized, and on which side of the activation.
-        widths: The channels of each convolution; as many as the network is deep.
-        strides: The stride of each convolution.
+        widths: Channels of each convolution.
+        strides: Stride of each convolution.
         activation: `relu`, `leaky_relu`, `gelu`, `tanh`, `sigmoid` or `none`.
         init: `default` (He normal), `he_normal`, `xavier_uniform` or `xavier_normal`.
-        init_scale: Every weight starts multiplied by it.
-        dropout: The probability of dropping each value before the linear layer.
+        init_scale: Factor on every initial weight.
+        dropout: Dropout probability before the linear layer.
 
     Raises:
-        UserError: If widths and strides differ in number, a size is not a positive integer, or another option is not
-            one of those named here.
+        UserError: If widths and strides differ in number, a size is not a positive integer, or another option is
+            unknown or out of range.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class PlainCNN(nn.Module):
         check_positive("plain_cnn", in_channels=in_channels, num_classes=num_classes, widths=widths, strides=strides)
         if len(widths) != len(strides):
             raise UserError(
-                f"plain_cnn: widths={list(widths)} and strides={list(strides)} are {len(widths)} and {len(strides)}; "
-                "give one stride for each width"
+                f"plain_cnn: {len(widths)} widths={list(widths)} but {len(strides)} strides={list(strides)}; "
+                "give one stride per width"
             )
         act = named_activation("plain_cnn", activation)
         stages = []
@@ -73,6 +73,7 @@ class PlainCNN(nn.Module):
         initialize("plain_cnn", self, init, init_scale, own="he_normal")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
         x = self.stages(x)
         x = x.mean(dim=(2, 3))
         return self.classifier(self.dropout(x))

@@ -1,4 +1,4 @@
-"""Recurrent networks that read an image row by row, with norms on what enters the gates."""
+"""Recurrent networks that read an image row by row, with norms on the gates' inputs."""
 
 from collections.abc import Sequence
 
@@ -20,43 +20,42 @@ class Recurrent(nn.Module):
                h_t = sigmoid(o) · tanh(norm_c(c_t))
         rnn:   h_t = tanh(norm_x(W_x x_t) + norm_h(W_h h_{t-1}) + bias)
 
-    h and c start at zero, so that the first step has no `norm_h`. With `batch_norm` it is the batch-normalized LSTM of
+    h and c start at zero, so the first step has no `norm_h`. With `batch_norm` it is the batch-normalized LSTM of
     Cooijmans et al. 2016, with `layer_norm` the layer-normalized one of Ba et al. 2016.
 
     Stages: 0 is `norm_x`, 1 is `norm_h`, 2 is `norm_c`, which a plain RNN does not have. A norm gets inputs `(N, C)`,
-    so that a batch statistic averages N values, and an instance statistic is undefined. The order is `pre_act`: what is
-    normalized is what enters the activations. A norm that includes an activation applies it before that of the gates.
+    so that a batch statistic averages N values, and an instance statistic is undefined. The order is `pre_act`: norms
+    act on the inputs of the activations. A norm that includes an activation applies it before that of the gates.
 
-    Statistics: with `per_step` every time step has a norm of its own, because the distribution of the state changes
-    from the first step to the last; their weights and biases are shared over the steps, their buffers are not.
-    Without it one norm serves all steps. An image with more rows than `image_size` says uses the last step's norm.
+    Statistics: with `per_step` every time step has its own norm, because the distribution of the state changes from
+    step to step; the norms share weights and biases but not buffers. Without it one norm serves all steps. Rows beyond
+    `image_size` use the norm of the last step.
 
-    Init: Xavier uniform, W_h orthogonal, biases zero, but one for the forget gate (Jozefowicz et al. 2015); `init`
+    Init: Xavier uniform, W_h orthogonal, biases zero, except one for the forget gate (Jozefowicz et al. 2015); `init`
     replaces the first two.
 
     Shape: `(N, in_channels, H, W) -> (N, num_classes)`, as H steps of `in_channels · W` values.
 
     Source: Hochreiter & Schmidhuber 1997, Long short-term memory; Cooijmans, Ballas, Laurent, Gülçehre & Courville
     2016, Recurrent batch normalization, arXiv:1603.09025, section 3; Ba, Kiros & Hinton 2016, Layer normalization,
-    arXiv:1607.06450, section 3.1 and supplementary material. Where norms have biases, `bias` adds to them, and the sum
-    of the three is what counts.
+    arXiv:1607.06450, section 3.1 and supplementary material. Where norms have biases, only the sum with `bias` matters.
 
     Args:
         norm: Builds the norm for a number of features.
         placement: Which of the three are normalized.
-        image_size: The side of the images, or their height and width: the number of steps and of values in each.
+        image_size: Side of the images, or height and width: the number of steps and of values in each.
         cell: `lstm` or `rnn`.
-        hidden: The size of the state.
-        per_step: Whether every time step has statistics of its own.
-        norm_weight: What the weights of all norms start at; null leaves them as they are. The paper on recurrent
-            BatchNorm starts them at 0.1, so that the tanh does not saturate (its section 4).
+        hidden: Size of the state.
+        per_step: Whether every time step has its own statistics.
+        norm_weight: Initial weight of all norms; None for their default. Cooijmans et al. use 0.1, so that tanh does
+            not saturate (section 4).
         init: `default` (see above), `he_normal`, `xavier_uniform` or `xavier_normal`.
-        init_scale: Every weight starts multiplied by it.
-        dropout: The probability of dropping each value before the linear layer.
+        init_scale: Factor on every initial weight.
+        dropout: Dropout probability before the linear layer.
 
     Raises:
-        UserError: If the cell is unknown, the placement's order is `post_act`, a size is not a positive integer or
-            another option not one of those named here; in `forward`, if the rows are not as long as was said.
+        UserError: If the cell is unknown, the placement's order is `post_act`, a size is not a positive integer, or
+            another option is unknown or out of range; in `forward`, if the rows have another length.
     """
 
     def __init__(
@@ -81,8 +80,8 @@ class Recurrent(nn.Module):
         check_positive(cell, in_channels=in_channels, num_classes=num_classes, hidden=hidden)
         if placement.order != "pre_act":
             raise UserError(
-                f"{cell}: placement.order={placement.order} has no place in a recurrent cell, whose norms stand before "
-                "its activations; use placement.order=pre_act"
+                f"{cell}: placement.order={placement.order} is not possible in a recurrent cell, whose norms come "
+                "before its activations; use placement.order=pre_act"
             )
         steps, width = sides(cell, image_size)
         self.cell = cell
@@ -111,6 +110,7 @@ class Recurrent(nn.Module):
                 self.bias[hidden : 2 * hidden] = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
         rows = x.permute(2, 0, 1, 3).flatten(2)
         if rows.shape[2] != self.row:
             raise UserError(
@@ -133,7 +133,7 @@ class Recurrent(nn.Module):
 
 
 def _norms_of_steps(norm: Norm | None, features: int, count: int, weight: float | None) -> nn.ModuleList:
-    """A norm for each step, each with buffers of its own and all with the parameters of the first."""
+    """Build a norm for each step, with its own buffers and the parameters of the first."""
     norms = nn.ModuleList(norm(features) for _ in range(count)) if norm else nn.ModuleList()
     for step in norms[1:]:
         for first, other in zip(norms[0].modules(), step.modules(), strict=True):

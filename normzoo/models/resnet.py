@@ -16,24 +16,24 @@ class ResNet(nn.Sequential):
     """A residual network for small images (depth 8, 14, 20, 32, ...) or for ImageNet (depth 18 or 50).
 
     Depth 6n + 2: a 3x3 convolution, three stages of n basic blocks with 16, 32 and 64 channels, the second and third
-    starting with stride 2, the mean over the map, a linear layer (He et al. 2015, arXiv:1512.03385, section 4.2).
-    Depth 18 and 50: torchvision's `resnet18` and `resnet50`, to the names of their parameters, so that
-    `load_state_dict` takes torchvision's weights when every stage is normalized in `pre_act`. A depth of 50 is
-    always torchvision's, although 50 = 6n + 2.
+    starting with stride 2, global average pooling, a linear layer (He et al. 2015, arXiv:1512.03385, section 4.2).
+    Depth 18 and 50: torchvision's `resnet18` and `resnet50` with the same parameter names, so that `load_state_dict`
+    takes torchvision's weights when every stage is normalized in `pre_act`. Depth 50 is always torchvision's, although
+    50 = 6n + 2.
 
     Stages: 0 is the stem (the first convolution), 1 to 3 (to 4 at depth 18 and 50) are `layer1` to `layer3`
-    (`layer4`), each with all its blocks and its projection. So `first` normalizes the stem alone.
+    (`layer4`), each with all its blocks and its projection. So `first` normalizes only the stem.
 
     Order: `pre_act` is the ResNet of the paper, `relu(norm(conv(relu(norm(conv(x))))) + x)`. In `post_act` each norm
-    moves behind the activation that followed it; the norms at the end of a branch and in a projection, which shared
-    the ReLU after the addition, become one behind it: `norm(relu(conv(norm(relu(conv(x)))) + x))`. A norm that
-    includes an activation replaces the ReLU beside it. The ReLU after an addition stays in `pre_act`, where no norm is
-    beside it.
+    moves after the activation that followed it; the norms at the end of a branch and in a projection, which share the
+    ReLU after the addition, become one norm after it: `norm(relu(conv(norm(relu(conv(x)))) + x))`. A norm that includes
+    an activation replaces the ReLU next to it. In `pre_act` the ReLU after an addition stays, as it is not next to a
+    norm.
 
     Parameters (paper, table 6): depth 20 0.27M, 32 0.46M, 44 0.66M, 56 0.85M, 110 1.7M, with three input channels, ten
     classes and shortcut A. torchvision: depth 18 11,689,512, depth 50 25,557,032, with a thousand classes.
 
-    Init: He normal, from the fan-in at depth 6n + 2, and from the fan-out, as torchvision has it, at 18 and 50.
+    Init: He normal, from the fan-in at depth 6n + 2, and from the fan-out, as in torchvision, at 18 and 50.
 
     Shape: `(N, in_channels, H, W) -> (N, num_classes)`, for images of any size.
 
@@ -41,15 +41,15 @@ class ResNet(nn.Sequential):
         norm: Builds the norm for a number of channels.
         placement: Which stages are normalized, and on which side of the ReLU.
         depth: 6n + 2, or 18 or 50.
-        width: The channels of the stem and of stage 1: 16 unless given; 64 at depth 18 and 50, where it is fixed.
-        shortcut: Where the map is halved, `A` takes every second pixel and adds channels of zeros, and `B` is a 1x1
-            convolution with stride 2: A unless given, as in the paper; B at depth 18 and 50, where it is fixed.
-        zero_init_residual: Start the norm at the end of each branch with a weight of zero, so that the block starts as
-            its shortcut (Goyal et al. 2017, arXiv:1706.02677, section 5.1); a branch that ends in no norm, or in one
-            without a weight, starts as ever. Only in `pre_act`.
+        width: Channels of the stem and of stage 1; None for 16, or for 64 at depth 18 and 50, where it is fixed.
+        shortcut: How to halve the map: `A` takes every second pixel and adds channels of zeros, `B` is a 1x1
+            convolution with stride 2; None for A, as in the paper, or for B at depth 18 and 50, where it is fixed.
+        zero_init_residual: Whether the norm at the end of each branch starts with a weight of zero, so that the block
+            starts as its shortcut (Goyal et al. 2017, arXiv:1706.02677, section 5.1); no effect on a branch that does
+            not end in a norm with a weight. Only in `pre_act`.
 
     Raises:
-        UserError: If the depth, width or shortcut is none of these, or `zero_init_residual` is asked for in `post_act`.
+        UserError: If the depth, width or shortcut is not valid, or `zero_init_residual` is set in `post_act`.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class ResNet(nn.Sequential):
         if depth in TORCHVISION_DEPTHS:
             if width not in (None, 64) or shortcut == "A":
                 raise UserError(
-                    f"resnet: depth {depth} is torchvision's, of width 64 with shortcut B; leave width and shortcut "
-                    "out, or choose a depth of 6n + 2, such as 20"
+                    f"resnet: depth {depth} is torchvision's, with width 64 and shortcut B; omit width and shortcut, "
+                    "or choose a depth of 6n + 2, such as 20"
                 )
             parts, branch_ends = torchvision_resnet(depth, norm, placement, in_channels, num_classes)
         elif depth >= 8 and depth % 6 == 2:
@@ -93,9 +93,9 @@ class ResNet(nn.Sequential):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the map is halved by the first at stride 2.
+    """Two 3x3 convolutions and a shortcut; at stride 2 the first convolution halves the map.
 
-    pre_act: `relu(norm(conv2(relu(norm(conv1(x))))) + shortcut(x))`, and the norm also in shortcut B
+    pre_act: `relu(norm(conv2(relu(norm(conv1(x))))) + shortcut(x))`, with a norm in shortcut B too
     post_act: `norm(relu(conv2(norm(relu(conv1(x)))) + shortcut(x)))`
 
     Shape: `(N, in_channels, H, W) -> (N, channels, H / stride, W / stride)`, rounded up.
@@ -120,6 +120,7 @@ class BasicBlock(nn.Module):
         self.after = nn.Sequential(OrderedDict(norm_and_act(channels, after_sum, order, nn.ReLU)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block."""
         branch = self.conv2(self.conv1(x))
         return self.after(branch + self.shortcut(x))
 
@@ -136,17 +137,19 @@ class PadShortcut(nn.Module):
         self.extra_channels = extra_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """Subsample and pad."""
         x = x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, 0, self.extra_channels))
 
     def extra_repr(self) -> str:
+        """Show stride and padding."""
         return f"stride={self.stride}, extra_channels={self.extra_channels}"
 
 
 def _cifar(
     blocks: int, norm: Norm, placement: Placement, in_channels: int, num_classes: int, width: int, shortcut: str
 ) -> tuple[OrderedDict[str, nn.Module], list[nn.Module]]:
-    """The parts of a network of 6 * blocks + 2 layers, and the norms at the ends of branches."""
+    """Return the parts of a network of 6 * blocks + 2 layers, and the norms at the ends of branches."""
     order = placement.order
     at = [norm if placement.at(stage, 4) else None for stage in range(4)]
     parts: OrderedDict[str, nn.Module] = OrderedDict(stem=ConvNormAct(in_channels, width, at[0], order))

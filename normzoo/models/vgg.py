@@ -1,4 +1,4 @@
-"""VGG networks: blocks of plain 3x3 convolutions, each block closed by a max pooling."""
+"""VGG networks: blocks of plain 3x3 convolutions, each followed by a max pooling."""
 
 from collections.abc import Sequence
 
@@ -8,26 +8,26 @@ from normzoo.errors import UserError
 from normzoo.models.blocks import EVERYWHERE, ConvNormAct, Norm, Placement, check_positive
 from normzoo.models.options import dropout_layers, initialize, named_activation
 
-HEAD_SIDE = 7  # of the map that the dense layers read, which is what images of 224 pixels end with
+HEAD_SIDE = 7  # side of the dense layers' input map; images of 224 pixels end with it
 
 
 class VGG(nn.Module):
-    """Blocks of 3x3 convolutions of one width, 2x2 max pooling behind each block, and dense layers.
+    """Blocks of 3x3 convolutions of one width, a 2x2 max pooling after each block, and dense layers.
 
-    Without `hidden` the head is the mean over the last map and a linear layer, as is usual on small images. With it,
-    the last map is averaged, or repeated, to 7x7, and read by dense layers with an activation and dropout, as in the
+    Without `hidden` the head is global average pooling and a linear layer, as is usual on small images. With it, the
+    last map is average-pooled (or repeated) to 7x7 and read by dense layers with activation and dropout, as in the
     paper.
 
     With `convs=[1, 1, 2, 2, 2]` and `widths=[64, 128, 256, 512, 512]` it is configuration A of the paper (VGG-11), with
     `convs=[2, 2, 3, 3, 3]` D (VGG-16). An image of 8x8 in three blocks has maps of 8, 4 and 2.
 
-    Stages: stage i is the i-th convolution, with its norm and its activation; there are `sum(convs)`. The dense layers
-    are not normalized.
+    Stages: stage i is the i-th convolution, with norm and activation; there are `sum(convs)`. The dense layers are not
+    normalized.
 
-    Parameters at three input channels and a thousand classes, without norms: A 132,863,336, D 138,357,544.
+    Parameters with three input channels and a thousand classes, without norms: A 132,863,336, D 138,357,544.
 
     Init: He normal (He et al. 2015, arXiv:1502.01852, section 2.2), biases zero, unless `init` says otherwise; the
-    paper starts the deep ones from a trained shallow one.
+    paper starts deep networks from a trained shallow one.
 
     Shape: `(N, in_channels, H, W) -> (N, num_classes)`; H and W are at least 2 to the number of blocks.
 
@@ -37,18 +37,18 @@ class VGG(nn.Module):
     Args:
         norm: Builds the norm for a number of channels.
         placement: Which convolutions are normalized, and on which side of the activation.
-        convs: The number of convolutions in each block.
-        widths: The channels of each block.
-        hidden: The sizes of the dense layers before the output; the paper has 4096 twice.
+        convs: Number of convolutions in each block.
+        widths: Channels of each block.
+        hidden: Sizes of the dense layers before the output; 4096 twice in the paper.
         activation: `relu`, `leaky_relu`, `gelu`, `tanh`, `sigmoid` or `none`.
         init: `default` (He normal), `he_normal`, `xavier_uniform` or `xavier_normal`.
-        init_scale: Every weight starts multiplied by it.
-        dropout: The probability of dropping each value behind each dense layer, or before the linear layer where there
-            is none; the paper has 0.5.
+        init_scale: Factor on every initial weight.
+        dropout: Dropout probability after each dense layer, or before the linear layer if there is none; 0.5 in the
+            paper.
 
     Raises:
-        UserError: If convs and widths differ in number, a size is not a positive integer, or another option is not one
-            of those named here; in `forward`, if the image is too small to be halved so often.
+        UserError: If convs and widths differ in number, a size is not a positive integer, or another option is unknown
+            or out of range; in `forward`, if the image is too small for the poolings.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class VGG(nn.Module):
             check_positive("vgg", hidden=hidden)
         if len(convs) != len(widths):
             raise UserError(
-                f"vgg: convs={list(convs)} and widths={list(widths)} are {len(convs)} and {len(widths)}; "
-                "give one width for each block"
+                f"vgg: {len(convs)} convs={list(convs)} but {len(widths)} widths={list(widths)}; "
+                "give one width per block"
             )
         act = named_activation("vgg", activation)
         self.least_side = 2 ** len(convs)
@@ -101,12 +101,12 @@ class VGG(nn.Module):
         initialize("vgg", self, init, init_scale, own="he_normal")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
         height, width = x.shape[2:]
         if min(height, width) < self.least_side:
             raise UserError(
-                f"vgg with these blocks reads images of at least {self.least_side}x{self.least_side} pixels, which its "
-                f"poolings halve, got {height}x{width}: raise data.image_size, or give model.convs and model.widths "
-                "fewer blocks"
+                f"vgg with these poolings needs images of at least {self.least_side}x{self.least_side} pixels, got "
+                f"{height}x{width}: raise data.image_size, or use fewer blocks in model.convs and model.widths"
             )
         x = self.features(x)
         x = self.pool(x).flatten(1)

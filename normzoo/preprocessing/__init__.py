@@ -3,20 +3,19 @@
     normalizer = ZScore(per="channel").fit(train)  # a tensor, or an iterable of batches such as a loader
     x = normalizer(x)                              # a batch or one sample, as in torchvision's Compose
     x = normalizer.inverse(x)
-    torch.save(normalizer.state_dict(), path)      # to be loaded into one made with the same options
+    torch.save(normalizer.state_dict(), path)      # load it into a normalizer with the same options
 
-All are modules without parameters. Statistics are kept and applied in float64, whatever the data are in, and those of
-two batches are merged without cancellation (Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance),
-so that a fit to a stream equals that to all data. A result has the type of its input; integers become torch's default.
+All are modules without parameters. Statistics are computed and applied in float64, and merged across batches without
+cancellation (Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance), so that a fit to a stream
+equals a fit to all data. The output has the dtype of the input; integers become torch's default dtype.
 
-`per` says what one feature is. `feature`: each place in a sample, Shape (N, *), over N. `channel`: each channel, Shape
-(N, C, *), over N and all positions, whose number may change.
+`per` defines a feature. `feature`: each position in a sample, Shape (N, *), over N. `channel`: each channel, Shape
+(N, C, *), over N and all positions, whose number may vary.
 
-A NaN is a missing value: a fit leaves it out (whitening needs whole rows and leaves out its row), a transform keeps it
-(whitening makes its whole row NaN). With `nan="error"` both refuse it. Infinite values are refused.
+A NaN is a missing value: a fit ignores it (whitening ignores its whole row), and a transform keeps it (in whitening its
+whole row becomes NaN). With `nan="error"` both raise. Infinite values always raise.
 
-Variances are those of the data themselves, divided by N and not by N - 1, as scikit-learn's StandardScaler has it and
-its PCA has not.
+Variances are divided by N, as in scikit-learn's StandardScaler, and not by N - 1, as in its PCA.
 """
 
 from normzoo.preprocessing._normalizer import Normalizer

@@ -1,4 +1,4 @@
-"""What the normalizers of data share: samples as rows, streams of batches, shapes, missing values, errors."""
+"""Base of the normalizers: samples as rows, streams of batches, shapes, missing values, errors."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -8,24 +8,23 @@ from torch import Tensor, nn
 
 from normzoo.errors import UserError
 
-CHUNK = 8192  # samples that are taken to float64 at once
-ANY = -1  # a side of an image, which statistics per channel do not depend on
+CHUNK = 8192  # samples converted to float64 at once
+ANY = -1  # stands for any size of an image side
 
 
 class Normalizer(nn.Module):
     """A transform of data with statistics in buffers; see `normzoo.preprocessing`.
 
-    A kind of normalizer gives its buffers, and three functions of rows, Shape (n, D), in float64: `_update`,
-    `_transform` and `_inverse`.
+    A subclass defines its buffers, and three functions of float64 rows, Shape (n, D): `_update`, `_transform` and
+    `_inverse`.
 
     Args:
         per: `feature` or `channel`.
         nan: `ignore` or `error`.
 
     Raises:
-        UserError: Here, if an option is none of these; in use, if data have another shape than those of the fit, or
-            hold what cannot be used.
-        RuntimeError: If it is used before it was fitted.
+        UserError: If an option is unknown; in use, if data have another shape than in the fit, or invalid values.
+        RuntimeError: If it is used before it is fitted.
     """
 
     def __init__(self, per: str = "feature", nan: str = "ignore") -> None:
@@ -40,22 +39,22 @@ class Normalizer(nn.Module):
         self.register_buffer("shape", torch.empty(0, dtype=torch.int64))
 
     def fit(self, data: Tensor | Iterable[Any]) -> Self:
-        """Forget what was seen, and fit to a tensor or to batches; of a batch that is a tuple the first entry counts.
+        """Reset and fit to a tensor or to batches; of a batch that is a tuple, to its first entry.
 
         Raises:
-            UserError: If there is no sample, or a feature without a single number.
+            UserError: If there is no sample, or a feature without any number.
         """
         self._forget()
         for batch in data.split(CHUNK) if isinstance(data, Tensor) else data:
             self.partial_fit(batch[0] if isinstance(batch, (tuple, list)) else batch)
         if not len(self.shape):
-            raise UserError(f"{self._name}: there is no sample to fit to")
+            raise UserError(f"{self._name}: no samples to fit to")
         return self
 
     def partial_fit(self, batch: Tensor) -> Self:
-        """Take one more batch into account, Shape (N, *) or (N, C, *)."""
+        """Add one batch to the fit, Shape (N, *) or (N, C, *)."""
         if batch.dim() < 2:
-            raise UserError(f"{self._name}: a batch of shape {tuple(batch.shape)} has no features; give (N, *)")
+            raise UserError(f"{self._name}: a batch of shape {tuple(batch.shape)} has no features; pass (N, *)")
         sample = list(batch.shape[1:])
         if self.per == "channel":
             sample[1:] = [ANY] * (len(sample) - 1)
@@ -76,11 +75,11 @@ class Normalizer(nn.Module):
         return self._through(self._transform, x, sample, self._transformed(sample))
 
     def transform(self, x: Tensor) -> Tensor:
-        """The same as a call."""
+        """Transform a batch, or one sample; the same as calling the module."""
         return self(x)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """From transformed values, of a batch or of one sample, back to those they were made of."""
+        """Invert the transform, for a batch or one sample."""
         sample = self._sample()
         return self._through(self._inverse, x, self._transformed(sample), sample)
 
@@ -94,7 +93,7 @@ class Normalizer(nn.Module):
         raise NotImplementedError
 
     def _transformed(self, sample: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a transformed sample."""
+        """Return the shape of a transformed sample."""
         return sample
 
     def _forget(self) -> None:
@@ -127,22 +126,23 @@ class Normalizer(nn.Module):
     def _rows(self, batch: Tensor) -> Tensor:
         rows = (batch.movedim(1, -1).flatten(0, -2) if self.per == "channel" else batch.flatten(1)).double()
         if rows.isinf().any():
-            raise UserError(f"{self._name}: the data hold infinite values; remove or replace them")
+            raise UserError(f"{self._name}: the data contain infinite values; remove or replace them")
         if self.nan == "error" and rows.isnan().any():
-            raise UserError(f"{self._name}: the data hold {int(rows.isnan().sum())} NaN; remove them, or nan='ignore'")
+            count = int(rows.isnan().sum())
+            raise UserError(f"{self._name}: the data contain {count} NaN; remove them, or use nan='ignore'")
         return rows
 
     def _check_counts(self, count: Tensor) -> None:
         empty = (count == 0).nonzero().flatten().tolist()
         if empty:
-            raise UserError(f"{self._name}: {self.per} {empty[0]} had nothing but NaN in the fit; leave it out")
+            raise UserError(f"{self._name}: {self.per} {empty[0]} was always NaN in the fit; remove it")
 
     def _misfit(self, x: Tensor, sample: tuple[int, ...]) -> UserError:
         sides = ", ".join("any" if side == ANY else str(side) for side in sample)
-        return UserError(f"{self._name} knows samples of shape ({sides}), or batches of them, got {tuple(x.shape)}")
+        return UserError(f"{self._name} expects samples of shape ({sides}), or batches of them, got {tuple(x.shape)}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Before a fit the buffers are empty, and cannot be copied into.
+        # Before a fit the buffers are empty; give them the shapes of the saved ones.
         for name, buffer in list(self._buffers.items()):
             if prefix + name in state_dict:
                 assert buffer is not None

@@ -8,12 +8,11 @@ from normzoo.preprocessing._normalizer import Normalizer
 
 
 class MinMax(Normalizer):
-    """Each feature stretched to a range.
+    """Scale each feature to a range.
 
         y = low + (high - low) (x - min) / (max - min)
 
-    A feature that never changed in the fit has no range, which is taken for 1: it becomes `low`. Values beyond those of
-    the fit fall outside of the range.
+    A constant feature becomes `low`. Values beyond those of the fit fall outside the range.
 
     Shape: `(N, *) -> (N, *)`, or one sample
 
@@ -51,11 +50,11 @@ class MinMax(Normalizer):
 
 
 class ZScore(Normalizer):
-    """Each feature with mean 0 and variance 1.
+    """Scale each feature to mean 0 and variance 1.
 
         y = (x - mean) / sqrt(var)
 
-    A feature that never changed in the fit has a variance of 0, up to rounding, which is taken for 1: it becomes 0.
+    A feature that is constant up to rounding becomes 0.
 
     Shape: `(N, *) -> (N, *)`, or one sample
 
@@ -87,7 +86,7 @@ class ZScore(Normalizer):
 
     def _std(self) -> Tensor:
         self._check_counts(self.count)
-        # What is left of equal values when their mean is rounded, over as many additions.
+        # The variance that rounding the mean of equal values leaves, over as many additions.
         rounding = (self.count * torch.finfo(torch.float64).eps * self.mean).square()
         var = self.m2 / self.count
         return torch.where(var <= rounding, 1.0, var).sqrt()
@@ -100,18 +99,17 @@ class ZScore(Normalizer):
 
 
 class L2(Normalizer):
-    """Each sample with length 1 (`per="feature"`), or the channels at each of its positions (`per="channel"`).
+    """Scale each sample to L2 norm 1 (`per="feature"`), or the channels at each position (`per="channel"`).
 
         y = x / sqrt(Σ x²),  Σ over the sample, or over the channels
 
-    It learns nothing. A fit tells it the shape of one sample; without one its input is a batch (N, *), or one vector.
-    A sample of zeros stays one. Lengths are not kept, and so there is no inverse. A NaN makes its sample NaN.
+    A fit only records the shape of a sample; without one the input is a batch (N, *) or one vector. A zero sample stays
+    zero. The norms are not kept, so there is no inverse. A NaN makes its sample NaN.
 
     A tutorial's example has the vector
     [0.0066, 0.0004, 0.0085, 0.0093, 0.0068, 0.0076, 0.0074, 0.0039, 0.0066, 0.0017].
-    Its length is 0.0206, and so it is no normalized one: that is
-    [0.3209, 0.0195, 0.4133, 0.4522, 0.3307, 0.3696, 0.3599, 0.1897, 0.3209, 0.0827], of this vector as of every
-    positive multiple of it, since the scale of a sample does not matter.
+    Its norm is 0.0206, so it is not normalized; the normalized vector, of it as of every positive multiple, is
+    [0.3209, 0.0195, 0.4133, 0.4522, 0.3307, 0.3696, 0.3599, 0.1897, 0.3209, 0.0827].
 
     Shape: `(N, *) -> (N, *)`, or one sample after a fit
 
@@ -120,13 +118,15 @@ class L2(Normalizer):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize a batch or, after a fit, one sample."""
         if len(self.shape):
             return super().forward(x)
         sample = tuple(x.shape[1:]) or tuple(x.shape)
         return self._through(self._transform, x, sample, sample)
 
     def inverse(self, x: Tensor) -> Tensor:
-        raise UserError("L2 keeps no lengths, and has no inverse; keep them yourself: x.norm(dim=1)")
+        """Raise an error: the norms are lost."""
+        raise UserError("L2 has no inverse, because it does not keep the norms; keep them yourself: x.norm(dim=1)")
 
     def _update(self, rows: Tensor) -> None:
         pass

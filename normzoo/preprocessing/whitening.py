@@ -8,18 +8,18 @@ from normzoo.preprocessing._normalizer import Normalizer
 
 
 class ZCAWhitening(Normalizer):
-    """Features with covariance I, as near to the data as such features can be.
+    """Whiten the features to covariance I, as close to the data as possible.
 
         y = U Λ^(-1/2) Uᵀ (x - mean),  U Λ Uᵀ = the covariance of the features
 
-    Directions in which the data do not vary (λ at most `tolerance` of the largest, such as a constant feature) become
-    0, and come back from the inverse at the mean.
+    Directions without variance (λ at most `tolerance` of the largest, such as a constant feature) become 0, and the
+    inverse sets them to the mean.
 
     Shape: `(N, *) -> (N, *)`, or one sample; `per="channel"` whitens the colours of pixels
 
     Args:
-        eps: Added to each λ, so that noise in small directions is not blown up; in units of the data's variance.
-        tolerance: The share of the largest λ that counts as zero.
+        eps: Added to each λ, in units of the data's variance, so that noise in small directions is not amplified.
+        tolerance: Share of the largest λ that counts as zero.
         per, nan: See `normzoo.preprocessing`.
 
     Source: Bell & Sejnowski 1997, The "independent components" of natural scenes are edge filters; Krizhevsky 2009,
@@ -31,7 +31,7 @@ class ZCAWhitening(Normalizer):
     ) -> None:
         super().__init__(per, nan)
         if not (eps >= 0 and tolerance >= 0):
-            raise UserError(f"{self._name}: eps={eps!r} and tolerance={tolerance!r} must be numbers of at least 0")
+            raise UserError(f"{self._name}: eps={eps!r} and tolerance={tolerance!r} must be at least 0")
         self.eps, self.tolerance = eps, tolerance
         self.count: Tensor
         self.mean: Tensor
@@ -53,14 +53,14 @@ class ZCAWhitening(Normalizer):
         self.count, self.mean, self.scatter = count, mean, scatter
 
     def directions(self) -> tuple[Tensor, Tensor]:
-        """The directions in which the data vary, most first, and the factors that whiten them.
+        """Return the principal directions, by decreasing variance, and the factors that whiten them.
 
         Shape: U (D, K), factors (K)
         """
         self._sample()
         if self.count == 0:
-            raise UserError(f"{self._name}: no row without a NaN was in the fit; fill in or leave out what is missing")
-        # A decomposition for every sample of a Compose would take forever: it is kept as long as the scatter is.
+            raise UserError(f"{self._name}: every row of the fit has a NaN; fill in or drop missing values")
+        # Cached until the scatter changes: decomposing for every sample of a Compose would be far too slow.
         if self._found is None or self._found[0] is not self.scatter:
             self._found = (self.scatter, *self._decompose())
         return self._found[1:]
@@ -68,11 +68,11 @@ class ZCAWhitening(Normalizer):
     def _decompose(self) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(self.scatter / self.count)
         values, vectors = values.flip(0), vectors.flip(1)
-        # What is left of equal values when their mean is rounded, over as many additions.
+        # The variance that rounding the mean of equal values leaves, over as many additions.
         rounding = (self.count * torch.finfo(torch.float64).eps * self.mean.abs().max()).square()
         kept = values > torch.maximum(self.tolerance * values[0], rounding)
         values, vectors = values[kept], vectors[:, kept]
-        # An eigenvector has no sign of its own: its largest entry is made positive.
+        # The sign of an eigenvector is arbitrary; make its largest entry positive.
         largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
         return vectors * largest.sign(), (values + self.eps).rsqrt()
 
@@ -86,17 +86,17 @@ class ZCAWhitening(Normalizer):
 
 
 class PCAWhitening(ZCAWhitening):
-    """The principal components of the features, each with variance 1.
+    """Return the principal components of the features, each with variance 1.
 
         y = Λ^(-1/2) Uᵀ (x - mean),  U Λ Uᵀ = the covariance of the features
 
-    Directions in which the data do not vary become 0; with `n_components` those that vary least are left out, and the
-    inverse has them at the mean. The largest entry of each direction is positive.
+    Directions without variance become 0; `n_components` keeps those that vary most, and the inverse sets the others to
+    the mean. The largest entry of each direction is positive.
 
     Shape: `(N, *) -> (N, K)`, or `(N, C, *) -> (N, K, *)` with `per="channel"`, or one sample
 
     Args:
-        n_components: K; all for None.
+        n_components: K; None for all.
         eps, tolerance, per, nan: See `ZCAWhitening`.
     """
 
@@ -117,7 +117,7 @@ class PCAWhitening(ZCAWhitening):
     def _components(self) -> int:
         features = len(self.mean)
         if self.n_components is not None and self.n_components > features:
-            raise UserError(f"PCAWhitening: n_components={self.n_components} of data with {features} features")
+            raise UserError(f"PCAWhitening: n_components={self.n_components} exceeds the {features} features")
         return self.n_components or features
 
     def _transformed(self, sample: tuple[int, ...]) -> tuple[int, ...]:
@@ -127,7 +127,7 @@ class PCAWhitening(ZCAWhitening):
         u, factors = self.directions()
         y = (rows - self.mean) @ u * factors
         components = self._components()
-        # Zeros for directions without variance, NaN in rows with a NaN.
+        # Directions without variance are zero, or NaN in rows with a NaN.
         zeros = rows.sum(1, keepdim=True) * 0
         return torch.cat([y, zeros.expand(-1, max(0, components - y.shape[1]))], dim=1)[:, :components]
 

@@ -1,4 +1,4 @@
-"""Seeing what goes into each activation function of a model, be it a module or a function that a forward calls."""
+"""Observe the input of each activation function of a model, whether it is a module or a function call."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from normzoo.probes._gradients import copy_with, keep_rng_state, output_of
 from normzoo.probes._layers import all_norms
-from normzoo.probes._point import at, output_of, same_random_numbers
 
-# By the function that is called first: a module calls the function of the same name, and that is the one to be seen.
+# Keyed by the outermost function: a module such as nn.ReLU calls it too.
 KINDS: dict[Any, str] = {
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6), "relu"),
     **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_), "sigmoid"),
@@ -23,19 +23,19 @@ KINDS: dict[Any, str] = {
 }
 
 Observer = Callable[[str, str, Tensor], None]
-"""Called with the name of the activation, its kind (relu, sigmoid, tanh, other) and its input."""
+"""Called with an activation's name, kind (relu, sigmoid, tanh, other) and input."""
 
 
 def watch_activations(model: nn.Module, inputs: Any, observer: Observer) -> None:
-    """Run the model once, on a copy, and show each activation's input to `observer`, in the order of the calls.
+    """Run a copy of the model once, and pass each activation's input to `observer` in the order of the calls.
 
-    An activation is named by the module in which it is called, with `#2` and so on from its second call. Those within
-    norms are left out (the gate of EvoNorm, say), and so are those within one fused operation, as in `nn.LSTM`.
+    An activation is named after the module that calls it; its further calls are named `#2` and so on. Activations
+    within norms (the gate of EvoNorm) and within fused operations (`nn.LSTM`) are left out.
     """
-    point = at(model, {})
-    norms = {path or "model" for path, _ in all_norms(point)}
+    twin = copy_with(model, {})
+    norms = {path or "model" for path, _ in all_norms(twin)}
     running: list[str] = []
-    for path, module in point.named_modules():
+    for path, module in twin.named_modules():
         module.register_forward_pre_hook(lambda _, __, path=path or "model": running.append(path))
         module.register_forward_hook(lambda *_: _drop_last(running), always_call=True)
 
@@ -48,17 +48,17 @@ def watch_activations(model: nn.Module, inputs: Any, observer: Observer) -> None
         calls[path] = calls.get(path, 0) + 1
         observer(path if calls[path] == 1 else f"{path}#{calls[path]}", kind, x.detach())
 
-    with same_random_numbers(model), _Watch(see):
-        output_of(point, inputs)
+    with keep_rng_state(model), _Watch(see):
+        output_of(twin, inputs)
 
 
 def _drop_last(running: list[str]) -> None:
-    # A hook that returned what pop() returns would put it in the place of the module's output.
+    # A forward hook must not return the popped value: it would replace the module's output.
     running.pop()
 
 
 class _Watch(TorchFunctionMode):
-    """Shows the input of activation functions before they run, and so before one of them overwrites it."""
+    """Pass on the input of an activation function before it runs: an in-place one overwrites it."""
 
     def __init__(self, see: Callable[[str, Tensor], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Batches as data loaders give them, (x, y), where a probe wants the input alone."""
+"""Tell inputs from targets in the batches of data loaders."""
 
 import inspect
 from collections.abc import Iterable
@@ -9,58 +9,59 @@ from torch import Tensor, nn
 
 
 def input_of(model: nn.Module, batch: Any) -> Any:
-    """The input in a batch: the first of a pair whose second is a target, and else the batch as it is.
+    """Return the input of a batch: the first of a pair (input, target), else the batch itself.
 
-    Of ((x1, x2), y) the second always is. Of (x, y) it is if the model takes no second input, and where one may be left
-    out, if y is of labels: whole numbers, one for each sample.
+    In ((x1, x2), y) the second is always a target. In (x, y) it is one if the model takes a single input; if the model
+    has an optional second input, y is a target if it holds labels (one integer per sample).
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
         return batch
     x, y = batch
     needed, most = _inputs(model)
     if isinstance(x, (tuple, list)):
-        return tuple(x) if most > 1 else x  # a data loader makes lists of tuples
+        return tuple(x) if most > 1 else x  # a data loader turns tuples into lists
     return x if most < 2 or (needed < 2 and _is_labels(y)) else batch
 
 
-def batches_of(inputs: Iterable[Any], name: str, form: str) -> Iterable[Any]:
-    """Several batches, also where one (x, y) is given for them.
+def as_batches(inputs: Iterable[Any], name: str, form: str) -> Iterable[Any]:
+    """Return several batches; a single (x, y) becomes a list of one.
 
     Args:
-        name: What the inputs are called where they are an argument.
-        form: Which are expected, for the message.
+        inputs: Batches, or one batch (x, y).
+        name: Name of the argument, for the error message.
+        form: Expected form, for the error message.
 
     Raises:
-        TypeError: If one tensor is given, or what could be one batch as well as two.
+        TypeError: If `inputs` is one tensor, or could be one batch as well as two.
     """
     if isinstance(inputs, Tensor):
-        raise TypeError(f"{name}: several batches are expected, {form}; got a Tensor of shape {tuple(inputs.shape)}")
+        raise TypeError(f"{name}: expected several batches, {form}; got a Tensor of shape {tuple(inputs.shape)}")
     if not isinstance(inputs, (tuple, list)) or len(inputs) != 2 or not isinstance(inputs[1], Tensor):
         return inputs
     x, y = inputs
     if not isinstance(x, Tensor):
         return [inputs] if isinstance(inputs, tuple) else inputs
-    if x.dim() != y.dim() or x.dtype != y.dtype:  # in which two batches for one model are alike
+    if x.dim() != y.dim() or x.dtype != y.dtype:  # two batches for one model would agree in both
         return [inputs]
     if isinstance(inputs, list) or x.shape[:1] != y.shape[:1]:
         return inputs
     if x.shape == y.shape:
-        raise TypeError(f"{name}: a tuple of two tensors alike is one batch or two: give [(x, y)] or [x1, x2]")
+        raise TypeError(f"{name}: two tensors of the same shape are ambiguous; pass [(x, y)] or [x1, x2]")
     return [inputs]
 
 
 def check_pair(batch: Any) -> None:
-    """Refuse what is no (input, target).
+    """Check that a batch is a pair (input, target).
 
     Raises:
-        TypeError: That says what it is instead.
+        TypeError: If it is not.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         shape = f" of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else ""
         count = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
         raise TypeError(
-            f"batch is a pair, (input, target), of which the loss is computed; got a {type(batch).__name__}{shape}"
-            f"{count}: give (x, y), for several inputs ((x1, x2), y)"
+            f"batch must be a pair (input, target), got a {type(batch).__name__}{shape}{count}; "
+            f"pass (x, y), or ((x1, x2), y) for several inputs"
         )
 
 
@@ -69,8 +70,8 @@ def _is_labels(y: Tensor) -> bool:
 
 
 def _inputs(model: nn.Module) -> tuple[int, float]:
-    """How many inputs the model needs, and how many it takes."""
-    # What torch.compile and data parallelism put around a model takes anything.
+    """Return the number of required inputs of the model, and the maximum."""
+    # The wrappers of torch.compile and data parallelism accept any arguments.
     written = getattr(model, "_orig_mod", model)
     if isinstance(written, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         written = getattr(written.module, "_orig_mod", written.module)

@@ -1,4 +1,4 @@
-"""What the probes that measure every so many steps share: when, and the rows they keep."""
+"""Base of the callbacks that measure at regular steps: when to measure, and the rows to record."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,23 +16,21 @@ if TYPE_CHECKING:
 else:
     try:
         from lightning.pytorch import Callback
-    except ModuleNotFoundError:  # the functions of the probes need torch alone
+    except ModuleNotFoundError:  # the functions of the probes need only torch
 
         class Callback:
-            """Stands in for Lightning's, which is not installed."""
+            """Stand-in for Lightning's class."""
 
 
 class StepProbe(Callback):
-    """Measures before every `every`-th optimizer step, on the batch of that step, and keeps one row a time.
+    """Measure before every `every`-th optimizer step, on the batch of that step, and record one row each time.
 
-    What is measured is the model inside the LightningModule (its attribute `model`, or else itself) as it stands, in
-    training mode. All processes of data-parallel training measure; the record is that of the first. A continued
-    training keeps the rows, by `state_dict`.
-
-    The time it takes counts as time of the training.
+    The model inside the LightningModule (its attribute `model`, or else itself) is measured in training mode. In
+    data-parallel training all processes measure, and the first one records. A resumed training keeps its rows through
+    `state_dict`. The time of measuring counts as training time.
 
     Args:
-        every: Optimizer steps from one measurement to the next; the first is before the first step.
+        every: Optimizer steps between measurements; the first is before the first step.
     """
 
     prefix = ""
@@ -40,93 +38,96 @@ class StepProbe(Callback):
     def __init__(self, every: int) -> None:
         super().__init__()
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise UserError(f"{type(self).__name__}: every={every!r} must be a whole number of steps, 1 or more")
+            raise UserError(f"{type(self).__name__}: every={every!r} must be a positive integer")
         self.every = every
         self.rows: list[dict[str, Tensor]] = []
 
     def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any] | None:
-        """One row: numbers or tensors by name; None for none."""
+        """Return one row, numbers or tensors by name; None to skip."""
         raise NotImplementedError
 
     def due(self, trainer: Any, batch_idx: int) -> bool:
-        """Whether this is the first batch of a step that is measured; a step may accumulate several batches."""
+        """Return whether a measured step starts with this batch; with accumulation a step has several batches."""
         return trainer.global_step % self.every == 0 and batch_idx % trainer.accumulate_grad_batches == 0
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        """Measure if the step is due."""
         if self.due(trainer, batch_idx):
             with trainer.precision_plugin.forward_context():
-                row = self.measure(trainer, inner(module), batch)
+                row = self.measure(trainer, inner_model(module), batch)
             if row is not None:
                 self.keep(trainer.global_step, row)
 
     def keep(self, step: int, row: Mapping[str, Any]) -> None:
-        """Add a row, as tensors on the CPU."""
+        """Append a row, as tensors on the CPU."""
         values = {"step": step, **row}
         self.rows.append({name: torch.as_tensor(value).detach().cpu().clone() for name, value in values.items()})
 
     def column(self, name: str) -> Tensor:
-        """What all rows have under this name, (rows, *); no rows give an empty tensor."""
+        """Return one value of all rows, Shape (rows, *); an empty tensor without rows."""
         return torch.stack([row[name] for row in self.rows]) if self.rows else torch.empty(0)
 
     def recording(self) -> dict[str, Any]:
-        """The columns as arrays, each under the probe's prefix and its name."""
+        """Return the columns as arrays, named `<prefix>_<name>`."""
         names = self.rows[0] if self.rows else ()
         return {f"{self.prefix}_{name}": self.column(name).numpy() for name in names}
 
     def summary(self) -> dict[str, float | None]:
-        """What goes into the cell's metrics."""
+        """Return numbers for the cell's metrics."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the rows for a checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rows from a checkpoint."""
         self.rows = list(state_dict["rows"])
 
 
-def inner(module: Any) -> nn.Module:
-    """The model that a LightningModule trains."""
+def inner_model(module: Any) -> nn.Module:
+    """Return the model that a LightningModule trains."""
     model = getattr(module, "model", None)
     return model if isinstance(model, nn.Module) else module
 
 
-def over_rows(reduce: Callable[[Tensor], Tensor], values: Tensor) -> float | None:
-    """One number out of a column; None where nothing was measured."""
+def reduce_column(reduce: Callable[[Tensor], Tensor], values: Tensor) -> float | None:
+    """Reduce a column to one number; None if it is empty."""
     return float(reduce(values.double())) if values.numel() else None
 
 
 def median(values: Tensor) -> Tensor:
-    """The middle value, or the mean of both; nan if there is one among them."""
+    """Return the median, the mean of both middle values if there are two; nan if any value is nan."""
     return values.quantile(0.5)
 
 
 def training_batch_size(trainer: Any) -> int:
-    """How many samples a training batch of one process has."""
+    """Return the number of samples in a training batch of one process."""
     own = getattr(trainer.datamodule, "batch_size", None)
     return int(own or trainer.train_dataloader.batch_size)
 
 
 def probe_batches(trainer: Any, samples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-    """The first training images and labels of this process, on the device of the model: the same at every step.
+    """Return the first training images and labels of this process, on the model's device; the same at every step.
 
-    Whole batches, of `samples` images in all, rounded up. They come from the `loader` of the datamodule, as those of
-    normzoo.data have it, or else from the data set behind the trainer's own loader, in its order.
+    Full batches of `samples` images in total, rounded up. They come from the datamodule's `loader`, as in normzoo.data,
+    or else, in order, from the data set behind the trainer's loader.
 
     Raises:
-        UserError: If one batch is more than the training images, or these cannot be had by their numbers.
+        UserError: If the training set is smaller than one batch, or cannot be indexed.
     """
     device, convert = trainer.strategy.root_device, trainer.precision_plugin.convert_input
-    with torch.random.fork_rng(devices=[]):  # a loader with workers draws a seed for them
+    with torch.random.fork_rng(devices=[]):  # a loader with workers draws a seed
         own = getattr(trainer.datamodule, "loader", None)
         loader = own("train", batch_size, drop_last=True) if own else _in_order(trainer.train_dataloader, batch_size)
         return [(convert(x.to(device)), y.to(device)) for x, y in islice(loader, math.ceil(samples / batch_size))]
 
 
 def _in_order(loader: Any, batch_size: int) -> DataLoader[Any]:
-    """The loader's data in their own order: to iterate over the loader itself could change what it gives next."""
+    """Return a loader over the same data in order; iterating over the loader itself could change its next batches."""
     data: Any = getattr(loader, "dataset", None)
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
-        raise UserError(f"a probe on the first training images needs a DataLoader over a data set, not {loader!r}")
+        raise UserError(f"a probe of training images needs a DataLoader over a map-style data set, got {loader!r}")
     if len(data) < batch_size:
-        raise UserError(f"a probe measures on {batch_size} training images at once, and there are {len(data)}")
+        raise UserError(f"a probe needs {batch_size} training images, but there are only {len(data)}")
     return DataLoader(data, batch_size, collate_fn=loader.collate_fn)

@@ -1,4 +1,4 @@
-"""Which parts of a model are layers with weights, and which are norms."""
+"""Find the norms of a model and its layers with weights."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ _PARAMETRIZED = ".parametrizations."
 
 
 def all_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Name and module of each norm, ours or torch's, outermost only."""
+    """Yield name and module of each norm, ours or torch's; norms inside a norm are left out."""
     inside: set[nn.Module] = set()
     ours = dict(norm_layers(model))
     for name, module in model.named_modules():
@@ -22,10 +22,10 @@ def all_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def weight_layers(model: nn.Module) -> dict[str, tuple[nn.Module, list[str]]]:
-    """The layers with a matrix or a kernel: name -> module that is called, names of those trainable parameters.
+    """Return the layers with a weight matrix or kernel: name -> module to call, names of its trainable weights.
 
-    A weight is a trainable parameter of two dimensions or more outside norms. A layer whose weight is parametrized
-    (weight norm, spectral norm) has the name of the layer and the parameters behind its weight.
+    A weight is a trainable parameter with at least two dimensions, outside norms. A layer with a parametrized weight
+    (weight norm, spectral norm) has the name of the layer and the parameters behind the weight.
     """
     within_norms = {id(parameter) for _, norm in all_norms(model) for parameter in norm.parameters()}
     layers: dict[str, tuple[nn.Module, list[str]]] = {}

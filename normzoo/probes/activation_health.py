@@ -1,4 +1,4 @@
-"""Saturated sigmoids and tanhs, ReLUs that are dead, and gradients that vanish, layer by layer."""
+"""Measure saturated sigmoids and tanhs, dead ReLUs, and vanishing gradients, layer by layer."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,24 +11,24 @@ from torch.nn import functional as F
 
 from normzoo.errors import UserError
 from normzoo.probes._activations import watch_activations
-from normzoo.probes._batches import batches_of, input_of
-from normzoo.probes._callback import StepProbe, over_rows, probe_batches
+from normzoo.probes._batches import as_batches, input_of
+from normzoo.probes._callback import StepProbe, probe_batches, reduce_column
+from normzoo.probes._gradients import Batch, Loss, gradient_at, l2_norm
 from normzoo.probes._layers import weight_layers
-from normzoo.probes._point import Batch, Loss, gradient_at, length
 
 MARGIN = 0.05
 
 
 @dataclass(frozen=True)
 class ActivationHealth:
-    """What share of each layer's activations is of no use to the gradient.
+    """The share of each layer's activations that pass no useful gradient.
 
     Attributes:
         layers: Names of the activations, in the order of their first calls, (A,).
         kinds: `relu`, `sigmoid`, `tanh` or `other`, (A,).
-        saturated: Share of the values of a sigmoid or tanh that are near an end of its range, (A,); nan for others.
-        dead: Share of the channels of a ReLU that no sample and no position activates, (A,); nan for others.
-        inactive: Share of the values of a ReLU that are zero, (A,); nan for others.
+        saturated: Share of the values of a sigmoid or tanh near an end of its range, (A,); nan for other kinds.
+        dead: Share of the channels of a ReLU that no sample and no position activates, (A,); nan for other kinds.
+        inactive: Share of the values of a ReLU that are zero, (A,); nan for other kinds.
     """
 
     layers: tuple[str, ...]
@@ -47,7 +47,7 @@ class _Counts:
     alive: Tensor | None = None
 
     def shares(self) -> tuple[float, float, float]:
-        """Saturated, dead, inactive; nan where the kind has none such, or nan came in."""
+        """Return the saturated, dead and inactive share; nan where it does not apply, or if the input held nan."""
         if self.kind in ("sigmoid", "tanh"):
             return self.saturated / self.values, math.nan, math.nan
         if self.alive is None or math.isnan(self.values):
@@ -58,40 +58,39 @@ class _Counts:
 def activation_health(
     model: nn.Module, inputs: Iterable[Any], *, margin: float = MARGIN, channel_dim: int = 1
 ) -> ActivationHealth:
-    """The shares of saturated sigmoids and tanhs and of dead ReLUs in each layer, over all inputs together.
+    """Measure the shares of saturated sigmoids and tanhs and of dead ReLUs in each layer, over all inputs together.
 
-        saturated: nearer to an end of the range than `margin` of it:  sigmoid(x) < 0.05 or > 0.95;  |tanh(x)| > 0.9
+        saturated: closer than `margin` of the range to one of its ends:  sigmoid(x) < 0.05 or > 0.95;  |tanh(x)| > 0.9
         dead: a channel whose input is at most 0 for every sample, at every position, of every batch
 
-    At the default margin the slope is below a fifth of the steepest. Where to draw the line is a convention:
-    Karpathy, Johnson & Fei-Fei 2015 (arXiv:1506.02078, section 4.2) call gates saturated below 0.1 and above 0.9. A
-    ReLU that is dead over these inputs may live for others: give as many as can be afforded. A layer that was given
-    nan has shares of nan. The model is measured in the mode it is in and left as it is.
+    At the default margin the slope is below a fifth of the steepest. The threshold is a convention: Karpathy, Johnson &
+    Fei-Fei 2015 (arXiv:1506.02078, section 4.2) call gates saturated below 0.1 and above 0.9. A ReLU that is dead for
+    these inputs may be active for others, so use many. A layer whose input holds nan has nan shares. The model is
+    measured in its current mode and left unchanged.
 
-    Cost: one forward pass an input.
+    Cost: one forward pass per batch.
 
     Args:
-        inputs: Batches, each the input of the model, a tuple of inputs, or (x, y) as a data loader gives it, with
-            several inputs ((x1, x2), y); or a single (x, y).
-        margin: From above 0 to below 0.5.
-        channel_dim: Where channels stand.
+        model: Model to measure.
+        inputs: Batches, each the input of the model, a tuple of inputs, (x, y) or ((x1, x2), y); or a single (x, y).
+        margin: Share of the range, above 0 and below 0.5.
+        channel_dim: Dimension of the channels.
 
     Raises:
-        ValueError: If the margin is out of its range.
-        TypeError: If one tensor is given where a list of batches is expected, or a tuple of two tensors alike, which
-            could be (x, y) or two batches.
+        ValueError: If the margin is out of range.
+        TypeError: If `inputs` is one tensor, or a tuple of two tensors of the same shape, which is ambiguous.
 
     Source: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks, section 3
     (saturation); Lu, Shin, Su & Karniadakis 2019, Dying ReLU and initialization, arXiv:1903.06733 (dead ReLUs).
     """
     if not 0 < margin < 0.5:
-        raise ValueError(f"margin is a share of the range, above 0 and below 0.5; got {margin}")
-    several = batches_of(inputs, "inputs", "a list, [x] for one")
+        raise ValueError(f"margin must be above 0 and below 0.5, got {margin}")
+    several = as_batches(inputs, "inputs", "a list, [x] for one")
     return _health(model, (input_of(model, batch) for batch in several), margin, channel_dim)
 
 
 def _health(model: nn.Module, inputs: Iterable[Any], margin: float, channel_dim: int = 1) -> ActivationHealth:
-    """`activation_health` of inputs that have no targets with them."""
+    """Measure `activation_health` of inputs without targets."""
     # sigmoid(x) = (1 + tanh(x / 2)) / 2: both reach the margin where tanh is 1 − 2 · margin.
     ends = {"tanh": math.atanh(1 - 2 * margin), "sigmoid": 2 * math.atanh(1 - 2 * margin)}
     counts: dict[str, _Counts] = {}
@@ -114,39 +113,39 @@ def _health(model: nn.Module, inputs: Iterable[Any], margin: float, channel_dim:
 
 
 def gradient_norms(model: nn.Module, loss: Loss, batch: Batch, *, across: bool = False) -> dict[str, float]:
-    """‖∂L/∂W_i‖₂ of each layer with a weight, by name, in the order of the model's modules.
+    """Return ‖∂L/∂W_i‖₂ of each layer with a weight, by name, in the order of the model's modules.
 
-    A gradient that shrinks from the last layer to the first vanishes, one that grows explodes. The model is measured in
-    the mode it is in and left as it is.
+    Gradients vanish if the norm shrinks from the last layer to the first, and explode if it grows. The model is
+    measured in its current mode and left unchanged.
 
     Cost: one forward and backward pass.
 
     Raises:
-        TypeError: If the batch is no pair of input and target.
+        TypeError: If the batch is not a pair (input, target).
     """
     _, gradients = gradient_at(model, loss, batch, {}, across=across)
     return {
-        layer: length({name: gradients[name] for name in names}) for layer, (_, names) in weight_layers(model).items()
+        layer: l2_norm({name: gradients[name] for name in names}) for layer, (_, names) in weight_layers(model).items()
     }
 
 
 class ActivationHealthProbe(StepProbe):
-    """`activation_health` and `gradient_norms` along the training.
+    """Record `activation_health` and `gradient_norms` during training.
 
-    Cost: two forward passes and one backward pass a measurement; with `samples`, a forward pass of those and a forward
-    and backward pass of the batch.
+    Cost: two forward passes and one backward pass per measurement; with `samples`, a forward pass of those and a
+    forward and backward pass of the batch.
 
-    Recording: `health_step`, by row and activation `health_saturated`, `health_dead`, `health_inactive`, by row and
-    layer with a weight `health_gradient_norms`; the names `health_layers`, `health_kinds`, `health_weights`.
-    Summary, of the last measurement: the mean share of saturated values and of dead channels over the layers that have
-    any of that kind, `saturated` and `dead`; their greatest over layers and steps, `saturated_worst`, `dead_worst`;
-    and log10 of the first layer's gradient norm over the last layer's in the first measurement, `gradient_decades`.
+    Recording: `health_step`; per row and activation `health_saturated`, `health_dead`, `health_inactive`; per row and
+    layer with a weight `health_gradient_norms`; the names `health_layers`, `health_kinds`, `health_weights`. Summary,
+    of the last measurement: `saturated` and `dead`, the mean share over layers of that kind; `saturated_worst` and
+    `dead_worst`, the largest share over layers and steps; `gradient_decades`, log10 of the first layer's gradient norm
+    over the last layer's in the first measurement.
 
     Args:
-        every: Optimizer steps from one measurement to the next.
-        samples: Measure activations on the first so many training images of each process, in batches of the training's
-            size; null for the batch of the step.
-        margin: Of saturation.
+        every: Optimizer steps between measurements.
+        samples: Measure activations on the first `samples` training images of each process, in batches of the training
+            batch size; None for the batch of the step.
+        margin: Margin of saturation.
         loss: `loss(output, target)`.
     """
 
@@ -157,13 +156,14 @@ class ActivationHealthProbe(StepProbe):
     ) -> None:
         super().__init__(every)
         if not 0 < margin < 0.5:
-            raise UserError(f"ActivationHealthProbe: margin={margin} must lie above 0 and below 0.5")
+            raise UserError(f"ActivationHealthProbe: margin={margin} must be above 0 and below 0.5")
         if samples is not None and samples < 1:
-            raise UserError(f"ActivationHealthProbe: samples={samples} must be positive, or null")
+            raise UserError(f"ActivationHealthProbe: samples={samples} must be positive or null")
         self.samples, self.margin, self.loss = samples, margin, loss
         self.names: dict[str, list[str]] = {}
 
     def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        """Measure activations and gradient norms."""
         measured = [batch] if self.samples is None else probe_batches(trainer, self.samples, len(batch[1]))
         found = _health(model, [x for x, _ in measured], self.margin)
         norms = gradient_norms(model, self.loss, batch, across=trainer.world_size > 1)
@@ -176,25 +176,29 @@ class ActivationHealthProbe(StepProbe):
         }
 
     def recording(self) -> dict[str, Any]:
+        """Return the recorded arrays and the names of the layers."""
         return {**super().recording(), **{f"health_{key}": names for key, names in self.names.items()}}
 
     def summary(self) -> dict[str, float | None]:
+        """Return shares and gradient ratio; see the class."""
         found: dict[str, float | None] = {}
         for name, kinds in (("saturated", ("sigmoid", "tanh")), ("dead", ("relu",))):
             shares = self.column(name)
             columns = [i for i, kind in enumerate(self.names.get("kinds", ())) if kind in kinds]
             if columns and self.rows:
                 known = shares[:, columns]
-                found[name] = over_rows(torch.mean, known[-1])
-                found[f"{name}_worst"] = over_rows(torch.max, known)
+                found[name] = reduce_column(torch.mean, known[-1])
+                found[f"{name}_worst"] = reduce_column(torch.max, known)
         norms = self.column("gradient_norms")[:1]
         if norms.numel():
             found["gradient_decades"] = float((norms[0, 0] / norms[0, -1]).log10())
         return found
 
     def state_dict(self) -> dict[str, Any]:
+        """Return rows and names for a checkpoint."""
         return {**super().state_dict(), "names": self.names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore rows and names from a checkpoint."""
         super().load_state_dict(state_dict)
         self.names = dict(state_dict["names"])

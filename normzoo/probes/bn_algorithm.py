@@ -1,4 +1,4 @@
-"""The statements that define batch normalization, each as the largest error of a norm that claims to be it."""
+"""Check the statements that define batch normalization, each by its largest error for a given norm."""
 
 import statistics
 from collections.abc import Callable
@@ -13,32 +13,32 @@ from normzoo.registry import info
 
 Norm = Callable[..., Any]
 
-TINY = 1e-30  # an eps that is lost beside any variance here, for what is exact only without eps; torch refuses 0
+TINY = 1e-30  # for statements that are exact only without eps; torch does not accept 0
 FRACTION = 0.999  # Caffe's moving_average_fraction
 SCALES = (1e-3, 1e-2, 0.1, 0.5, 2.0, 10.0, 100.0)
 SHAPES = {"dense": (16, 5), "conv": (8, 5, 4, 3)}
 
 
 def bn_algorithm(parts: Any, *, steps: int = 2000) -> tuple[dict[str, float], dict[str, Any]]:
-    """Hold a norm against what is said of batch normalization, in float64.
+    """Check a norm against the definition of batch normalization, in float64.
 
     Args:
-        parts: The seed and the norm of the cell.
+        parts: Seed and norm of the cell.
         steps: Batches that the moving averages see.
 
     Returns:
-        The largest error of each statement, relative to the largest value where that exceeds 1; and the moving averages
-        over the steps, and the departures from scale invariance over the scale, as arrays.
+        The largest error of each statement, relative to the largest value if that exceeds 1; and as arrays the moving
+        averages over the steps, and the deviation from scale invariance over the scale.
 
     Raises:
-        UserError: If the norm keeps no running mean and variance.
+        UserError: If the norm has no running mean and variance.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167: Algorithm 1, the chain rule of section 3, Algorithm 2, and scale
         invariance in section 3.3.
     """
     norm, name = parts.norm(), parts.config["norm"]["name"]
     if any(getattr(norm(8), buffer, None) is None for buffer in ("running_mean", "running_var")):
-        raise UserError(f"norm={name} keeps no running_mean and running_var; choose batch_norm or batch_norm_scratch")
+        raise UserError(f"norm={name} has no running_mean and running_var; choose batch_norm or batch_norm_scratch")
     torch.manual_seed(parts.seed)
     errors: dict[str, float] = {}
     for kind, shape in SHAPES.items():
@@ -57,7 +57,7 @@ def bn_algorithm(parts: Any, *, steps: int = 2000) -> tuple[dict[str, float], di
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Algorithm 1: y = weight · (x − mean) / sqrt(var + eps) + bias, over all dimensions of x but the second."""
+    """Compute Algorithm 1, y = weight · (x − mean) / sqrt(var + eps) + bias, over all dimensions but the second."""
     dims = [0, *range(2, x.dim())]
     m = x.numel() // x.shape[1]
     mean = x.sum(dims, keepdim=True) / m
@@ -66,7 +66,7 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def gradients(x: Tensor, dy: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The paper's chain rule: of the input, the weight and the bias, from the gradient of the output."""
+    """Apply the paper's chain rule: return the gradients of input, weight and bias, given that of the output."""
     dims = [0, *range(2, x.dim())]
     m = x.numel() // x.shape[1]
     mean = x.mean(dims, keepdim=True)
@@ -81,7 +81,7 @@ def gradients(x: Tensor, dy: Tensor, weight: Tensor, eps: float) -> tuple[Tensor
 
 
 def _one_step(norm: Norm, x: Tensor) -> tuple[float, float]:
-    """Forward against Algorithm 1; the layer's backward, and autograd through Algorithm 1, against the chain rule."""
+    """Compare the forward with Algorithm 1, and both backwards (layer, autograd of Algorithm 1) with the chain rule."""
     layer = _layer(norm, x.shape[1])
     weight, bias = (parameter.detach().clone().requires_grad_() for parameter in (layer.weight, layer.bias))
     x1, x2, dy = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn_like(x)
@@ -94,7 +94,7 @@ def _one_step(norm: Norm, x: Tensor) -> tuple[float, float]:
 
 
 def _identity(norm: Norm, x: Tensor) -> float:
-    """At weight = sqrt(var + eps) and bias = mean the layer gives back its input."""
+    """Check that weight = sqrt(var + eps) and bias = mean give back the input."""
     layer, dims = _layer(norm, x.shape[1]), [0, *range(2, x.dim())]
     with torch.no_grad():
         layer.weight.copy_((x.var(dims, unbiased=False) + layer.eps).sqrt())
@@ -104,7 +104,7 @@ def _identity(norm: Norm, x: Tensor) -> float:
 
 @torch.no_grad()
 def _inference(norm: Norm, x: Tensor) -> float:
-    """In evaluation y = a · x + b, with the same a and b for a sample alone, and folded into the layer before it."""
+    """Check that evaluation is y = a · x + b, also for a single sample, and folded into the layer before it."""
     channels = x.shape[1]
     layer = _layer(norm, channels)
     layer(x)
@@ -123,7 +123,7 @@ def _inference(norm: Norm, x: Tensor) -> float:
 
 @torch.no_grad()
 def _worked_example(norm: Norm) -> tuple[float, int]:
-    """Three images of three channels of 2×2, the numbers 1 to 36: 3 · 2 · 2 = 12 values to a channel."""
+    """Work out an example: three images of three channels of 2×2, numbers 1 to 36, 12 values per channel."""
     x = torch.arange(1.0, 37.0).double().view(3, 3, 2, 2)
     layer = norm(3, dtype=torch.float64)
     y = layer(x)
@@ -137,7 +137,7 @@ def _worked_example(norm: Norm) -> tuple[float, int]:
 
 
 def _bias(norm: Norm, kind: str) -> tuple[float, float]:
-    """A bias before the norm changes no output, and gets no gradient."""
+    """Check that a bias before the norm changes no output and gets no gradient."""
     apply, u, kernel = _before(kind)
     bias = (10 * torch.randn(len(kernel)).double()).requires_grad_()
     layer = _layer(norm, len(kernel))
@@ -148,7 +148,7 @@ def _bias(norm: Norm, kind: str) -> tuple[float, float]:
 
 
 def _before(kind: str) -> tuple[Callable[..., Tensor], Tensor, Tensor]:
-    """A layer that a norm of three channels may follow, its input and its weight."""
+    """Return a layer function to put before a norm of three channels, its input and its weight."""
     if kind == "conv":
         return F.conv2d, torch.randn(3, 2, 4, 3).double(), torch.randn(3, 2, 2, 2).double()
     return F.linear, torch.randn(8, 4).double(), torch.randn(3, 4).double()
@@ -156,7 +156,7 @@ def _before(kind: str) -> tuple[Callable[..., Tensor], Tensor, Tensor]:
 
 @torch.no_grad()
 def _moving_averages(norm: Norm, steps: int, *, takes_fraction: bool) -> dict[str, Any]:
-    """Running statistics after a stream of batches against their definitions, and their way there."""
+    """Compare running statistics after a stream of batches with their definitions, and record their path."""
     made: dict[str, dict[str, float | None]] = {
         "torch": {"momentum": 0.1},
         "fraction": {"momentum": 1 - FRACTION},
@@ -192,7 +192,7 @@ def _moving_averages(norm: Norm, steps: int, *, takes_fraction: bool) -> dict[st
 
 
 def _scale_invariance(norm: Norm, kind: str) -> dict[str, Any]:
-    """BN((aW)u) = BN(Wu), the same Jacobian in u, and in aW that in W divided by a; the departure with an eps."""
+    """Check BN((aW)u) = BN(Wu) and both Jacobians, that in aW divided by a; record the deviation with an eps."""
     apply, u, kernel = _before(kind)
     exact, usual = norm(3, dtype=torch.float64, eps=TINY), norm(3, dtype=torch.float64)
     plain = _jacobians(exact, apply, kernel, u)

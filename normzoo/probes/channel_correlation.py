@@ -1,4 +1,4 @@
-"""How far the channels that leave each norm depend on each other."""
+"""Measure how correlated the output channels of each norm are."""
 
 from typing import Any
 
@@ -7,40 +7,41 @@ from torch import Tensor, nn
 
 from normzoo.errors import UserError
 from normzoo.probes._batches import input_of
-from normzoo.probes._callback import Callback, inner, probe_batches
+from normzoo.probes._callback import Callback, inner_model, probe_batches
+from normzoo.probes._gradients import copy_with, keep_rng_state, output_of
 from normzoo.probes._layers import all_norms
-from normzoo.probes._point import at, output_of, same_random_numbers
 
 
 @torch.no_grad()
 def channel_correlation(model: nn.Module, inputs: Any, *, channel_dim: int = 1) -> dict[str, tuple[float, float]]:
-    """Of what each norm gives out: the mean absolute correlation of two channels, and the condition of all.
+    """Measure the mean absolute correlation of the output channels of each norm, and the condition number.
 
         R = correlation matrix of the channels over samples and positions;  mean |R_ij|, i ≠ j;  λ_max(R) / λ_min(R)
 
-    Both are blind to a weight and a bias that a norm applies at its end: 0 and 1 after whitening of all channels at
-    once. A channel that is constant is left out; of a single one there is nothing to say (nan). With fewer values than
-    channels the smallest eigenvalue is rounding, and the condition as good as infinite.
+    Neither depends on a final weight and bias of the norm; they are 0 and 1 after whitening all channels together.
+    Constant channels are left out; with fewer than two channels both are nan. With fewer values than channels the
+    smallest eigenvalue is rounding error, and the condition number practically infinite.
 
-    Cost: one forward pass. The model is measured in the mode it is in and left as it is.
+    Cost: one forward pass. The model is measured in its current mode and left unchanged.
 
     Args:
+        model: Model to measure.
         inputs: The input of the model, a tuple of inputs, (x, y) or ((x1, x2), y).
-        channel_dim: Where channels stand.
+        channel_dim: Dimension of the channels.
 
     Returns:
-        By the norm's name, in the order of the model.
+        Correlation and condition number by norm, in the order of the model.
     """
-    point = at(model, {})
+    twin = copy_with(model, {})
     found: dict[str, tuple[float, float]] = {}
 
     def observe(name: str, y: Tensor) -> None:
         found[name] = _describe(y.detach().movedim(channel_dim, 0).flatten(1).double())
 
-    for name, norm in all_norms(point):
+    for name, norm in all_norms(twin):
         norm.register_forward_hook(lambda _, __, y, name=name: observe(name, y))
-    with same_random_numbers(model):
-        output_of(point, input_of(model, inputs))
+    with keep_rng_state(model):
+        output_of(twin, input_of(model, inputs))
     return found
 
 
@@ -56,26 +57,27 @@ def _describe(rows: Tensor) -> tuple[float, float]:
 
 
 class ChannelCorrelationProbe(Callback):
-    """`channel_correlation` of the trained model, in training mode, on the same training images with every norm.
+    """Measure `channel_correlation` of the trained model, in training mode, on the same training images for every norm.
 
-    Cost: one forward pass, after the training. With several processes it is that of the first one's images.
+    Cost: one forward pass, after the training, on the images of the first process.
 
-    Recording: by norm layer `correlation_mean`, `correlation_condition` and their names, `correlation_layers`. Summary:
+    Recording: per norm layer `correlation_mean` and `correlation_condition`; `correlation_layers`. Summary:
     `channel_correlation`, the mean over layers, and `channel_condition`, the median.
 
     Args:
-        samples: Training images.
+        samples: Number of training images.
     """
 
     def __init__(self, samples: int = 512) -> None:
         super().__init__()
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-            raise UserError(f"ChannelCorrelationProbe: samples={samples!r} must be a whole number of images, 2 or more")
+            raise UserError(f"ChannelCorrelationProbe: samples={samples!r} must be an integer of at least 2")
         self.samples = samples
         self.found: dict[str, tuple[float, float]] = {}
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        model = inner(module)
+        """Measure in training mode, and restore the modes."""
+        model = inner_model(module)
         was = {layer: layer.training for layer in model.modules()}
         try:
             with trainer.precision_plugin.forward_context():
@@ -86,6 +88,7 @@ class ChannelCorrelationProbe(Callback):
                 layer.training = training
 
     def recording(self) -> dict[str, Any]:
+        """Return both quantities per layer."""
         values = torch.tensor(list(self.found.values()), dtype=torch.float64).reshape(-1, 2)
         return {
             "correlation_layers": list(self.found),
@@ -94,6 +97,7 @@ class ChannelCorrelationProbe(Callback):
         }
 
     def summary(self) -> dict[str, float | None]:
+        """Return the mean correlation and the median condition number."""
         values = torch.tensor(list(self.found.values()), dtype=torch.float64).reshape(-1, 2)
         if not values.isfinite().all(1).any():
             return {"channel_correlation": None, "channel_condition": None}

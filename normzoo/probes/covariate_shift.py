@@ -1,4 +1,4 @@
-"""Internal covariate shift: how an update of the layers before a layer changes its gradient."""
+"""Measure internal covariate shift: how updating the layers before a layer changes its gradient."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normzoo.probes._batches import check_pair
-from normzoo.probes._callback import StepProbe, inner, median, over_rows
-from normzoo.probes._layers import weight_layers
-from normzoo.probes._point import (
+from normzoo.probes._callback import StepProbe, inner_model, median, reduce_column
+from normzoo.probes._gradients import (
     Batch,
     Loss,
-    at,
+    copy_with,
     difference,
     gradient_at,
-    length,
+    keep_rng_state,
+    l2_norm,
     output_of,
-    same_random_numbers,
     trainable,
 )
+from normzoo.probes._layers import weight_layers
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class CovariateShift:
 
     Attributes:
         layers: Their names, in the order in which the model calls them, (L,).
-        distances: ‖G − G'‖₂, (L,); zero for the first, which has no layer before it.
-        cosines: Of the angle between G and G', (L,); nan where one of them is zero.
+        distances: ‖G − G'‖₂, (L,); zero for the first layer.
+        cosines: Cosine of the angle between G and G', (L,); nan if one of them is zero.
         gradient_norms: ‖G‖₂, (L,).
     """
 
@@ -50,35 +50,36 @@ def covariate_shift(
     *,
     across: bool = False,
 ) -> CovariateShift:
-    """The internal covariate shift that one update causes, layer by layer.
+    """Measure the internal covariate shift caused by one update, layer by layer.
 
         G  = ∂L/∂W_i at (W_1, ..., W_k) of time t
         G' = ∂L/∂W_i at (W_1, ..., W_{i−1}) of time t + 1 and (W_i, ..., W_k) of time t, on the same batch
         shift of layer i = ‖G − G'‖₂
 
-    W_i is the weight of the i-th convolution, dense or other layer with a weight that the model calls; a bias, and the
-    parameters of a norm, move with the last such layer called before them. The model is measured in the mode it is in
-    and left as it is, state and random numbers included; G and G' see the same dropout.
+    W_i is the weight of the i-th layer with a weight that the model calls; biases and the parameters of norms move with
+    the last such layer called before them. The model is measured in its current mode and left unchanged, state and RNG
+    included; G and G' see the same dropout.
 
-    Cost: L + 1 forward passes, one of them to see the order of the layers, and L backward passes, each down to its
-    layer, for L layers; and the memory of one more model.
+    Cost: for L layers, L + 1 forward passes, one of which finds the order of the layers, and L backward passes, each
+    down to its layer; the memory of one more model.
 
     Args:
-        model: At time t, buffers included; its own parameters do not matter.
+        model: At time t, including buffers; its own parameters do not matter.
         loss: `loss(output, target)`, a scalar.
-        batch: The batch of the update, on the model's device.
-        before, after: The trainable parameters at t and at t + 1, by name.
-        across: In data-parallel training, average the gradients over all processes, which all must call.
+        batch: Batch of the update, on the model's device.
+        before: Trainable parameters at t, by name.
+        after: Trainable parameters at t + 1, by name.
+        across: Whether to average gradients over all processes of data-parallel training, all of which must call.
 
     Raises:
-        ValueError: If a trainable parameter is missing from `before` or `after`, or no layer with a weight is called.
-        TypeError: If the batch is no pair of input and target.
+        ValueError: If `before` or `after` lacks a trainable parameter, or the model calls no layer with a weight.
+        TypeError: If the batch is not a pair (input, target).
 
     Source: Santurkar, Tsipras, Ilyas & Madry 2018, arXiv:1805.11604, definition 2.1.
     """
     for name in trainable(model):
         if name not in before or name not in after:
-            raise ValueError(f"before and after need every trainable parameter of the model; {name} is missing")
+            raise ValueError(f"before and after must contain every trainable parameter; {name} is missing")
     check_pair(batch)
     layers, place = _order(model, batch[0])
     if not layers:
@@ -89,10 +90,10 @@ def covariate_shift(
     for i, names in enumerate(layers.values()):
         g = {name: here[name] for name in names}
         moved = {name: after[name] if place.get(name, i) < i else value for name, value in before.items()}
-        # No layer stands before the first: its shift is zero without a measurement.
+        # The first layer has no layer before it: its shift is zero.
         g_moved = gradient_at(model, loss, batch, moved, of=names, across=across)[1] if i else g
-        cosine = _inner_product(g, g_moved) / (length(g) * length(g_moved) or float("nan"))
-        rows.append((length(difference(g, g_moved)), cosine, length(g)))
+        cosine = _inner_product(g, g_moved) / (l2_norm(g) * l2_norm(g_moved) or float("nan"))
+        rows.append((l2_norm(difference(g, g_moved)), cosine, l2_norm(g)))
     return CovariateShift(tuple(layers), *torch.tensor(rows, dtype=torch.float64).unbind(1))
 
 
@@ -101,19 +102,19 @@ def _inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def _order(model: nn.Module, inputs: Any) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """The layers with weights in the order of their first call, and the number of the one each parameter goes with."""
-    point = at(model, {})
+    """Return the layers with weights in the order of their first call, and each parameter's layer by its index."""
+    twin = copy_with(model, {})
     called: list[str] = []
-    for path, module in point.named_modules():
+    for path, module in twin.named_modules():
         module.register_forward_pre_hook(lambda _, __, path=path: called.append(path))
-    with same_random_numbers(model), torch.no_grad():
-        output_of(point, inputs)
+    with keep_rng_state(model), torch.no_grad():
+        output_of(twin, inputs)
 
-    own = {module: (name, names) for name, (module, names) in weight_layers(point).items()}
+    own = {module: (name, names) for name, (module, names) in weight_layers(twin).items()}
     layers: dict[str, list[str]] = {}
     place: dict[str, int] = {}
     for path in dict.fromkeys(called):
-        module = point.get_submodule(path)
+        module = twin.get_submodule(path)
         if module in own:
             name, names = own[module]
             layers[name] = names
@@ -123,20 +124,20 @@ def _order(model: nn.Module, inputs: Any) -> tuple[dict[str, list[str]], dict[st
 
 
 class CovariateShiftProbe(StepProbe):
-    """`covariate_shift` of every `every`-th step of the training, by the update that the optimizer made.
+    """Measure `covariate_shift` of the optimizer's update at every `every`-th training step.
 
-    In data-parallel training the gradients are those of the global batch; a step that accumulates several batches is
-    measured on its first.
+    In data-parallel training the gradients are those of the global batch; with accumulation a step is measured on its
+    first batch.
 
-    Cost: L + 1 forward and L backward passes a measurement, for L layers with weights, and the memory of two more
-    models.
+    Cost: for L layers with weights, L + 1 forward and L backward passes per measurement; the memory of two more models.
 
-    Recording: `shift_step`, by row and layer `shift_distances`, `shift_cosines`, `shift_gradient_norms`, and
-    `shift_layers`, their names. Summary: the medians over rows of the mean over layers, the first left out, of the
-    distance, of the distance relative to the gradient's length, and of the cosine.
+    Recording: `shift_step`; per row and layer `shift_distances`, `shift_cosines`, `shift_gradient_norms`;
+    `shift_layers`.
+    Summary: medians over rows of the mean over all layers but the first, of the distance, the distance relative to the
+    gradient norm, and the cosine.
 
     Args:
-        every: Optimizer steps from one measurement to the next.
+        every: Optimizer steps between measurements.
         loss: `loss(output, target)`.
     """
 
@@ -149,16 +150,18 @@ class CovariateShiftProbe(StepProbe):
         self._pending: tuple[int, nn.Module, Any] | None = None
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        """Keep a copy of the model before a measured step."""
         if self.due(trainer, batch_idx):
-            model = inner(module)
-            self._pending = (trainer.global_step, at(model, trainable(model)), batch)
+            model = inner_model(module)
+            self._pending = (trainer.global_step, copy_with(model, trainable(model)), batch)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Measure after the optimizer has stepped."""
         if self._pending is None or trainer.global_step == self._pending[0]:
             return
         (step, model, measured), self._pending = self._pending, None
         with trainer.precision_plugin.forward_context():
-            after = {name: value.detach() for name, value in trainable(inner(module)).items()}
+            after = {name: value.detach() for name, value in trainable(inner_model(module)).items()}
             found = covariate_shift(model, self.loss, measured, trainable(model), after, across=trainer.world_size > 1)
         self.layers = found.layers
         self.keep(
@@ -167,20 +170,24 @@ class CovariateShiftProbe(StepProbe):
         )
 
     def recording(self) -> dict[str, Any]:
+        """Return the recorded arrays and the names of the layers."""
         return {**super().recording(), "shift_layers": list(self.layers)}
 
     def summary(self) -> dict[str, float | None]:
+        """Return the medians; see the class."""
         columns = [self.column(name) for name in ("distances", "cosines", "gradient_norms")]
         distances, cosines, norms = (column[:, 1:] if self.rows else column for column in columns)
         means = {"": distances, "_relative": distances / norms, "_cosine": cosines}
         return {
-            f"covariate_shift{name}": over_rows(median, values.mean(1) if values.numel() else values)
+            f"covariate_shift{name}": reduce_column(median, values.mean(1) if values.numel() else values)
             for name, values in means.items()
         }
 
     def state_dict(self) -> dict[str, Any]:
+        """Return rows and names for a checkpoint."""
         return {**super().state_dict(), "layers": list(self.layers)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore rows and names from a checkpoint."""
         super().load_state_dict(state_dict)
         self.layers = tuple(state_dict["layers"])

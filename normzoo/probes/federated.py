@@ -1,4 +1,4 @@
-"""Federated averaging, simulated: clients with different data train alike models, and a server averages them."""
+"""Simulate federated averaging: clients with different data train copies of one model, and a server averages them."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from normzoo.errors import UserError
 from normzoo.surgery.federated import load_shared_state, shared_state
 
-# What a client's camera does to images of mean 0 and variance 1.
+# How a client's camera changes images of mean 0 and variance 1.
 LOOKS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "as they are": lambda x: x,
     "contrast 0.25": lambda x: 0.25 * x,
@@ -20,12 +20,12 @@ LOOKS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "negatives": lambda x: -x,
 }
 SKEWS = ("feature", "label", "none")
-_EVALUATED = 500  # images at once
+_EVAL_BATCH = 500
 
 
 @dataclass
 class Client:
-    """One holder of data, with a model of its own; `test` is data of its own kind, `everything` of all kinds."""
+    """A client with its own model and data; `test` is data of its own kind, `everything` has all classes."""
 
     name: str
     model: nn.Module
@@ -43,30 +43,31 @@ def federated_training(
     clients: int = 4,
     classes_per_client: int = 3,
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Train by federated averaging and measure each client's model, as averaged, on data of its own kind.
+    """Train by federated averaging, and measure each client's averaged model on data of its own kind.
 
-    In each round every client trains what it got for some epochs, from a fresh optimizer, and sends its state to the
-    server, which averages the states, weighted by the clients' images. Layers of `local_batch_norm` take no part in
-    that, which is FedBN; all other norms are averaged, running statistics included, which is FedAvg.
+    In each round every client trains on its own images from a fresh optimizer and sends its state to the server, which
+    averages the states, weighted by the clients' images. The layers of `local_batch_norm` are not averaged (FedBN); all
+    other norms are, including running statistics (FedAvg).
 
-    Clients: training images are split among them at random, equally. With skew `feature` each one's images are changed
-    in contrast, brightness or sign (`LOOKS`), in training as in validation. With `label` each holds a few classes.
+    Training images are split among the clients at random, equally. With skew `feature` each client's images differ in
+    contrast, brightness or sign (`LOOKS`), for training and validation. With `label` each client holds a few classes.
 
     Args:
         parts: Model, data, optimizer, batch size and seed of the cell.
         skew: `feature`, `label` or `none`.
-        rounds: Of training and averaging.
-        local_epochs: Epochs of each client in each round.
-        clients: How many; with `feature` at most as many as there are looks.
-        classes_per_client: With `label`.
+        rounds: Rounds of training and averaging.
+        local_epochs: Epochs of each client per round.
+        clients: Number of clients; with `feature` at most as many as there are looks.
+        classes_per_client: Used with skew `label`.
 
     Returns:
-        In percent, after the last round: `error_<i>` of client i on data of its own kind, their mean `error_mean` and
-        the largest, `error_worst`; `error_all`, the mean over clients on validation images of all classes, in the
-        client's look. Arrays: `federated_errors` (rounds, clients), `federated_errors_all`, `federated_clients`.
+        Errors in percent after the last round: `error_<i>` of client i on data of its own kind, their mean `error_mean`
+        and maximum `error_worst`; `error_all`, the mean over clients on validation images of all classes, in the
+        client's look.
+        Arrays: `federated_errors` (rounds, clients), `federated_errors_all`, `federated_clients`.
 
     Raises:
-        UserError: If an option is out of its range.
+        UserError: If an option is out of range.
 
     Source: McMahan et al. 2017, arXiv:1602.05629, Algorithm 1; Li et al. 2021, arXiv:2102.07623, Algorithm 1.
     """
@@ -100,20 +101,22 @@ def federated_training(
 
 def _check(skew: str, clients: int, classes_per_client: int, classes: int, **positive: int) -> None:
     if skew not in SKEWS:
-        raise UserError(f"study.skew={skew} is none; choose one of {', '.join(SKEWS)}")
+        raise UserError(f"unknown study.skew={skew}; choose one of {', '.join(SKEWS)}")
     for name, value in {"clients": clients, "classes_per_client": classes_per_client, **positive}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"study.{name}={value!r} must be a whole number, 1 or more")
+            raise UserError(f"study.{name}={value!r} must be a positive integer")
     if skew == "feature" and clients > len(LOOKS):
-        raise UserError(f"study.clients={clients}: with study.skew=feature there are {len(LOOKS)} kinds of clients")
+        raise UserError(f"study.clients={clients} must be at most {len(LOOKS)} with study.skew=feature")
     if skew == "label" and classes_per_client > classes:
-        raise UserError(f"study.classes_per_client={classes_per_client}: the data set has {classes} classes")
+        raise UserError(
+            f"study.classes_per_client={classes_per_client} must be at most {classes}, the classes of the data set"
+        )
 
 
 def _shares(
     train: tuple[Tensor, Tensor], skew: str, clients: int, per_client: int, classes: int, draw: torch.Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """The training images of each client; with `label` the classes go round, and those of one class are shared out."""
+    """Split the training images among the clients; with `label`, each class among the clients that hold it."""
     x, y = train
     if skew != "label":
         order = torch.randperm(len(y), generator=draw)
@@ -147,7 +150,7 @@ def _train(client: Client, parts: Any, epochs: int, draw: torch.Generator) -> No
     client.model.train()
     for _ in range(epochs):
         order = torch.randperm(len(y), generator=draw)
-        for batch in order[: len(y) // size * size].split(size):  # the last, short batch is left out
+        for batch in order[: len(y) // size * size].split(size):  # drop the last, short batch
             optimizer.zero_grad()
             F.cross_entropy(client.model(x[batch]), y[batch]).backward()
             optimizer.step()
@@ -155,7 +158,7 @@ def _train(client: Client, parts: Any, epochs: int, draw: torch.Generator) -> No
 
 @torch.no_grad()
 def _average(clients: Sequence[Client]) -> None:
-    """Send every client the mean of all states, weighted by their images, without what stays at home."""
+    """Give every client the mean of all shared states, weighted by their images; local layers keep theirs."""
     total = sum(len(client.train[1]) for client in clients)
     shares = [len(client.train[1]) / total for client in clients]
     states = [shared_state(client.model) for client in clients]
@@ -171,7 +174,7 @@ def _average(clients: Sequence[Client]) -> None:
 
 @torch.no_grad()
 def _error(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
-    """In percent, in evaluation mode."""
+    """Return the error in percent, in evaluation mode."""
     x, y = test
     model.eval()
     wrong = sum(int((model(part).argmax(1) != labels).sum()) for part, labels in _parts(x, y))
@@ -179,4 +182,4 @@ def _error(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
 
 
 def _parts(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(x.split(_EVALUATED), y.split(_EVALUATED), strict=True))
+    return list(zip(x.split(_EVAL_BATCH), y.split(_EVAL_BATCH), strict=True))

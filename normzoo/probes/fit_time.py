@@ -1,4 +1,4 @@
-"""How long a cell trains and validates, apart from what it takes to begin and to end."""
+"""Measure how long a cell trains and validates, without start-up and shutdown."""
 
 import time
 from typing import Any
@@ -7,19 +7,23 @@ from lightning.pytorch import Callback
 
 
 class FitTime(Callback):
-    """Measures `fit_s`, the seconds from before the first epoch until after the last one of this process."""
+    """Measure `fit_s`, the seconds from before the first epoch until after the last one of this process."""
 
     def __init__(self) -> None:
         self.fit_s = 0.0
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Start the clock."""
         self._since = time.perf_counter()
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Stop the clock."""
         self.fit_s = time.perf_counter() - self._since
 
     def summary(self) -> dict[str, float]:
+        """Return `fit_s`."""
         return {"fit_s": self.fit_s}
 
     def recording(self) -> dict[str, Any]:
+        """Return no arrays."""
         return {}

@@ -1,4 +1,4 @@
-"""How the loss and its gradient change along the gradient."""
+"""Measure how loss and gradient change along the gradient."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normzoo.probes._callback import StepProbe, median, over_rows
-from normzoo.probes._point import Batch, Loss, difference, gradient_at, length, trainable
+from normzoo.probes._callback import StepProbe, median, reduce_column
+from normzoo.probes._gradients import Batch, Loss, difference, gradient_at, l2_norm, trainable
 
 STEPS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 STEP_SIZES = tuple(0.1 * step for step in STEPS)
@@ -23,7 +23,7 @@ class Landscape:
         step_sizes: η, (S,).
         loss: L(w).
         losses: L(w − η g), (S,).
-        distances: How far the points are from w, as the parameters' dtype has it: ‖η g‖₂, (S,).
+        distances: ‖η g‖₂ as rounded by the parameters' dtype, (S,).
         gradient_distances: ‖∇L(w − η g) − g‖₂, (S,).
     """
 
@@ -35,7 +35,7 @@ class Landscape:
 
     @property
     def loss_range(self) -> float:
-        """max − min of the loss over the points."""
+        """Maximum minus minimum of the loss over the points."""
         return float(self.losses.max() - self.losses.min())
 
     @property
@@ -52,62 +52,64 @@ def loss_landscape(
     *,
     across: bool = False,
 ) -> Landscape:
-    """Loss, gradient predictiveness and effective β-smoothness along the gradient at the model's parameters.
+    """Measure loss, gradient predictiveness and effective β-smoothness along the gradient at the model's parameters.
 
         g = ∇L(w);   for each step size η:  L(w − η g),   ‖∇L(w − η g) − g‖₂
         β = max over η of  ‖∇L(w − η g) − g‖₂ / ‖η g‖₂
 
-    It measures how the gradient changes along the step at one time, not between consecutive steps of the training.
-    The model is measured in the mode it is in: call `model.train()` for the landscape that the training sees. Every
-    point starts from the same state of the layers and sees the same dropout. Nothing changes: parameters, gradients,
-    buffers (running statistics), other state of the layers and torch's random numbers stay as they were.
+    This is the change of the gradient along one step, not between consecutive training steps. The model is measured in
+    its current mode: call `model.train()` for the landscape that training sees. Every point starts from the same layer
+    state and sees the same dropout. Parameters, gradients, buffers, other layer state and torch's RNG state stay
+    unchanged.
 
     Cost: 1 + S forward and backward passes, and the memory of one more model and three gradients.
 
     Args:
-        model: Any; its parameters that take no gradient stay where they are.
+        model: Model to measure; parameters that take no gradient stay fixed.
         loss: `loss(output, target)`, a scalar.
         batch: (input or tuple of inputs, target), on the model's device.
-        step_sizes: η, positive; by default from half to four times a learning rate of 0.1.
-        across: In data-parallel training, average the loss and the gradient over all processes, which all must call.
+        step_sizes: η, positive; by default half to four times a learning rate of 0.1.
+        across: Whether to average loss and gradient over all processes of data-parallel training, all of which must
+            call.
 
     Raises:
         ValueError: If a step size is not positive, or the model has nothing to train.
-        TypeError: If the batch is no pair of input and target.
+        TypeError: If the batch is not a pair (input, target).
 
     Source: Santurkar, Tsipras, Ilyas & Madry 2018, How does batch normalization help optimization?,
     arXiv:1805.11604, section 3.1.
     """
     if not len(step_sizes) or not all(step > 0 for step in step_sizes):
-        raise ValueError(f"step sizes are one or more positive numbers; got {list(step_sizes)}")
+        raise ValueError(f"step_sizes must be one or more positive numbers, got {list(step_sizes)}")
     start = trainable(model)
     if not start:
-        raise ValueError("no parameter of this model takes a gradient: there is no direction to go along")
+        raise ValueError("no parameter of this model takes a gradient, so there is no direction to move along")
     loss_here, g = gradient_at(model, loss, batch, {}, across=across)
     rows = []
     for step in step_sizes:
         there = {name: parameter.detach() - step * g[name] for name, parameter in start.items()}
         loss_there, gradient = gradient_at(model, loss, batch, there, across=across)
-        rows.append((float(step), loss_there, length(difference(there, start)), length(difference(gradient, g))))
+        rows.append((float(step), loss_there, l2_norm(difference(there, start)), l2_norm(difference(gradient, g))))
     steps, losses, distances, gradient_distances = torch.tensor(rows, dtype=torch.float64).unbind(1)
     return Landscape(steps, loss_here, losses, distances, gradient_distances)
 
 
 class LossLandscape(StepProbe):
-    """`loss_landscape` along the training: bands of loss and gradient distance, and β, at every `every`-th step.
+    """Measure `loss_landscape` at every `every`-th training step.
 
-    The points are multiples of the current learning rate along the gradient of the batch about to be trained on; with
-    plain SGD, 1 is the step that follows. In data-parallel training the loss is that of the global batch. While the
-    learning rate is zero nothing is measured.
+    The step sizes are multiples of the current learning rate, along the gradient of the next training batch; with plain
+    SGD, 1 is the step that follows. In data-parallel training the loss is that of the global batch. Nothing is measured
+    while the learning rate is zero.
 
-    Cost: 1 + len(steps) forward and backward passes a measurement: with the defaults 7 for 10 of the training.
+    Cost: 1 + len(steps) forward and backward passes per measurement; with the defaults 7 per 10 training steps.
 
-    Recording, by row: `landscape_step`, `landscape_lr`, `landscape_loss`, and by point `landscape_losses`,
-    `landscape_distances`, `landscape_gradient_distances`; `landscape_beta`; `landscape_multiples` of the lr.
-    Summary: the medians over rows of the loss range and of the largest gradient distance, the median and largest β.
+    Recording, per row: `landscape_step`, `landscape_lr`, `landscape_loss`, `landscape_beta`; per point
+    `landscape_losses`, `landscape_distances`, `landscape_gradient_distances`; `landscape_multiples` of the learning
+    rate.
+    Summary: medians over rows of the loss range and of the largest gradient distance; median and maximum of β.
 
     Args:
-        every: Optimizer steps from one measurement to the next.
+        every: Optimizer steps between measurements.
         steps: Multiples of the learning rate.
         loss: `loss(output, target)`.
     """
@@ -119,6 +121,7 @@ class LossLandscape(StepProbe):
         self.steps, self.loss = tuple(steps), loss
 
     def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any] | None:
+        """Measure the landscape of the batch; None while the learning rate is zero."""
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         if not lr > 0:
             return None
@@ -134,14 +137,16 @@ class LossLandscape(StepProbe):
         }
 
     def recording(self) -> dict[str, Any]:
+        """Return the recorded arrays and the multiples of the learning rate."""
         return {**super().recording(), "landscape_multiples": list(self.steps)}
 
     def summary(self) -> dict[str, float | None]:
+        """Return medians and the largest β."""
         losses, changes, beta = (self.column(name) for name in ("losses", "gradient_distances", "beta"))
         ranges = losses.amax(1) - losses.amin(1) if self.rows else losses
         return {
-            "landscape_loss_range": over_rows(median, ranges),
-            "landscape_gradient_distance": over_rows(median, changes.amax(1) if self.rows else changes),
-            "landscape_beta": over_rows(median, beta),
-            "landscape_beta_max": over_rows(torch.max, beta),
+            "landscape_loss_range": reduce_column(median, ranges),
+            "landscape_gradient_distance": reduce_column(median, changes.amax(1) if self.rows else changes),
+            "landscape_beta": reduce_column(median, beta),
+            "landscape_beta_max": reduce_column(torch.max, beta),
         }

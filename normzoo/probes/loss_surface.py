@@ -1,4 +1,4 @@
-"""A picture of the loss around a point: two random directions, each filter as long as the model's own."""
+"""Measure the loss on a plane of two random, filter-normalized directions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normzoo.errors import UserError
-from normzoo.probes._callback import Callback, inner, probe_batches
+from normzoo.probes._callback import Callback, inner_model, probe_batches
+from normzoo.probes._gradients import Batch, Loss, loss_at
 from normzoo.probes._layers import weight_layers
-from normzoo.probes._point import Batch, Loss, loss_at
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Surface:
 
     Attributes:
         alphas, betas: Coordinates along the two directions, (A,) and (B,); 0 is the model itself.
-        losses: (A, B); inf or nan where the loss is.
+        losses: (A, B); may be inf or nan.
     """
 
     alphas: Tensor
@@ -29,11 +29,10 @@ class Surface:
 
 
 def filter_normalized_direction(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """A Gaussian direction whose every filter has the length of the model's filter: d ← d / ‖d‖ · ‖w‖.
+    """Draw a Gaussian direction and scale each filter to the norm of the model's filter: d ← d / ‖d‖ · ‖w‖.
 
-    A filter is what makes one map or one feature: one index of a weight's first dimension. Biases and the parameters of
-    norms have no part in the direction. The draws are those of the CPU, the same for models with weights of the same
-    shapes, whatever norms stand between them.
+    A filter is one index of a weight's first dimension. Biases and the parameters of norms do not move. The draws are
+    made on the CPU, the same for models with weights of the same shapes, whatever their norms.
     """
     parameters = dict(model.named_parameters())
     direction = {}
@@ -56,28 +55,32 @@ def loss_surface(
     seed: int = 0,
     across: bool = False,
 ) -> Surface:
-    """The loss on a grid in the plane of two filter-normalized random directions through the model's parameters.
+    """Measure the loss in the plane of two filter-normalized random directions through the model's parameters.
 
         L(w + α d₁ + β d₂),   d ← d / ‖d‖ · ‖w‖ filter by filter, d Gaussian
 
-    The scale of a filter before a norm, or between ReLUs, is no property of the function; so directions of one length
-    would make a model with large weights look flat. Biases and the parameters of norms stay where they are, as in the
-    authors' code with `--xignore biasbn`, by which it makes the paper's contours.
+    The scale of a filter before a norm, or between ReLUs, does not change the function, so without filter normalization
+    a model with large weights would look flat. Biases and the parameters of norms stay fixed, as in the authors' code
+    with `--xignore biasbn`, which made the paper's contours.
 
-    The model is measured in the mode it is in. In evaluation, which is what the authors' code does, norms keep the
-    running statistics of the centre, and far from it these fit no more; in training mode they follow the point. Nothing
-    about the model changes, nor torch's random numbers.
+    The model is measured in its current mode. In evaluation mode, as in the authors' code, norms use the running
+    statistics of the centre, which do not fit points far from it; in training mode statistics follow the point. The
+    model and torch's RNG state stay unchanged.
 
     Cost: A · B forward passes.
 
     Args:
-        alphas, betas: The grid, `betas` is `alphas` unless given; by default 21 × 21 points from −1 to 1.
-        seed: Of the directions.
-        across: In data-parallel training, average the loss over all processes, which all must call.
+        model: Model to measure.
+        loss: `loss(output, target)`, a scalar.
+        batch: (input or tuple of inputs, target), on the model's device.
+        alphas: First coordinates; None for 21 points from −1 to 1.
+        betas: Second coordinates; None for those of `alphas`.
+        seed: Seed of the directions.
+        across: Whether to average the loss over all processes of data-parallel training, all of which must call.
 
     Raises:
         ValueError: If the model has no weights to move.
-        TypeError: If the batch is no pair of input and target.
+        TypeError: If the batch is not a pair (input, target).
 
     Source: Li, Xu, Taylor, Studer & Goldstein 2018, Visualizing the loss landscape of neural nets, arXiv:1712.09913,
     section 4.
@@ -85,7 +88,7 @@ def loss_surface(
     generator = torch.Generator().manual_seed(seed)
     first, second = (filter_normalized_direction(model, generator) for _ in range(2))
     if not first:
-        raise ValueError("no weight of this model takes a gradient: there is no direction to go along")
+        raise ValueError("no weight of this model takes a gradient, so there is no direction to move along")
     parameters = dict(model.named_parameters())
     x = torch.as_tensor(_grid(1.0, 21) if alphas is None else alphas, dtype=torch.float64)
     y = x if betas is None else torch.as_tensor(betas, dtype=torch.float64)
@@ -108,19 +111,19 @@ def _grid(radius: float, points: int) -> Tensor:
 
 
 class LossSurface(Callback):
-    """`loss_surface` of the trained model, on training images.
+    """Measure `loss_surface` of the trained model, on training images.
 
     Cost: `points`² forward passes of `samples` images at the end of the training.
 
-    Recording: `surface_alphas`, `surface_losses`. Summary: the loss at the centre, and how much higher
-    it is in the mean over the grid; None where one is not finite.
+    Recording: `surface_alphas`, `surface_losses`. Summary: the loss at the centre, and its mean rise over the grid;
+    None where one is not finite.
 
     Args:
-        points: The side of the grid, odd, so that the model itself is on it.
-        radius: How far the grid reaches, in lengths of the filters.
-        samples: Training images of the first process, in the order of the data set; each process takes as many.
-        seed: Of the directions.
-        training_mode: Measure in training mode, where a norm follows the point with the statistics of these samples.
+        points: Points per side of the grid; odd, so that the model itself is on it.
+        radius: Half the side of the grid, in norms of the filters.
+        samples: Training images of each process, in the order of the data set.
+        seed: Seed of the directions.
+        training_mode: Whether to measure in training mode, where statistics follow the point.
         loss: `loss(output, target)`.
     """
 
@@ -135,7 +138,7 @@ class LossSurface(Callback):
     ) -> None:
         super().__init__()
         if points < 3 or points % 2 == 0:
-            raise UserError(f"LossSurface: points={points} must be an odd number of 3 or more")
+            raise UserError(f"LossSurface: points={points} must be odd and at least 3")
         if samples < 1 or not radius > 0:
             raise UserError(f"LossSurface: samples={samples} and radius={radius} must be positive")
         self.points, self.radius, self.samples, self.seed = points, radius, samples, seed
@@ -143,7 +146,8 @@ class LossSurface(Callback):
         self.surface: Surface | None = None
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        model = inner(module)
+        """Measure the surface, and restore the modes."""
+        model = inner_model(module)
         modes = {part: part.training for part in model.modules()}
         (batch,) = probe_batches(trainer, self.samples, self.samples)
         grid = _grid(self.radius, self.points)
@@ -158,11 +162,13 @@ class LossSurface(Callback):
                 part.training = mode
 
     def recording(self) -> dict[str, Any]:
+        """Return coordinates and losses."""
         if self.surface is None:
             return {}
         return {"surface_alphas": self.surface.alphas.numpy(), "surface_losses": self.surface.losses.numpy()}
 
     def summary(self) -> dict[str, float | None]:
+        """Return the loss at the centre and its mean rise."""
         if self.surface is None:
             return {"surface_loss": None, "surface_rise": None}
         centre = self.surface.losses[self.points // 2, self.points // 2]

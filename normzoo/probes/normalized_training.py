@@ -1,4 +1,4 @@
-"""How fast a net trains by plain gradient descent on data as they are and on normalized data."""
+"""Compare how fast a net trains by plain gradient descent on raw and on normalized data."""
 
 import math
 from typing import Any
@@ -16,30 +16,29 @@ RAW = "raw"
 def train(
     parts: Any, *, normalizer: str = RAW, epochs: int = 5, eps: float = 0.0, scale: float = 255.0
 ) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """Train the cell's model on its data set behind a normalizer, which is fitted to the training images.
+    """Train the cell's model on its data set behind a normalizer that is fitted to the training images.
 
-    A constant learning rate, batches of the cell's size in an order of its seed. Training ends early where the loss is
-    no longer finite.
+    The learning rate is constant, and the batches have the cell's size in an order drawn from its seed. Training stops
+    when the loss is no longer finite.
 
-    Cost: that of the training, and of an evaluation on the validation images after each epoch.
+    Cost: the training, and an evaluation on the validation images after each epoch.
 
     Args:
-        parts: The cell's model, optimizer and data set, which is to have `data.scaling=none`: pixels in [0, 1].
-        normalizer: One of `normzoo.preprocessing.NORMALIZERS`, per pixel, or `raw`: pixels times `scale` as they are.
-        epochs: How many.
-        eps: Of whitening: added to the variance of each direction.
-        scale: What pixels are multiplied by to be what an image file holds; the normalizers see the same.
+        parts: Model, optimizer and data set of the cell; needs `data.scaling=none`, pixels in [0, 1].
+        normalizer: One of `normzoo.preprocessing.NORMALIZERS`, per pixel, or `raw`: pixels times `scale`.
+        epochs: Number of epochs.
+        eps: Added to the variance of each direction in whitening.
+        scale: Factor from [0, 1] to the range of image files; applied before every normalizer.
 
     Returns:
-        `train_loss`, the mean over the last epoch, and `val_error_running` in percent after it; both None where the
-        loss ceased to be finite. Arrays: `epoch_train_loss` and `epoch_val_error`, an entry an epoch that was
-        finished, and NaN for one that was not.
+        `train_loss`, the mean over the last epoch, and `val_error_running` in percent after it; None if the loss became
+        non-finite. Arrays: `epoch_train_loss` and `epoch_val_error`, one entry per epoch, NaN for epochs not finished.
 
     Raises:
-        UserError: The normalizer is unknown, or the data are scaled already.
+        UserError: If the normalizer is unknown, or the data are already scaled.
     """
     if normalizer != RAW and normalizer not in NORMALIZERS:
-        raise UserError(f"study.normalizer={normalizer!r} is unknown; choose {', '.join((RAW, *NORMALIZERS))}")
+        raise UserError(f"unknown study.normalizer={normalizer!r}; choose one of {', '.join((RAW, *NORMALIZERS))}")
     if parts.config["data"].get("scaling", "none") != "none":
         raise UserError(
             f"data.scaling={parts.config['data']['scaling']}: a study of normalizers needs data.scaling=none"
@@ -74,7 +73,7 @@ def _normalized(name: str, eps: float, x_train: Tensor, x_val: Tensor) -> tuple[
         return x_train, x_val
     options: dict[str, Any] = {"eps": eps} if name in ("pca", "zca") else {}
     normalizer = NORMALIZERS[name](**options).fit(x_train)
-    # Principal components are as many as pixels here, and become an image like the others.
+    # There are as many principal components as pixels, so that they form an image too.
     return normalizer(x_train).reshape(x_train.shape), normalizer(x_val).reshape(x_val.shape)
 
 

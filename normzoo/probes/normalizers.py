@@ -1,4 +1,4 @@
-"""What each normalizer of data does to a data set: histograms before and after, means, deviations, correlations."""
+"""Describe the effect of each data normalizer on a data set: histograms, means, deviations, correlations."""
 
 from typing import Any
 
@@ -7,33 +7,32 @@ from torch import Tensor
 
 from normzoo.preprocessing import L2, NORMALIZERS, Normalizer
 
-# A vector that a tutorial shows as its example of L2 normalization.
+# A tutorial's example of an L2-normalized vector.
 EXAMPLE = (0.0066, 0.0004, 0.0085, 0.0093, 0.0068, 0.0076, 0.0074, 0.0039, 0.0066, 0.0017)
 
 
 def measure(
     parts: Any, *, per: str = "feature", eps: float = 0.0, samples: int = 2000, bins: int = 60
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Fit every normalizer to the first training images of the cell's data set and describe what comes out.
+    """Fit every normalizer to the first training images of the cell's data set, and describe its output.
 
     Args:
-        parts: The data set of the cell, best with `data.scaling=none`.
+        parts: Data set of the cell, best with `data.scaling=none`.
         per: `feature` or `channel`, see `normzoo.preprocessing`.
-        eps: Of whitening.
-        samples: Images that are used, at most.
-        bins: Of the histograms.
+        eps: Added to each variance in whitening.
+        samples: Maximum number of images.
+        bins: Bins of the histograms.
 
     Returns:
-        For each normalizer, and for `raw`, the data before: `<name>_min`, `_max`, `_mean` and `_std` of all values,
-        `_mean_off` and `_std_off`, the largest distance of a feature's mean from 0 and of its deviation from 1 among
-        those that vary, `_correlation`, the mean absolute correlation of two features, and `_length_off`, the largest
-        distance of a sample's length from 1; `_stream`, the largest difference after a fit to batches of 100, and
-        `_inverse`, the largest error of the way back, where there is one; `_nan`, the largest difference between a fit
-        to data of which every tenth sample is missing (NaN) and one to data without these samples; `_not_finite`, how
-        many values come out as NaN or infinite. `raw_constant` counts features that never change. `example_*` are the
-        length of a tutorial's L2 example and of its normalized form. Arrays: `<name>_histogram` and `_edges`;
-        `<name>_pair`, the two features that vary most against each other (n, 2); `<name>_image`, the first image; and
-        the example.
+        Metrics for each normalizer, and for `raw`, the data before it: `<name>_min`, `_max`, `_mean` and `_std` of all
+        values; `_mean_off` and `_std_off`, the largest distance of a varying feature's mean from 0 and deviation from
+        1; `_correlation`, the mean absolute correlation of two features; `_length_off`, the largest distance of a
+        sample's norm from 1; `_stream`, the largest difference after a fit in batches of 100; `_inverse`, the largest
+        error of the inverse, if there is one; `_nan`, the largest difference between a fit with every tenth sample
+        missing (NaN) and one without these samples; `_not_finite`, the number of NaN or infinite outputs.
+        `raw_constant` counts constant features. `example_*` are the norms of a tutorial's L2 example and of its
+        normalized form. Arrays: `<name>_histogram` and `_edges`; `<name>_pair`, the two features that vary most, (n,
+        2); `<name>_image`, the first image; and the example.
     """
     x = parts.data().tensors("train")[0][:samples].double()
     widest = _rows(x, per).var(0).argsort(descending=True, stable=True)[:2]
@@ -42,7 +41,7 @@ def measure(
         options: dict[str, Any] = {"eps": eps} if name in ("pca", "zca") else {}
         normalizer = kind(per=per, **options).fit(x)
         y = normalizer(x)
-        # Principal components have an order of their own, and the first two vary most.
+        # The first two principal components vary most.
         pair = torch.arange(len(widest)) if name == "pca" else widest
         found, drawn = _describe(name, y, x, per, bins, pair)
         streamed, missing, without = (
@@ -65,7 +64,7 @@ def _describe(
     rows = _rows(y, per)
     std = rows.std(0, correction=0)
     varies = std > 1e-9 * std.max()
-    if not varies.any():  # the lengths of single numbers
+    if not varies.any():  # such as the lengths of single numbers
         varies = ~varies
     rows_that_vary = rows[:, varies]
     counts, edges = torch.histogram(rows_that_vary.flatten(), bins)
@@ -106,7 +105,7 @@ def _every_tenth_missing(x: Tensor) -> Tensor:
 
 
 def _correlation(rows: Tensor) -> Tensor:
-    """The mean absolute correlation of two different columns; 0 where there is one column, or none that varies."""
+    """Return the mean absolute correlation of two columns; 0 with one column, or if none varies."""
     features = rows.shape[1]
     if features < 2 or not rows.std(0).any():
         return torch.zeros(())

@@ -1,4 +1,4 @@
-"""Noise behind every norm, whose distribution changes at each step: covariate shift put in by hand."""
+"""Add noise after every norm, with a distribution that changes at each step: deliberate covariate shift."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from normzoo.errors import UserError
-from normzoo.probes._callback import Callback, inner
+from normzoo.probes._callback import Callback, inner_model
 from normzoo.probes._layers import all_norms
 
 
@@ -22,39 +22,41 @@ def add_output_noise(
     scale_spread: float = 0.1,
     channel_dim: int = 1,
 ) -> list[RemovableHandle]:
-    """Perturb each activation behind each norm, for each sample, by noise of non-zero mean and non-unit variance.
+    """Perturb each activation after each norm by noise of non-zero mean and non-unit variance.
 
         once a step for each channel:          μ ~ U(−shift, shift),   σ ~ U(1, scale)
         for each sample, channel, position:    m ~ U(μ − shift_spread, μ + shift_spread),   s ~ N(σ, scale_spread²)
         y ← s · y + m
 
-    Only in training: where a norm is in evaluation mode, or no gradient is recorded, nothing is added. A step is one
-    forward pass, so that each of several accumulated batches has a distribution of its own. The draws are those of
-    torch's generator, as dropout's are.
+    Noise is added only if the norm is in training mode and gradients are recorded. A step is one forward pass, so each
+    accumulated batch has its own distribution. The draws come from torch's global generator, like dropout's.
 
     Cost: two random tensors of the size of each norm's output; nothing in evaluation.
 
     Args:
-        shift, scale: How far the distribution of a channel may move in a step; shift=0, scale=1 and no spread are none.
-        shift_spread, scale_spread: How far single activations scatter about it.
-        channel_dim: Where channels stand.
+        model: Model to change in place.
+        shift: Largest shift of a channel's mean.
+        scale: Largest scale of a channel; shift=0, scale=1 and no spread add no noise.
+        shift_spread: Spread of the shift of single activations.
+        scale_spread: Spread of the scale of single activations.
+        channel_dim: Dimension of the channels.
 
     Returns:
-        The handles: `handle.remove()` of each takes the noise away again; see also `output_noise`.
+        Handles; `handle.remove()` of each removes the noise. See also `output_noise`.
 
     Raises:
-        ValueError: If the model has no norm, or an option is out of its range.
+        ValueError: If the model has no norm, or an option is out of range.
 
     Source: Santurkar, Tsipras, Ilyas & Madry 2018, arXiv:1805.11604, section 2.1, the "noisy" BatchNorm. The paper
-    speaks of i.i.d. noise from a distribution of non-zero mean and non-unit variance, which changes at every step; the
-    form and the sizes above are the reading of it here, with one distribution a channel.
+    specifies i.i.d. noise from a distribution of non-zero mean and non-unit variance that changes at every step; the
+    form and sizes above are our reading, with one distribution per channel.
     """
     _check(shift, scale, shift_spread, scale_spread)
     norms = [norm for _, norm in all_norms(model)]
     if not norms:
-        raise ValueError("this model has no norm to put noise behind")
+        raise ValueError("this model has no norm to add noise to")
 
-    # A function and not an object: copies of the model, such as other probes make, keep the hook as it is.
+    # A function rather than an object, so that copies of the model, as other probes make, share it.
     def perturb(norm: nn.Module, _: Any, y: Tensor) -> Tensor | None:
         if not norm.training or not torch.is_grad_enabled():
             return None
@@ -72,14 +74,14 @@ def add_output_noise(
 def _check(shift: float, scale: float, shift_spread: float, scale_spread: float) -> None:
     if shift < 0 or scale < 1 or shift_spread < 0 or scale_spread < 0:
         raise ValueError(
-            f"scale is 1 or more, and the others 0 or more; got shift={shift}, scale={scale}, "
+            f"scale must be at least 1 and the others at least 0, got shift={shift}, scale={scale}, "
             f"shift_spread={shift_spread}, scale_spread={scale_spread}"
         )
 
 
 @contextmanager
 def output_noise(model: nn.Module, **options: Any) -> Iterator[None]:
-    """`add_output_noise` for as long as the context lasts."""
+    """Apply `add_output_noise` within the context."""
     handles = add_output_noise(model, **options)
     try:
         yield
@@ -89,7 +91,7 @@ def output_noise(model: nn.Module, **options: Any) -> Iterator[None]:
 
 
 class OutputNoise(Callback):
-    """`add_output_noise` while the model is fitted; it changes the training, and measures nothing.
+    """Apply `add_output_noise` during fitting; it changes the training and measures nothing.
 
     Args:
         shift, scale, shift_spread, scale_spread: See `add_output_noise`.
@@ -112,15 +114,18 @@ class OutputNoise(Callback):
         self._handles: list[RemovableHandle] = []
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
+        """Add the noise."""
         try:
-            self._handles = add_output_noise(inner(module), **self.options)
+            self._handles = add_output_noise(inner_model(module), **self.options)
         except ValueError as error:
             raise UserError(f"OutputNoise: {error}") from error
 
     def on_fit_end(self, trainer: Any, module: Any) -> None:
+        """Remove the noise."""
         self._remove()
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """Remove the noise."""
         self._remove()
 
     def _remove(self) -> None:
@@ -129,7 +134,9 @@ class OutputNoise(Callback):
         self._handles = []
 
     def recording(self) -> dict[str, Any]:
+        """Return no arrays."""
         return {}
 
     def summary(self) -> dict[str, float | None]:
+        """Return no numbers."""
         return {}

@@ -1,4 +1,4 @@
-"""How noisy batch statistics are: the spread of a batch's mean and variance around the population's."""
+"""Measure the noise of batch statistics: the spread of batch mean and variance around the population's."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.probes._batches import batches_of, input_of
-from normzoo.probes._callback import Callback, inner, probe_batches, training_batch_size
+from normzoo.probes._batches import as_batches, input_of
+from normzoo.probes._callback import Callback, inner_model, probe_batches, training_batch_size
+from normzoo.probes._gradients import copy_with, keep_rng_state, output_of
 from normzoo.probes._layers import all_norms
-from normzoo.probes._point import at, output_of, same_random_numbers
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class StatisticNoise:
     Attributes:
         layers: Names of the norms, in the order of their calls, (L,).
         mean: Spread of the batch mean over batches, in standard deviations of the population, (L,).
-        var: Spread of the batch variance, relative to the variance of the population, (L,).
-        values: How many values one statistic averages, (L,). Independent normal values would have a `mean` of
-            1 / √values and a `var` of √(2 / values); neighbouring positions of one image are not independent.
+        var: Spread of the batch variance, relative to the population variance, (L,).
+        values: Values per statistic, (L,). For independent normal values `mean` would be 1 / √values and `var`
+            √(2 / values); neighbouring positions of one image are not independent.
     """
 
     layers: tuple[str, ...]
@@ -35,31 +35,31 @@ class StatisticNoise:
 def statistic_noise(
     model: nn.Module, batches: Iterable[Any], *, group_size: int | None = None, channel_dim: int = 1
 ) -> StatisticNoise:
-    """The spread of batch mean and variance around the population's, at each norm's input.
+    """Measure the spread of batch mean and variance around the population's, at each norm's input.
 
         with m_b, v_b mean and variance of a channel over the b-th batch and its positions, and over batches
         population variance V = E[v_b] + Var[m_b]
         mean noise = √(mean over channels of Var[m_b] / V),   var noise = √(mean over channels of Var[v_b] / V²)
 
-    Batch normalization subtracts m_b and divides by √v_b, and with these its output is noisy; other norms are measured
-    for comparison, though they use no batch statistic. The model is measured as the training sees it, so that noise of
-    earlier layers is in the inputs of the later ones. Its parameters, buffers, modes and torch's random numbers stay as
-    they were. Channels that never change are left out.
+    Batch normalization subtracts m_b and divides by √v_b, so their noise enters its output; norms without batch
+    statistics are measured for comparison. The model is measured in training mode, so the inputs of later layers
+    include the noise of earlier ones. Parameters, buffers, modes and torch's RNG state stay unchanged. Constant
+    channels are left out.
 
-    Cost: one forward pass a batch.
+    Cost: one forward pass per batch.
 
     Args:
-        batches: Inputs, each a tensor, a tuple of them, (x, y) or ((x1, x2), y), of equal size; two or more, or one
+        model: Model to measure.
+        batches: Inputs of equal size, each a tensor, a tuple of them, (x, y) or ((x1, x2), y); at least two, or one
             with a `group_size`.
-        group_size: Take the statistics over groups of so many samples; over the whole batch unless given.
-        channel_dim: Where channels stand.
+        group_size: Take statistics over groups of this many samples; None for the whole batch.
+        channel_dim: Dimension of the channels.
 
     Raises:
         ValueError: If there are fewer than two batches, or groups.
-        TypeError: If one tensor is given where a list of batches is expected, or a tuple of two tensors alike, which
-            could be (x, y) or two batches.
+        TypeError: If `batches` is one tensor, or a tuple of two tensors of the same shape, which is ambiguous.
 
-    Source: the noise that Ioffe & Szegedy 2015 (arXiv:1502.03167, section 3.4) take for a regularizer.
+    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167, section 3.4), who attribute regularization to this noise.
     """
     moments: dict[str, list[tuple[Tensor, Tensor]]] = {}
     values: dict[str, int] = {}
@@ -69,17 +69,17 @@ def statistic_noise(
             channels = group.detach().double().movedim(channel_dim, 0).flatten(1)
             var, mean = torch.var_mean(channels, 1, correction=0)
             values.setdefault(name, channels.shape[1])
-            if channels.shape[1] == values[name]:  # not the rest of a batch that groups do not divide
+            if channels.shape[1] == values[name]:  # skip the incomplete last group
                 moments.setdefault(name, []).append((mean, var))
 
-    for batch in batches_of(batches, "batches", "a list of two or more, or [x] with a group_size"):
-        point = at(model, {})
-        for name, norm in all_norms(point):
+    for batch in as_batches(batches, "batches", "a list of two or more, or [x] with a group_size"):
+        twin = copy_with(model, {})
+        for name, norm in all_norms(twin):
             norm.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
-        with same_random_numbers(model), torch.no_grad():
-            output_of(point.train(), input_of(model, batch))
+        with keep_rng_state(model), torch.no_grad():
+            output_of(twin.train(), input_of(model, batch))
     if min(map(len, moments.values()), default=0) < 2:
-        raise ValueError("a spread is over two batches (or groups) or more, of a model that calls a norm")
+        raise ValueError("statistic_noise needs at least two batches (or groups), and a model that calls a norm")
     rows = [_noise(*map(torch.stack, zip(*found, strict=True))) for found in moments.values()]
     mean, var = torch.tensor(rows, dtype=torch.float64).unbind(1)
     return StatisticNoise(tuple(moments), mean, var, torch.tensor([values[name] for name in moments]))
@@ -93,7 +93,7 @@ def _noise(means: Tensor, variances: Tensor) -> tuple[float, float]:
 
 
 class StatisticNoiseProbe(Callback):
-    """`statistic_noise` before and after the training, over training images.
+    """Measure `statistic_noise` before and after the training, on training images.
 
     Cost: `batches` forward passes, twice.
 
@@ -101,31 +101,37 @@ class StatisticNoiseProbe(Callback):
     over layers after the training, `statistic_noise_mean` and `statistic_noise_var`.
 
     Args:
-        batches: How many, each of the training's size, from the first training images of each process.
+        batches: Number of batches of the training batch size, from the first training images of each process.
         group_size: See `statistic_noise`.
     """
 
     def __init__(self, batches: int = 16, group_size: int | None = None) -> None:
         super().__init__()
         if batches < 1 or (group_size is not None and group_size < 1) or (batches < 2 and group_size is None):
-            raise UserError(f"StatisticNoiseProbe: batches={batches}, group_size={group_size}: two or more are needed")
+            raise UserError(
+                f"StatisticNoiseProbe: batches={batches} must be at least 2, or 1 with a group_size; "
+                f"got group_size={group_size}"
+            )
         self.batches, self.group_size = batches, group_size
         self.rows: list[StatisticNoise] = []
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        if not self.rows:  # a continued training has measured
+        """Measure before the training."""
+        if not self.rows:  # a resumed training already has its first row
             self._measure(trainer, module)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Measure after the training."""
         self._measure(trainer, module)
 
     def _measure(self, trainer: Any, module: Any) -> None:
         size = training_batch_size(trainer)
         inputs = [x for x, _ in probe_batches(trainer, self.batches * size, size)]
         with trainer.precision_plugin.forward_context():
-            self.rows.append(statistic_noise(inner(module), inputs, group_size=self.group_size))
+            self.rows.append(statistic_noise(inner_model(module), inputs, group_size=self.group_size))
 
     def recording(self) -> dict[str, Any]:
+        """Return the noise before and after."""
         if not self.rows:
             return {}
         return {
@@ -136,6 +142,7 @@ class StatisticNoiseProbe(Callback):
         }
 
     def summary(self) -> dict[str, float | None]:
+        """Return the mean noise after the training."""
         last = self.rows[-1] if self.rows else None
         return {
             "statistic_noise_mean": float(last.mean.mean()) if last else None,
@@ -143,7 +150,9 @@ class StatisticNoiseProbe(Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the rows for a checkpoint."""
         return {"rows": [dict(vars(row)) for row in self.rows]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rows from a checkpoint."""
         self.rows = [StatisticNoise(**row) for row in state_dict["rows"]]

@@ -1,0 +1,1 @@
+"""Change the norms of an existing model."""

@@ -1,4 +1,4 @@
-"""Running statistics recomputed: what a trained model's batch statistics average to over the training set."""
+"""Recompute running statistics as the average of a trained model's batch statistics over the training set."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,10 +12,10 @@ from normzoo.registry import facts_of
 
 
 def differing_norms(model: nn.Module) -> Iterator[nn.Module]:
-    """The norms, ours or others', that normalize by other statistics in evaluation than in training.
+    """Yield the norms, ours or others', that use different statistics in evaluation and in training.
 
     The layer decides, not its class: a batch norm without running statistics does not differ, an instance norm with
-    them does. One that these do not decide has an attribute `train_eval_differ`.
+    them does. A layer can state it by an attribute `train_eval_differ`.
     """
     return (layer for layer in model.modules() if _differs(layer))
 
@@ -27,15 +27,15 @@ def _differs(layer: nn.Module) -> bool:
     if facts and facts.train_eval_differ:
         return not facts.state or any(name in buffers for name in facts.state)
     if isinstance(layer, _InstanceNorm) and not layer.track_running_stats:
-        return False  # it keeps what it has, and ignores it
-    # Without a momentum running statistics are constants: a frozen batch norm's.
+        return False  # it has running statistics, but ignores them
+    # Without a momentum, as in a frozen batch norm, running statistics are constants.
     return hasattr(layer, "momentum") and bool(_running(layer))
 
 
 def averages_batches(layer: nn.Module) -> bool:
-    """Whether running statistics of this layer are averages of batches, which `recalibrate` can take anew.
+    """Return whether the layer's running statistics are averages over batches, which `recalibrate` can recompute.
 
-    A registered norm says so by a method `reset_running_stats` beside its `momentum`, as torch's layers have.
+    A registered norm declares it by a method `reset_running_stats` and a `momentum`, as in torch's layers.
     """
     follows_torch = hasattr(layer, "reset_running_stats") or facts_of(layer) is None
     tracks = getattr(layer, "track_running_stats", True)
@@ -50,13 +50,13 @@ def _running(layer: nn.Module) -> list[str]:
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Replace running statistics by the mean of the batch statistics over `batches`.
 
-    The population statistics of the BatchNorm paper's Algorithm 2, called PreciseBN by Wu & Johnson. Weights stay as
-    they are; layers whose running statistics are no average of batches, and whatever is not a norm (dropout, say), stay
-    in evaluation mode.
+    These are the population statistics of the BatchNorm paper's Algorithm 2, called PreciseBN by Wu & Johnson. Weights
+    do not change; other layers, such as dropout, and norms whose running statistics are not averages of batches stay in
+    evaluation mode.
 
     Args:
-        model: changed in place; it is left in evaluation mode.
-        batches: inputs of the size that the model was trained with, already on the model's device.
+        model: Changed in place, and left in evaluation mode.
+        batches: Inputs of the training batch size, on the model's device.
 
     Returns:
         The model.
@@ -76,9 +76,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     for layer in layers:
         if hasattr(layer, "reset_running_stats"):
             layer.reset_running_stats()  # type: ignore[operator]
-        layer.momentum = None  # type: ignore[assignment]  # a cumulative average, in torch's convention
+        layer.momentum = None  # type: ignore[assignment]  # torch's convention for a cumulative average
         if facts_of(layer) is None and not isinstance(layer, _BatchNorm):
-            # Not everybody's: torch's own instance norm takes None for 0. The t-th batch has a weight of 1 / t.
+            # torch's instance norm takes None for 0, so set the weight of the t-th batch, 1 / t, explicitly.
             hooks.append(layer.register_forward_pre_hook(weigh))
         layer.train()
     try:

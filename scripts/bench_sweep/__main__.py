@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from normzoo.bench.figure import Figure
 from normzoo.bench.measure import BUSY, load, machine, write_json
-from normzoo.bench.others import Others
+from normzoo.bench.measurement import Measurement
+from normzoo.bench.other_load import OtherLoad
 from normzoo.errors import UserError, exit_with
 from scripts.bench_sweep import convolutions, figures, template
 
@@ -24,7 +24,7 @@ SUBJECTS = ("overhead", "planning", "report", "cores", "convolutions", "template
 
 def measure_sweep(
     only: Sequence[str] | None = None, *, quick: bool = False, rounds: int = 3, keep: Path | None = None
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     """Measure what is asked for, one figure at a time.
 
     Args:
@@ -40,7 +40,7 @@ def measure_sweep(
     if unknown or rounds < 1:
         raise UserError(f"--only takes {', '.join(SUBJECTS)}, and --rounds 1 or more; got {unknown or rounds}")
     part = [template.PART]
-    measures: dict[str, Callable[[], Figure]] = {
+    measures: dict[str, Callable[[], Measurement]] = {
         "overhead": lambda: figures.cell_overhead(rounds=rounds),
         "planning": lambda: figures.planning(rounds=rounds),
         "report": lambda: figures.report_seconds(rounds=rounds),
@@ -89,14 +89,14 @@ def _print(chosen: argparse.Namespace) -> None:
     busy = load()
     if busy > BUSY:
         print(f"the machine is at work already (a load of {busy:.1f}): the figures will look worse than they are")
-    others = Others()
+    others = OtherLoad()
     for figure in measured:
         taken = others.cores()
         found.append({**figure.record(), "cores_taken_by_others": round(taken, 2)})
         print(figure.line(), flush=True)
         if taken > BUSY:
             print(f"    others kept {taken:.1f} cores busy meanwhile: measure it again when they do not", flush=True)
-        others = Others()
+        others = OtherLoad()
     if chosen.json is not None:
         write_json(chosen.json, {"machine": where, "load": busy, "figures": found})
 

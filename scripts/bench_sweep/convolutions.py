@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.backends import mkldnn
 
-from normzoo.bench.figure import Figure
 from normzoo.bench.measure import Ratio, Step, time_in_turn
+from normzoo.bench.measurement import Measurement
 from normzoo.models.inception import Inception
 from normzoo.models.lenet5 import LeNet5
 from normzoo.models.plain_cnn import PlainCNN
@@ -53,7 +53,7 @@ def cases(models: Sequence[str] = tuple(MODELS)) -> Iterator[tuple[str, int, int
     return ((model, side, batch) for model in models for side in SIDES.get(model, ALL_SIDES) for batch in BATCHES)
 
 
-def small_batches(listed: Sequence[tuple[str, int, int]] | None = None, rounds: int = 3) -> Figure:
+def small_batches(listed: Sequence[tuple[str, int, int]] | None = None, rounds: int = 3) -> Measurement:
     """The time of a step by the rule to that of the faster of the two ways, as the geometric mean over the cases.
 
     Args:
@@ -62,7 +62,7 @@ def small_batches(listed: Sequence[tuple[str, int, int]] | None = None, rounds: 
     """
     name, target = "convolving by the rule, to the faster way", 1.1
     if not mkldnn.is_available() or not mkldnn.enabled or torch.backends.flags_frozen():
-        return Figure(name, "×", target, True, (), "this torch has no oneDNN that could be done without")
+        return Measurement(name, "×", target, True, (), "this torch has no oneDNN that could be done without")
     listed = listed or tuple(cases())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a cell has
@@ -70,7 +70,9 @@ def small_batches(listed: Sequence[tuple[str, int, int]] | None = None, rounds: 
         told = [_told(*case, rounds) for case in listed]
     finally:
         torch.set_num_threads(threads)
-    return Figure(name, "×", target, True, (statistics.geometric_mean(one.to_faster for one in told),), _note(told))
+    return Measurement(
+        name, "×", target, True, (statistics.geometric_mean(one.to_faster for one in told),), _note(told)
+    )
 
 
 @dataclass(frozen=True)

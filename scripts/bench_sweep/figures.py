@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from normzoo.bench.figure import Figure
+from normzoo.bench.measurement import Measurement
 from normzoo.training.resources import processor_cores
 from scripts.bench_sweep.commands import Ended, sweep
 from scripts.bench_sweep.records import write_records
@@ -34,7 +34,7 @@ print(time.perf_counter() - started, time.process_time() - worked)
 """
 
 
-def cell_overhead(cells: int = 10, rounds: int = 3, overrides: Sequence[str] = SHORT) -> Figure:
+def cell_overhead(cells: int = 10, rounds: int = 3, overrides: Sequence[str] = SHORT) -> Measurement:
     """Seconds from one cell's record to the next, one cell after the other, without the training and validation of it.
 
     Everything else is in it: to fork the process, to compose the configuration, to read the data, to check and build
@@ -47,10 +47,10 @@ def cell_overhead(cells: int = 10, rounds: int = 3, overrides: Sequence[str] = S
         _all_ok(ended)
         values += [later.at - earlier.at - _fit_seconds(later) for earlier, later in pairwise(ended)]
     note = f"cells of {' '.join(overrides)}: from one's end to the next one's, without epochs and validation"
-    return Figure("cell overhead beyond training", "s", 0.3, True, values, note)
+    return Measurement("cell overhead beyond training", "s", 0.3, True, values, note)
 
 
-def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int = 3) -> Figure:
+def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int = 3) -> Measurement:
     """Milliseconds a cell that a sweep's plan takes beyond what Hydra itself takes in it to compose configurations."""
     from normzoo.sweep.plan import plan
     from normzoo.sweep.precheck import Verdicts
@@ -72,10 +72,10 @@ def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int
         f"a cell; {statistics.median(checking):.1f} ms of it check whether the cell can be; Hydra would take "
         f"{1e3 * hydra_alone:.0f} ms to compose each cell by itself"
     )
-    return Figure("planning, a cell, beyond Hydra's composition", "ms", 2.0, True, values, note)
+    return Measurement("planning, a cell, beyond Hydra's composition", "ms", 2.0, True, values, note)
 
 
-def report_seconds(records: int = 10_000, rounds: int = 3) -> Figure:
+def report_seconds(records: int = 10_000, rounds: int = 3) -> Measurement:
     """Seconds of `normzoo.report.report` over generated records, in a fresh process on one core."""
     values, whole, worked = [], [], []
     with tempfile.TemporaryDirectory() as folder, _launcher((), folder) as (launcher, _):
@@ -92,14 +92,14 @@ def report_seconds(records: int = 10_000, rounds: int = 3) -> Figure:
         f"reading, table, summary, figure and page on one core, {statistics.median(worked):.1f} s of processor time; "
         f"with starting Python {statistics.median(whole):.1f} s"
     )
-    return Figure(f"report over {records:,} results", "s", 5.0, True, values, note)
+    return Measurement(f"report over {records:,} results", "s", 5.0, True, values, note)
 
 
-def two_cores(cells: int = 16, rounds: int = 3, overrides: Sequence[str] = LONGER) -> Figure:
+def two_cores(cells: int = 16, rounds: int = 3, overrides: Sequence[str] = LONGER) -> Measurement:
     """How many times the cells a minute of one core two cores run, from the first cells' ends to the last one's."""
     name = "cells a minute on two cores, to one"
     if len(processor_cores()) < 2:
-        return Figure(name, "×", 1.8, False, (), "this machine has one core")
+        return Measurement(name, "×", 1.8, False, (), "this machine has one core")
     values, rates = [], {1: 0.0, 2: 0.0}
     for _ in range(rounds):
         for n_jobs in rates:
@@ -109,7 +109,7 @@ def two_cores(cells: int = 16, rounds: int = 3, overrides: Sequence[str] = LONGE
             rates[n_jobs] = 60 * (cells - n_jobs) / (ended[-1].at - ended[n_jobs - 1].at)
         values.append(rates[2] / rates[1])
     note = f"{cells} cells of one thread each; the last round: {rates[1]:.0f} and {rates[2]:.0f} cells a minute"
-    return Figure(name, "×", 1.8, False, values, note)
+    return Measurement(name, "×", 1.8, False, values, note)
 
 
 def _swept(*overrides: str) -> tuple[float, list[Ended]]:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from normzoo.bench.figure import Figure
+from normzoo.bench.measurement import Measurement
 from normzoo.errors import UserError
 from normzoo.results import FINISHED, CellResult, write_atomic
 from normzoo.resume_command import hydra_quoted
@@ -36,7 +36,7 @@ def default_grid() -> list[Grid]:
     return [{key: str(value) for key, value in grid.items()} for grid in grids["hydra"]["sweeper"]["grids"]]
 
 
-def against_template(grids: Sequence[Grid] | None = None, keep: Path | None = None) -> Figure:
+def against_template(grids: Sequence[Grid] | None = None, keep: Path | None = None) -> Measurement:
     """How many times longer the whole commands of the usual program take than `normzoo train -m` on the same cells.
 
     Args:
@@ -47,7 +47,9 @@ def against_template(grids: Sequence[Grid] | None = None, keep: Path | None = No
         UserError: If one of the commands ends without a single cell.
     """
     if not BASELINE.is_file():
-        return Figure(NAME, "×", 4.0, False, (), "the program is in scripts/ of the repository; run this in a checkout")
+        return Measurement(
+            NAME, "×", 4.0, False, (), "the program is in scripts/ of the repository; run this in a checkout"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = (keep or Path(temporary)).absolute()
         here = folder / "normzoo"
@@ -80,7 +82,7 @@ def against_template(grids: Sequence[Grid] | None = None, keep: Path | None = No
     if finished.keys() != errors.keys():
         # A cell that one of them lacks has cost it less, or nothing; only the times of whole grids are compared.
         notes.append(f"MORE cells: {len(finished) - len(both)} here and {len(errors) - len(both)} there")
-    return Figure(NAME, "×", 4.0, False, [others / seconds], "; ".join(notes))
+    return Measurement(NAME, "×", 4.0, False, [others / seconds], "; ".join(notes))
 
 
 def _once(folder: Path, run_into: Callable[[], float]) -> float:

@@ -94,7 +94,7 @@ def test_the_map_keeps_its_size_at_stride_1(kernel_size, stride, side):
 
 @pytest.mark.parametrize("block", [ConvNormAct, DenseNormAct])
 def test_an_unknown_order_is_refused(block):
-    with pytest.raises(UserError, match="'after' is no order: choose one of pre_act, post_act"):
+    with pytest.raises(UserError, match="'after' is unknown; choose one of pre_act, post_act"):
         block(3, 8, nn.BatchNorm2d, "after")
 
 

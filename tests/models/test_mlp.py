@@ -62,9 +62,9 @@ def test_an_image_of_another_size_is_refused():
         ({"activation": "swish"}, "activation='swish' is unknown; choose one of relu, leaky_relu, gelu, tanh"),
         ({"hidden": []}, "hidden must be one or more positive integers"),
         ({"hidden": [100, -1]}, "hidden must be"),
-        ({"image_size": None}, "has to know the size of the images, .* set data.image_size, or model.image_size"),
+        ({"image_size": None}, "needs the size of the images, .* set data.image_size or model.image_size"),
         ({"image_size": 0}, "image_size must be a positive integer"),
-        ({"image_size": [28, 28, 1]}, "a side or a height and a width"),
+        ({"image_size": [28, 28, 1]}, "one side, or height and width"),
         ({"num_classes": 0}, "num_classes must be"),
     ],
 )

@@ -45,7 +45,7 @@ def test_the_files_there_are():
 @pytest.mark.parametrize("model", MODELS)
 def test_each_model_with_each_placement(model, placement):
     if model in ("lstm", "rnn") and placement == "post_act":
-        with pytest.raises(UserError, match="has no place in a recurrent cell"):
+        with pytest.raises(UserError, match="is not possible in a recurrent cell"):
             build(model, placement)
         return
     built = build(model, placement)

@@ -112,7 +112,7 @@ def test_dropout_drops_in_training_alone(name):
         ({"init_scale": 0}, "init_scale=0 must be a positive number"),
         ({"init_scale": float("nan")}, "init_scale=nan must be"),
         ({"init_scale": "big"}, "init_scale='big' must be"),
-        ({"dropout": 1.0}, "dropout=1.0 must be a probability of at least 0 and below 1"),
+        ({"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
         ({"dropout": -0.1}, "dropout=-0.1 must be"),
         ({"dropout": True}, "dropout=True must be"),
     ],

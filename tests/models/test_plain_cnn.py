@@ -77,7 +77,7 @@ def test_weights_are_he_normal():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": [8, 16]}, r"widths=\[8, 16\] and strides=\[1, 2, 2, 2\] are 2 and 4; give one stride for each"),
+        ({"widths": [8, 16]}, r"2 widths=\[8, 16\] but 4 strides=\[1, 2, 2, 2\]; give one stride per width"),
         ({"widths": [], "strides": []}, "widths must be one or more positive integers"),
         ({"widths": [8, 0], "strides": [1, 1]}, r"widths must be .* got \[8, 0\]"),
         ({"strides": [1, 2, 2, -2]}, "strides must be"),

@@ -215,7 +215,7 @@ def test_weights_are_he_normal(depth):
         ({"depth": 0}, "depth must be a positive integer"),
         ({"depth": 8, "width": 0}, "width must be a positive integer"),
         ({"depth": 8, "shortcut": "C"}, "shortcut='C' is unknown; choose A or B"),
-        ({"depth": 50, "width": 16}, "depth 50 is torchvision's, of width 64 with shortcut B"),
+        ({"depth": 50, "width": 16}, "depth 50 is torchvision's, with width 64 and shortcut B"),
         ({"depth": 18, "shortcut": "A"}, "depth 18 is torchvision's"),
         ({"depth": 8, "in_channels": 0}, "in_channels must be"),
         ({"depth": 8, "zero_init_residual": True, "placement": Placement("post_act")}, "needs placement.order=pre_act"),

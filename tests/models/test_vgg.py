@@ -101,7 +101,7 @@ def test_weights_are_he_normal_and_scaled():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"convs": [2, 2]}, r"convs=\[2, 2\] and widths=\[8, 16, 32\] are 2 and 3; give one width for each block"),
+        ({"convs": [2, 2]}, r"2 convs=\[2, 2\] but 3 widths=\[8, 16, 32\]; give one width per block"),
         ({"convs": [2, 0, 2]}, "convs must be one or more positive integers"),
         ({"widths": []}, "widths must be one or more positive integers"),
         ({"hidden": [0]}, "hidden must be"),
@@ -117,5 +117,5 @@ def test_bad_arguments(options, message):
 
 
 def test_an_image_too_small_to_be_halved_is_refused():
-    with pytest.raises(UserError, match=r"at least 8x8 pixels, .* got 8x7: raise data.image_size"):
+    with pytest.raises(UserError, match=r"at least 8x8 pixels, got 8x7: raise data.image_size"):
         build()(torch.randn(2, 1, 8, 7))

@@ -57,7 +57,7 @@ def test_half_precision_input_on_float32_parameters(name, dtype):
 
 
 def test_a_large_offset_leaves_the_output(normalizer):
-    """x + 1e6 in float32, of which only 1/16 is a step: exact from scratch, within a kernel's rounding if fused.
+    """At x + 1e6 float32 has steps of 1/16: exact from scratch, within a kernel's rounding if fused.
 
     torch's kernels compute x · scale + shift, whose two terms are of the size of the offset.
     """

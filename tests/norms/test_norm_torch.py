@@ -111,7 +111,7 @@ def test_converters_to_sync_batch_norm_take_batch_norm_and_no_other(convert):
 @pytest.mark.parametrize("norm", ["batch_norm", "batch_norm_scratch", "sync_batch_norm"])
 @pytest.mark.parametrize("act_layer", [None, nn.ReLU])
 def test_update_bn_recomputes_running_statistics(norm, act_layer):
-    """torch's `update_bn` sets momentum to None and averages over all batches."""
+    """The `update_bn` of torch sets momentum to None and averages over all batches."""
     layer = normzoo.factory(norm)(CHANNELS, act_layer=act_layer)
     batches = [an_input(4, torch.float32) for _ in range(5)]
     update_bn(batches, layer)

@@ -86,7 +86,7 @@ def test_what_is_broken_is_found(fault: str, found: tuple[str, ...], sound: tupl
 
 def test_a_norm_without_running_statistics_is_refused() -> None:
     assert not normzoo.info("group_norm").state
-    with pytest.raises(UserError, match=r"group_norm keeps no running_mean.*choose batch_norm"):
+    with pytest.raises(UserError, match=r"group_norm has no running_mean.*choose batch_norm"):
         bn_algorithm(Parts(config("group_norm")))
 
 

@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_is_reported_as_none() -> None:
 
 
 def test_what_it_refuses() -> None:
-    with pytest.raises(UserError, match=r"normalizer='zsore' is unknown; choose raw, minmax"):
+    with pytest.raises(UserError, match=r"unknown study.normalizer='zsore'; choose one of raw, minmax"):
         train(parts(), normalizer="zsore")
     with pytest.raises(UserError, match=r"needs data.scaling=none"):
         train(parts(scaling="zscore"))

@@ -158,7 +158,7 @@ class Stream(IterableDataset[Any]):
 def test_data_that_cannot_be_had_again_is_refused() -> None:
     from normzoo.probes._callback import _in_order
 
-    with pytest.raises(UserError, match="DataLoader over a data set"):
+    with pytest.raises(UserError, match="DataLoader over a map-style data set"):
         _in_order(DataLoader(Stream(), 4), 4)
-    with pytest.raises(UserError, match="9 training images at once, and there are 8"):
+    with pytest.raises(UserError, match="needs 9 training images, but there are only 8"):
         _in_order(DataLoader(TensorDataset(torch.zeros(8, 4)), 4), 9)

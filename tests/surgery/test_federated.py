@@ -83,7 +83,7 @@ def test_a_layer_alone_and_a_layer_in_two_places():
     [
         (lambda state: state.pop("0.bias"), "'0.bias' is missing"),
         (lambda state: state.update({"9.bias": torch.zeros(1)}), "'9.bias' is not in the model"),
-        (lambda state: state.update({"1.bias": torch.zeros(4)}), "'1.bias' stays at home"),
+        (lambda state: state.update({"1.bias": torch.zeros(4)}), "'1.bias' is local"),
         (lambda state: state.update({"3.bias": torch.zeros(3)}), "'3.bias' has another shape"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_state_that_is_not_the_shared_one_is_refused_whole(change, said):
     state = {key: value + 1 for key, value in shared_state(model).items()}
     change(state)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=f"not the shared state of Sequential: {said}: build it with shared_state"):
+    with pytest.raises(ValueError, match=f"match the shared state of Sequential: {said}; create it with shared_state"):
         load_shared_state(model, state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

@@ -38,7 +38,6 @@ def tiny() -> tuple[str, ...]:
 @pytest.fixture
 def config() -> Callable[..., dict[str, Any]]:
     """The configuration that these overrides compose to, plain; a tiny cell unless they say otherwise."""
-
     return lambda *overrides: copy.deepcopy(composed(*overrides))
 
 

@@ -1,4 +1,4 @@
-"""A figure with a target: what was measured, and whether it is reached."""
+"""A measured quantity with a target."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ VERDICTS = {True: "reached", False: "NOT reached", None: "not measured"}
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Something measured several times.
+class Measurement:
+    """A quantity measured several times, with a target for its median.
 
     Args:
-        name: What it is.
-        unit: Of the values.
-        target: That the median is to reach.
-        at_most: Whether the target is an upper bound, and not a lower one.
-        values: As measured; none where it could not be.
-        note: What was measured, on what, and why not if it was not.
+        name: What is measured.
+        unit: Unit of the values.
+        target: Bound on the median.
+        at_most: Whether the target is an upper bound rather than a lower one.
+        values: The measured values; empty if it could not be measured.
+        note: Conditions of the measurement, or why there is none.
     """
 
     name: str
@@ -30,45 +30,46 @@ class Figure:
 
     @property
     def median(self) -> float | None:
+        """The median of the values; None without values."""
         return statistics.median(self.values) if self.values else None
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is; None without a value."""
+        """Whether the median reaches the target; None without values."""
         if self.median is None:
             return None
         return reaches(self.median, self.target, self.at_most)
 
     @property
     def spread(self) -> str:
-        """Lowest and highest value, and how many there are."""
+        """The lowest and highest value and the number of values, as text."""
         low, high, count = min(self.values), max(self.values), len(self.values)
         return f" ({low:.3g} to {high:.3g}, {count} times)" if count > 1 else " (once)"
 
     def line(self) -> str:
-        """Name, median, lowest and highest value, target, and whether it is reached; the note in the line below."""
+        """Return name, median, spread, target and verdict as one line, and the note below it."""
         target = f"target {'≤' if self.at_most else '≥'} {self.target:g} {self.unit}"
         if self.median is None:
             found, verdict = VERDICTS[None], ""
         else:
-            found = f"{told(self.median, self.target, self.at_most)} {self.unit}{self.spread}"
+            found = f"{rounded(self.median, self.target, self.at_most)} {self.unit}{self.spread}"
             verdict = VERDICTS[self.reached]
         return f"{self.name:<44} {found:<40} {target:<22} {verdict}".rstrip() + (
             f"\n    {self.note}" if self.note else ""
         )
 
     def record(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the measurement as plain data for JSON."""
         return {**asdict(self), "values": list(self.values), "median": self.median, "reached": self.reached}
 
 
 def reaches(value: float, target: float, at_most: bool) -> bool:
-    """Whether the value is on the target's good side, or the target itself."""
+    """Return whether the value meets the target."""
     return value <= target if at_most else value >= target
 
 
-def told(value: float, target: float, at_most: bool) -> str:
-    """The value with three digits, or as many as show whether it reaches the target."""
+def rounded(value: float, target: float, at_most: bool) -> str:
+    """Format the value with three digits, or with as many as it takes to show whether it meets the target."""
     reached = reaches(value, target, at_most)
     digits = (n for n in range(3, 18) if reaches(float(f"{value:.{n}g}"), target, at_most) == reached)
     return f"{value:.{next(digits)}g}"
