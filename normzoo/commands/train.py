@@ -1,29 +1,54 @@
 """`normzoo train`: hand the command line to Hydra; nothing heavy is imported before it runs."""
 
+import os
 import shlex
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import islice, zip_longest
+from pathlib import Path
 
 from normzoo._interrupt import handle_again
-from normzoo.errors import UserError
+from normzoo.errors import UserError, exit_with
+from normzoo.resume_command import hydra_quoted
 from normzoo.sweep.preload import cell_server, wants_server
+from normzoo.text import printable
+
+# Hydra's flags: those without a value, and those with one.
+SWITCHES = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
+            "--shell-completion", "-sc", "--info", "-i")  # fmt: skip
+TAKING = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+          "--experimental-rerun")  # fmt: skip
 
 
 def run(arguments: Sequence[str]) -> None:
     """Hand the arguments of `normzoo train` to Hydra.
 
     Raises:
-        UserError: a package that training needs is missing.
+        UserError: a package that training needs is missing, or an option is none.
     """
     # Begun now, the server imports what cells need while this process imports what it needs itself.
-    with cell_server() if wants_server(arguments) else nullcontext():
-        _call_hydra(arguments)
+    with _hydra_raises() as in_full, cell_server() if wants_server(arguments) else nullcontext():
+        _call_hydra(arguments, in_full)
 
 
-def _call_hydra(arguments: Sequence[str]) -> None:
+@contextmanager
+def _hydra_raises() -> Iterator[bool]:
+    """Have Hydra raise its errors, where it would print all there is and exit with 1; gives whether the user does."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield before == "1"
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _call_hydra(arguments: Sequence[str], in_full: bool) -> None:
     try:
         import hydra
         import lightning  # noqa: F401
@@ -31,16 +56,35 @@ def _call_hydra(arguments: Sequence[str]) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"normzoo train needs {error.name}: pip install 'normzoo[sweep]'") from error
 
-    from normzoo.sweep.hydra_errors import hydra_says
+    from normzoo.sweep.hydra_errors import user_error
     from normzoo.sweep.hydra_task import train
 
     handle_again()  # only now: an import in C that is broken off may end as an error of any other kind
     _check_options(arguments)
-    sys.argv = [sys.argv[0], *_overrides_first(arguments)]
+    overrides, flags = _sorted(arguments)
+    sys.argv = [sys.argv[0], *overrides, *flags]
     # Our presets of engines bear the names of the launchers they are for, and hold to what these take.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-    with hydra_says():
+    try:
         hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
+    except Exception as error:
+        if in_full:
+            raise
+        said = user_error(error, [*overrides, *_search_path(flags)])
+        if said is not None:
+            exit_with(said)
+        sys.stderr.write(printable(traceback.format_exc()))
+        sys.exit(1)
+
+
+def _search_path(flags: Sequence[str]) -> list[str]:
+    """What `--config-dir` says, as an override."""
+    for flag, following in zip_longest(flags, flags[1:], fillvalue=""):
+        name, equals, value = flag.partition("=")
+        if name == "-cd" or (len(name) > len("--config-") and "--config-dir".startswith(name)):
+            folder = Path(value if equals else following).absolute()
+            return [f"hydra.searchpath=[{hydra_quoted(f'file://{folder}')}]"]
+    return []
 
 
 def _check_options(arguments: Sequence[str]) -> None:
@@ -49,12 +93,9 @@ def _check_options(arguments: Sequence[str]) -> None:
     Raises:
         UserError: Saying how it is written.
     """
-    from hydra._internal.utils import get_args_parser
-
-    flags = [flag for action in get_args_parser()._actions for flag in action.option_strings]
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, equals, value = argument.partition("=")
-        if flag.startswith("--") and not any(known.startswith(flag) for known in flags):
+        if flag.startswith("--") and not any(known.startswith(flag) for known in (*SWITCHES, *TAKING)):
             key = flag.removeprefix("--").replace("-", "_")
             if not equals:
                 value = "<value>" if not following or following.startswith("-") or "=" in following else following
@@ -62,13 +103,16 @@ def _check_options(arguments: Sequence[str]) -> None:
             raise UserError(f"{argument} is no option of normzoo train; what a cell is made of is written {written}")
 
 
-def _overrides_first(arguments: Sequence[str]) -> list[str]:
-    """The same command line, as Hydra's parser takes overrides that stand on both sides of a flag."""
-    from hydra._internal.utils import get_args_parser
-
-    parsed, others = get_args_parser().parse_known_args(arguments)
-    overrides = [*parsed.overrides, *(one for one in others if not one.startswith("-"))]
-    flags = list(arguments)
-    for override in overrides:
-        flags.remove(override)
-    return [*overrides, *flags]
+def _sorted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides and flags, which may stand in any order; Hydra's parser takes no override after a flag."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        if word in TAKING or (len(word) > 2 and any(flag.startswith(word) for flag in TAKING if flag.startswith("--"))):
+            flags.extend(islice(words, 1))
+    return overrides, flags

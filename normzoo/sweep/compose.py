@@ -98,7 +98,7 @@ class Composer:
                 config = self._resolved(composition.config())
         except Exception as error:
             own = re.match(r"In '(?!train')", str(error))  # no command line asks for it
-            told = user_error(error) if own else config_error(error)
+            told = user_error(error, overrides) if own else config_error(error, overrides)
             if told is None:
                 raise
             raise told from error

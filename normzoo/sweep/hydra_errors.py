@@ -1,21 +1,105 @@
-"""What Hydra says of a choice or a key that is not there, in one line: what was meant, or what is missing."""
+"""What Hydra says of a choice or a key that is not there, in one line: what was meant, or what is missing.
+
+Hydra's errors say which override it is; what there is to choose or to set is composed anew.
+"""
 
 import difflib
 import inspect
 import re
 import shlex
 import traceback
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from normzoo.errors import UserError, exit_with
+from normzoo.errors import UserError
 from normzoo.registry import info
 from normzoo.registry import list_norms as norms
 from normzoo.resume_command import hydra_quoted
 
 # Engines that are packages of their own, by the group and the choice that they make.
 EXTRAS = {"hydra/sweeper/optuna": "optuna"}
+
+
+def user_error(error: Exception, overrides: Sequence[str] = ()) -> UserError | None:
+    """What an error of Hydra's says in one line; None if it is of something else.
+
+    Args:
+        error: From Hydra.
+        overrides: That it was given.
+    """
+    import hydra
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        return missing_error(error.missing_cfg_file, error.options, str(error), overrides)
+    if isinstance(error, OverrideParseException):
+        said = re.sub(r"^LexerNoViableAltException: .*", "Hydra cannot read it", _on_a_line(str(error)))
+        said = re.sub(r" expecting \{.*\}", "", said).removeprefix(f"Error parsing override '{error.override}' ")
+        return UserError(f"{error.override}: {said}{_as_text(error.override)}" if error.override else said)
+    told = config_error(error, overrides)
+    if told is None and isinstance(error, HydraException):
+        return override_error(error, overrides)
+    raised_in = traceback.extract_tb(error.__traceback__)[-1:]
+    if told is None and any(Path(hydra.__file__).parent in Path(frame.filename).parents for frame in raised_in):
+        return _nameless_choice_error(overrides) or UserError(str(error).split("\n", 1)[0] or type(error).__name__)
+    return told
+
+
+def override_error(error: Exception, overrides: Sequence[str]) -> UserError:
+    """Of an override that Hydra can read and not apply: where the key is not there, with the nearest that are."""
+    text, cause = str(error), _on_a_line(str(error.__cause__ or ""))
+    if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?:\n1\.| requires)", text):
+        line = several[1]
+        if re.search(r"\binterval\(", line):
+            return interval_error(line)
+        typed = shlex.quote(line)
+        return UserError(f"{line}: several values make a sweep: add -m, as in normzoo train -m {typed}")
+    if twice := re.match(r"Multiple values for (\S+)\. .* '?override \S+ (.+?)'$", text):
+        return UserError(f"+{twice[1]}={twice[2]}: {twice[1]} is chosen already; write {twice[1]}={twice[2]}")
+    if there := re.match(r"Could not append to config\. .* '(\S+)'\.\n.*: '(.+)'\n", text):
+        return UserError(f"+{there[2]}: {there[1]} is there already; write {there[2]}")
+    if absent := re.match(r"Could not override '(\S+)'\.\nTo append to your config use \+(.+)", text):
+        key, line = absent.groups()
+        return _no_key_error(line, key, overrides) if cause.startswith("Key ") else UserError(f"{line}: {cause}")
+    if absent := re.match(r"Could not delete from config\. '(\S+)' does not exist", text):
+        return _no_key_error(f"~{absent[1]}", absent[1], overrides)
+    if merged := re.match(r"Error merging override (.+)", text):
+        return UserError(f"{merged[1]}: {cause}")
+    return UserError(_on_a_line(text))
+
+
+def config_error(error: Exception, overrides: Sequence[str] = ()) -> UserError | None:
+    """Of a config file that cannot be read, or of a value in one; None if `error` is of something else."""
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    cause = error.__cause__ if not str(error) and error.__cause__ else error  # Hydra wraps what OmegaConf cannot read
+    said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    if isinstance(cause, OmegaConfBaseException):
+        within = _of_choice(overrides) if cause is not error else ""
+        return UserError(f"{within}{cause.full_key}: {said}" if cause.full_key else f"{within}{said}")
+    if isinstance(error, YAMLError):
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"{mark.name}, line {mark.line + 1}: " if mark else _of_choice(overrides)
+        return UserError(f"{where}this is not YAML: {problem or said}")
+    if isinstance(error, UnicodeDecodeError):
+        return UserError(f"{_of_choice(overrides)}this is not YAML: {said}")
+    return UserError(said) if said.startswith("Invalid defaults list") else None
+
+
+def missing_error(missing: str, options: Sequence[str] | None, said: str, overrides: Sequence[str] = ()) -> UserError:
+    """Of a config that is not there, which the command line or another config asks for."""
+    if "/" not in missing:
+        return UserError(f"there is no config {missing} on Hydra's search path")
+    asks = re.match("In '(.+?)'", said)
+    # Of one in a list Hydra does not tell what there is.
+    error = choice_error(missing, _options(missing.rpartition("/")[0], overrides) if options is None else options)
+    by_config = asks is not None and "/" in asks[1] and not asks[1].startswith("hydra/")
+    return UserError(f"{asks[1]}.yaml asks for another config: {error}") if asks and by_config else error
 
 
 def choice_error(missing: str, options: Sequence[str]) -> UserError:
@@ -46,58 +130,22 @@ def choice_error(missing: str, options: Sequence[str]) -> UserError:
     return UserError(f"{group}={choice} is not there; {meant}" if options else f"there is no group {group} of configs")
 
 
-def nameless_choice_error(error: Exception) -> UserError | None:
-    """Of a choice of a group that is no name, such as null; None if `error` is of something else.
-
-    Hydra's own error does not tell which: that is known where it was raised.
-    """
-    if not str(error).startswith("Config group override"):
-        return None
-    *_, (raised_in, _) = traceback.walk_tb(error.__traceback__)
-    override, repo = raised_in.f_locals.get("override"), raised_in.f_locals.get("repo")
-    if override is None or repo is None:
-        return None
-    options = ", ".join(repo.get_group_options(override.key_or_group))
-    return UserError(
-        f"{override.input_line}: {override.key_or_group} is a group of configs, of which one is chosen by its name; "
-        f"leave it out, or choose one of {options}"
-    )
+def _nameless_choice_error(overrides: Sequence[str]) -> UserError | None:
+    """Of a choice of a group that is no name, such as null, if there is one."""
+    for line, key, value in _parsed(overrides):
+        if not isinstance(value, (str, list, dict)) and (options := _options(key, overrides)):
+            return UserError(
+                f"{line}: {key} is a group of configs, of which one is chosen by its name; leave it out, or choose one "
+                f"of {', '.join(options)}"
+            )
+    return None
 
 
-def key_error(error: Exception) -> UserError:
-    """Of an override that Hydra cannot apply or read: where the key is not there, with the nearest that are.
-
-    Which override it is, and what there is, is known where the error was raised.
-    """
+def _no_key_error(line: str, key: str, overrides: Sequence[str]) -> UserError:
     from normzoo.training.config import GIVEN, meant_by
 
-    frames = {frame.f_code.co_name: frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)}
-    applied, loaded = frames.get("_apply_overrides_to_config", {}), frames.get("_load_configuration_impl", {})
-    override, config = applied.get("override"), applied.get("cfg")
-    said = " ".join(str(error.__cause__ or error).split("\n    full_key", 1)[0].split())
-    said = re.sub(r" See https://hydra\S+ for details", "", said)
-    said = re.sub(r"^LexerNoViableAltException: .*", "Hydra cannot read it", said)
-    said = re.sub(r" expecting \{.*\}", "", said)
-    several = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ?(?:1\.|requires)", said)
-    if several and re.search(r"\binterval\(", several[1]):
-        return interval_error(several[1])
-    if several:
-        typed = shlex.quote(several[1])
-        return UserError(f"{several[1]}: several values make a sweep: add -m, as in normzoo train -m {typed}")
-    twice = re.match(r"Multiple values for (\S+)\. .* '?override \S+ (.+?)'$", said)
-    if twice:
-        return UserError(f"+{twice[1]}={twice[2]}: {twice[1]} is chosen already; write {twice[1]}={twice[2]}")
-    if override is None or config is None:
-        parsed = getattr(error, "override", None)  # what cannot even be read
-        said = said.removeprefix(f"Error parsing override '{parsed}' ")
-        return UserError(f"{parsed}: {said}{_as_text(parsed)}" if parsed else said)
-    line, key = override.input_line, override.key_or_group
-    changes = not (override.is_add() or override.is_force_add())
-    if said.startswith("Could not append"):
-        return UserError(f"{line}: {key} is there already; write {line.lstrip('+')}")
-    if not changes or _select(config, key) is not None or not said.startswith(("Key ", "Could not delete")):
-        return UserError(f"{line}: {said}")
-    groups = loaded["defaults_list"].overrides.known_choices if "defaults_list" in loaded else {}
+    config = _composed(overrides)
+    groups = config.hydra.runtime.choices
     near = _nearest(key, [*_keys(config), *groups])
     parent = key.rpartition(".")[0]
     options = _select(config, parent) if parent else None
@@ -107,10 +155,10 @@ def key_error(error: Exception) -> UserError:
         meant = f"did you mean {' or '.join(near)}?"
     elif isinstance(options, Mapping):
         chosen = f"{parent}={options['name']}" if "name" in options else parent
-        meant = f"{chosen} has {', '.join(str(option) for option in options if option != 'name')}"
+        meant = f"{chosen} has {', '.join(str(option) for option in options if option not in ('name', '_target_'))}"
     else:
         meant = "`normzoo train --help` lists what there is"
-    adds = not override.is_delete() and parent in groups and key.rpartition(".")[2] in _taken(parent, options)
+    adds = not line.startswith("~") and parent in groups and key.rpartition(".")[2] in _taken(parent, options)
     added = f" ({shlex.quote('+' + line)} would add it)" if adds else ""
     return UserError(f"{line}: there is no {key}; {meant}{added}")
 
@@ -140,41 +188,85 @@ def _as_text(line: str) -> str:
     return f"; text with characters that have a meaning to Hydra is written {shlex.quote(written)}"
 
 
-def config_error(error: Exception) -> UserError | None:
-    """Of a config file that cannot be read, or of a value in one; None if `error` is of something else."""
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
+def _on_a_line(said: str) -> str:
+    said = " ".join(said.split("\n    full_key", 1)[0].split())
+    return re.sub(r" See https://hydra\S+ for details", "", said)
 
-    frames = {frame.f_code.co_name: frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)}
-    if frames.get("_apply_overrides_to_config", {}).get("override") is not None:
-        return None  # of the command line
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-    loading = frames.get("load_config", {})
-    path = loading.get("full_path") or loading.get("config_path")
-    within = f"{path}: " if path else ""
-    if isinstance(cause, OmegaConfBaseException):
-        return UserError(f"{within}{cause.full_key}: {said}" if cause.full_key else f"{within}{said}")
-    if said.startswith("Invalid defaults list"):
-        return UserError(said)
-    if "load_config" not in frames:
-        return None
-    if isinstance(error, YAMLError):
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        return UserError(f"{path}{where}: this is not YAML: {problem or said}")
-    return UserError(f"{path}: this is not YAML: {said}") if isinstance(error, (ValueError, OSError)) else None
+
+@contextmanager
+def _loader() -> Iterator[Any]:
+    """Hydra's, or another like it where Hydra has ended."""
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    if GlobalHydra.instance().is_initialized():
+        yield GlobalHydra.instance().config_loader()
+    else:
+        with initialize_config_module("normzoo.conf", version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+
+
+def _parsed(overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+    """Each override that can be read: its line, its key, and its value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    for line in overrides:
+        with suppress(Exception):
+            parsed = parser.parse_override(line)
+            if not parsed.is_delete() and not parsed.is_sweep_override():
+                yield line, parsed.key_or_group, parsed.value()
+
+
+def _search_path(overrides: Sequence[str]) -> list[str]:
+    return [line for line in overrides if line.startswith("hydra.searchpath=")]
+
+
+def _options(group: str, overrides: Sequence[str]) -> list[str]:
+    with _loader() as loader:
+        options: list[str] = loader.get_group_options(group, config_name="train", overrides=_search_path(overrides))
+        return options
+
+
+def _choices(overrides: Sequence[str]) -> list[str]:
+    return [
+        line for line, key, value in _parsed(overrides) if isinstance(value, (str, list)) and _options(key, overrides)
+    ]
+
+
+def _composed(overrides: Sequence[str]) -> Any:
+    """What there is to set once the groups are chosen."""
+    from hydra.types import RunMode
+
+    path = _search_path(overrides)
+    with _loader() as loader:
+        with suppress(Exception):
+            return loader.load_configuration("train", [*path, *_choices(overrides)], RunMode.RUN)
+        return loader.load_configuration("train", [], RunMode.RUN)
+
+
+def _of_choice(overrides: Sequence[str]) -> str:
+    """The choice whose config cannot be read, to stand before what is wrong with it."""
+    from hydra.types import RunMode
+
+    with _loader() as loader:
+        for line in _choices(overrides):
+            try:
+                loader.load_configuration("train", [*_search_path(overrides), line], RunMode.RUN)
+            except Exception:
+                return f"{line}: "
+    return ""
 
 
 def _taken(group: str, options: Any) -> Container[str]:
     """The arguments that a choice of this group takes beyond those that its config has set."""
-    from hydra.utils import get_class
+    from hydra.utils import get_object
     from lightning import Trainer
 
     from normzoo.training.config import GIVEN
 
     with suppress(Exception):  # no target, or none that can be looked into: then it is not said
-        taken = inspect.signature(Trainer if group == "trainer" else get_class(options["_target_"])).parameters
+        taken = inspect.signature(Trainer if group == "trainer" else get_object(options["_target_"])).parameters
         return {name for name in taken if f"{group}.{name}" not in GIVEN}
     return ()
 
@@ -209,77 +301,3 @@ def _nearest(key: str, names: Sequence[str]) -> list[str]:
         near = [name for name in names if alike.fullmatch(name) and not name.startswith("hydra.")][:3]
     others = [name for name in names if not name.endswith(".name")]
     return near or difflib.get_close_matches(key, others, n=1, cutoff=0.8)
-
-
-@contextmanager
-def hydra_says() -> Iterator[None]:
-    """Meanwhile Hydra ends with such a line, where it would list all there is."""
-    from hydra._internal import utils
-
-    run_and_report = utils.run_and_report
-
-    def told(function: Callable[[], Any]) -> Any:
-        def call() -> Any:
-            with _in_a_line():
-                return function()
-
-        return run_and_report(call)
-
-    setattr(utils, "run_and_report", told)  # noqa: B010 (its own type is narrower)
-    try:
-        with _in_a_line():  # what Hydra does to show its help
-            yield
-    finally:
-        utils.run_and_report = run_and_report
-
-
-@contextmanager
-def _in_a_line() -> Iterator[None]:
-    from hydra._internal.utils import _is_env_set
-
-    try:
-        yield
-    except Exception as error:
-        said = user_error(error)
-        if said is None or _is_env_set("HYDRA_FULL_ERROR"):
-            raise
-        exit_with(said)
-
-
-def user_error(error: Exception) -> UserError | None:
-    """What an error of Hydra's says in one line; None if it is of something else."""
-    from hydra.errors import (
-        ConfigCompositionException,
-        MissingConfigException,
-        OverrideParseException,
-        SearchPathException,
-    )
-
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
-        repos = [f.f_locals["repo"] for f, _ in traceback.walk_tb(error.__traceback__) if f.f_locals.get("repo")]
-        group = error.missing_cfg_file.rpartition("/")[0]  # of one in a list Hydra does not tell what there is
-        options = error.options or (repos[-1].get_group_options(group) if repos else [])
-        return missing_error(error.missing_cfg_file, options, str(error))
-    if isinstance(error, (ConfigCompositionException, OverrideParseException, SearchPathException)):
-        return config_error(error) or key_error(error)
-    return nameless_choice_error(error) or config_error(error) or _alone_error(error)
-
-
-def _alone_error(error: Exception) -> UserError | None:
-    """Of Hydra alone, before anything of ours has run; None otherwise."""
-    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
-    ours = {name for name in modules if name.startswith("normzoo.")} - {__name__, "normzoo.commands.train"}
-    said = next(iter(str(error).split("\n")), "") or type(error).__name__
-    return None if ours - {"normzoo.cli"} or not any(name.startswith("hydra.") for name in modules) else UserError(said)
-
-
-def missing_error(missing: str, options: Sequence[str], said: str) -> UserError:
-    """Of a config that is not there, which the command line or another config asks for."""
-    if "/" not in missing:
-        return UserError(f"there is no config {missing} on Hydra's search path")
-    asks = re.match("In '(.+?)'", said)
-    error = choice_error(missing, options)
-    by_config = asks is not None and "/" in asks[1] and not asks[1].startswith("hydra/")
-    return UserError(f"{asks[1]}.yaml asks for another config: {error}") if asks and by_config else error

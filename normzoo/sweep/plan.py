@@ -29,6 +29,7 @@ from normzoo.sweep.cell_lock import FILE_NAME as CLAIM
 from normzoo.sweep.cell_lock import Claim
 from normzoo.sweep.claims_manifest import gather, write_claims
 from normzoo.sweep.compose import Composer, Composition
+from normzoo.sweep.hydra_errors import user_error
 from normzoo.sweep.precheck import Verdicts
 from normzoo.sweep.rejected import check_any, record_refused, say_refused
 from normzoo.text import counted, wrapped
@@ -152,9 +153,8 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
     Nothing is written before all are planned, so that a slip of the hand leaves no folder.
 
     Raises:
-        UserError: If an option of the sweep is wrong, the folder cannot be written, or no cell is left. A search, which
-            tries what it does not know, is told by infinite errors instead.
-        hydra.errors.HydraException: If something is misspelt, unless it is a search.
+        UserError: If an option of the sweep is wrong, something is misspelt, the folder cannot be written, or no cell
+            is left. A search, which tries what it does not know, is told by infinite errors instead.
     """
     if under_torchrun():
         raise UserError(
@@ -180,7 +180,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             config, composition = composer.compose(overrides)
         except (HydraException, UserError) as error:
             if isinstance(error, HydraException) and not search:
-                raise
+                raise user_error(error, [*launcher.config.hydra.overrides.hydra, *overrides]) or error from error
             uncomposed.setdefault(str(error).splitlines()[0], []).append(_label(overrides, constant))
             asked.append(None)
             continue

@@ -121,8 +121,6 @@ def cli(
     monkeypatch.setattr(fork_server, "stop_server", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    # Hydra takes a measurement of coverage for a debugger, and then leaves its errors to it.
-    monkeypatch.setattr("hydra._internal.utils.is_under_debugger", lambda: False)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = 0

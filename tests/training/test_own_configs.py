@@ -134,10 +134,10 @@ def test_a_key_that_values_refer_to_is_read() -> None:
 
 OWN = {
     "broken": ("name: [batch_norm\n", r"broken.yaml, line 2: this is not YAML"),
-    "latin": ("name: \xff\n", "latin.yaml: this is not YAML"),
+    "latin": ("name: \xff\n", "norm=latin: this is not YAML"),
     "tab": ("\tname: batch_norm\n", "tab.yaml, line 1: this is not YAML"),
     "twice": ("name: batch_norm\nname: group_norm\n", "twice.yaml, line 2: .*duplicate key name"),
-    "brace": ("name: ${oops\n", "brace.yaml: name: no viable alternative"),
+    "brace": ("name: ${oops\n", "norm=brace: name: no viable alternative"),
     "dangling": ("name: ${nothing.here}\n", r"norm.name: Interpolation key 'nothing.here' not found"),
     "nowhere": ("defaults: [other]\nname: batch_norm\n", r"norm/nowhere.yaml asks for another config: norm=other"),
     "number": ("defaults: 3\nname: batch_norm\n", "Invalid defaults list in 'norm/number'"),

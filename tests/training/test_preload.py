@@ -38,7 +38,7 @@ def test_it_runs_from_before_the_imports_until_after_hydra(monkeypatch: pytest.M
         happened.append("stopped")
 
     monkeypatch.setattr(command, "cell_server", cell_server)
-    monkeypatch.setattr(command, "_call_hydra", lambda arguments: happened.append("hydra"))
+    monkeypatch.setattr(command, "_call_hydra", lambda *_: happened.append("hydra"))
     command.run(["-m"])
     command.run([])
     assert happened == ["server", "hydra", "stopped", "hydra"]
