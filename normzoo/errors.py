@@ -1,6 +1,7 @@
 """Errors a user can mend."""
 
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from normzoo.text import printable
@@ -15,6 +16,11 @@ class UserError(Exception):
 
     at_command_line: str | None = None
     """What the command line prints instead, where the message speaks of Python."""
+
+
+def cannot_write(folder: Path, error: OSError, option: str) -> UserError:
+    """Of a folder that results cannot go into; `option` chooses another."""
+    return UserError(f"cannot write into {folder}: {error.strerror or error}; choose another folder with {option}")
 
 
 def exit_with(error: UserError) -> NoReturn:

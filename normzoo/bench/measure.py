@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
+from normzoo.training.resources import processor_name
 
 MIN_SECONDS = 2e-3  # per measurement; shorter steps are repeated to hide the cost of the clock and of Python
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
@@ -165,7 +166,7 @@ def keep_freed_memory() -> None:
 def machine(device: str) -> dict[str, Any]:
     """Describe the hardware and versions that the measurements ran on."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor_name(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
@@ -190,11 +191,3 @@ def write_json(path: Path, figures: dict[str, Any]) -> None:
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another file for --json") from error
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from normzoo.commands import train
-from normzoo.errors import UserError
+from normzoo.errors import UserError, cannot_write
 from normzoo.resume_command import COMMAND, hydra_quoted
 
 
@@ -118,7 +118,7 @@ def _check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; choose another folder with --dir") from error
+        raise cannot_write(folder, error, "--dir") from error
     finally:
         for path in made:
             with suppress(OSError):

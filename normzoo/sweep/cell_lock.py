@@ -9,7 +9,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any, Self
 
-from normzoo.errors import UserError
+from normzoo.errors import cannot_write
 
 FILE_NAME = ".claim"
 # What a sweep or its cell writes into the cell's folder, or reads there.
@@ -54,9 +54,7 @@ class Claim:
                         return cls(folder, descriptor)
                 os.close(descriptor)
         except OSError as error:
-            raise UserError(
-                f"cannot write into {folder}: {error.strerror}; mend it, or choose another folder with hydra.sweep.dir"
-            ) from error
+            raise cannot_write(folder, error, "hydra.sweep.dir, or mend it") from error
 
     def give_back(self) -> None:
         """Let others have it, and take half-written files away: nobody is left to finish them."""

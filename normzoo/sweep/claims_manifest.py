@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from normzoo.errors import UserError
+from normzoo.errors import UserError, cannot_write
 from normzoo.results import FILE_NAME as RECORD
 from normzoo.results import write_atomic
 from normzoo.text import bounded, displayable
@@ -126,7 +126,7 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror or error}; choose another folder.") from error
+        raise cannot_write(folder, error, "hydra.sweep.dir") from error
     try:
         with suppress(OSError):  # a file system without locks: two sweeps into one folder are the user's to keep apart
             fcntl.flock(descriptor, fcntl.LOCK_EX)

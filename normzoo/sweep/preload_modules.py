@@ -11,7 +11,8 @@ from omegaconf.grammar_parser import parse
 from torch import nn
 
 # The data set and the model of most cells; those of others are imported by the cells themselves.
-from normzoo.training.cell import package_versions, processor_name
+from normzoo.training.cell import package_versions
+from normzoo.training.resources import processor_name
 
 
 def _call_once() -> None:

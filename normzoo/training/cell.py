@@ -15,7 +15,7 @@ from typing import Any
 import lightning
 import torch
 
-from normzoo.errors import UserError
+from normzoo.errors import UserError, cannot_write
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, cell_id, check_no_newer, read_result, stamp, write_atomic, write_result
 from normzoo.text import bounded
@@ -38,7 +38,7 @@ from normzoo.training.distributed import (
 from normzoo.training.fit import Run, fit
 from normzoo.training.instantiate import Config, Parts, build_data, build_study
 from normzoo.training.numbers import check_numbers
-from normzoo.training.resources import on_gpu
+from normzoo.training.resources import on_gpu, processor_name
 from normzoo.training.sweep_options import sweep_options
 from normzoo.training.temporary import make_sockets_folder, where_full
 
@@ -104,9 +104,7 @@ def write_probe(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"cannot write into {folder}: {error.strerror}; choose another folder with hydra.run.dir or hydra.sweep.dir"
-        ) from error
+        raise cannot_write(folder, error, "hydra.run.dir or hydra.sweep.dir") from error
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -212,13 +210,3 @@ def package_versions() -> dict[str, str]:
     """Of Python and of what a cell's result may depend on."""
     packages = ("normzoo", "torch", "lightning", "torchmetrics", "hydra-core")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
-
-
-@cache
-def processor_name() -> str:
-    """As the kernel calls it, where it says so."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -1,8 +1,11 @@
-"""What a cell needs of a machine, worked out once for every launcher."""
+"""What a cell needs of a machine, worked out once for every launcher, and what the machine has."""
 
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,3 +41,13 @@ def processor_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+@cache
+def processor_name() -> str:
+    """Return what the kernel calls the processor, where it says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
