@@ -305,8 +305,10 @@ def test_the_watch_waits_for_a_cell_that_another_sweep_has_given_up(
 def test_the_record_of_a_dead_cell_has_the_curve_of_this_attempt_alone(
     config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, continued: bool
 ) -> None:
-    hydra = SimpleNamespace(get=lambda: SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path))))
-    monkeypatch.setattr("normzoo.sweep.worker.HydraConfig", hydra)
+    runtime, overrides = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(task=[])
+    hydra = SimpleNamespace(get=lambda: SimpleNamespace(runtime=runtime, overrides=overrides))
+    for room in ("worker", "hydra_task"):
+        monkeypatch.setattr(f"normzoo.sweep.{room}.HydraConfig", hydra)
     curve = [{"epoch": 1, "val_error_running": 50.0}]
     (tmp_path / "curve.json").write_text(json.dumps(curve))
     if continued:
