@@ -17,8 +17,9 @@ import pytest
 import torch
 from environments import build
 
-# A script that starts the suite in the background has it ignore SIGINT, and the processes that tests interrupt with it.
+# A script that starts the suite in the background, or nohup, has it ignore signals, and with it what tests start and signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
 # Before torch.compile or torch.export feigns GPUs: the first backward of a process starts a thread for each GPU it
 # finds, and with these the process can no longer fork the ranks that other tests train in.

@@ -208,7 +208,7 @@ class CrossIterationBatchNorm(BatchNormBase):
         cotangents = (torch.full_like(x, 1 / self.values_per_statistic(x.shape)), (2 * centred).to(x.dtype))
         d_mean, d_var = (torch.autograd.grad(x, theta, each, retain_graph=True)[0] for each in cotangents)
         # A batch that is not finite would spoil the next ones, too.
-        if torch.stack([each.isfinite().all() for each in (mean, var, d_mean, d_var)]).all():
+        if mean.is_meta or torch.stack([each.isfinite().all() for each in (mean, var, d_mean, d_var)]).all():
             self._past = [_Past(mean.detach(), var.detach(), d_mean, d_var, theta.detach().clone()), *self._past]
             del self._past[self.window - 1 :]
 

@@ -1,8 +1,9 @@
 """A search for the lowest validation error by Optuna, which cells that cannot be or that die never end."""
 
 import importlib.util
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "hydra.sweep.dir=s", "hydra/sweeper=optuna")
+
+
+@pytest.fixture(autouse=True)
+def _optuna_logs_to_no_closed_stream() -> Iterator[None]:
+    """Its handler writes to the standard error of the test that imported it."""
+    yield
+    logging.getLogger("optuna").handlers.clear()
 
 
 def test_a_search_of_which_every_cell_is_refused(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
