@@ -17,7 +17,7 @@ import pytest
 import torch
 from environments import build
 
-# A script that starts the suite in the background, or nohup, has it ignore signals, and with it what tests start and signal.
+# nohup, or a script that starts the suite in the background, has it ignore signals, and what tests start ignores them too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
