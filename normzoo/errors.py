@@ -1,4 +1,4 @@
-"""Errors a user can mend."""
+"""Errors that the user can fix."""
 
 import sys
 from pathlib import Path
@@ -8,14 +8,14 @@ from normzoo.text import printable
 
 
 class UserError(Exception):
-    """Something the user asked for cannot be, and the message says how to mend it.
+    """A request that cannot be fulfilled; the message says how to fix it.
 
-    The message states what was wrong, what was expected and how to mend it; the command line prints it on its own,
-    without a traceback, and exits with code 2.
+    The message states what was wrong, what was expected and how to fix it. The command line prints it without a
+    traceback and exits with code 2.
     """
 
     at_command_line: str | None = None
-    """What the command line prints instead, where the message speaks of Python."""
+    """Message for the command line, if the usual one refers to Python."""
 
 
 def cannot_write(folder: Path, error: OSError, option: str) -> UserError:
@@ -24,6 +24,6 @@ def cannot_write(folder: Path, error: OSError, option: str) -> UserError:
 
 
 def exit_with(error: UserError) -> NoReturn:
-    """Print the error on a line of its own and end the process with code 2."""
+    """Print the error on one line and exit with code 2."""
     sys.stderr.write(printable(f"error: {error.at_command_line or error}\n"))
     sys.exit(2)

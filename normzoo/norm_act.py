@@ -1,4 +1,4 @@
-"""What a factory calls: a norm alone, or a norm with its activation where a timm model asks for both in one."""
+"""Build a norm, and its activation if a timm model asks for both in one layer."""
 
 import functools
 import inspect
@@ -17,14 +17,14 @@ OF_MODELS = (
     *("eps", "momentum", "affine", "track_running_stats", "elementwise_affine", "bias"),
     *("process_group", "device", "dtype"),
 )
-"""Keywords of torch's norms, which a model may pass to whatever norm it builds; one that has no such option goes on."""
+"""Keywords of torch's norms, which models pass to any norm; a norm without the option ignores it."""
 
 
 class NormAct(nn.Sequential):
-    """A norm, then an activation: the children `norm` and `act`, and to all else the norm itself.
+    """A norm followed by an activation: the children `norm` and `act`.
 
-    Its attributes are those of the norm, to read and to set, and its weights are saved under the norm's plain names,
-    as by timm's layers of norm and activation.
+    Attributes are read from and set on the norm, and its weights are saved under its own names, as in timm's layers of
+    norm and activation.
 
     Shape: as the norm's.
     """
@@ -74,21 +74,21 @@ def build_norm(
     inplace: bool | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """`build(num_features, **kwargs)`, followed by the activation where one is asked for.
+    """Build `build(num_features, **kwargs)`, followed by an activation if requested.
 
     Args:
         num_features: Channels, or the module whose weight a norm is for.
         build: The registered class or function.
         act_layer: Activation as timm gives it (a class, a function or a name); None for none.
-        apply_act: False leaves the activation out, as timm asks after a linear bottleneck: also that of a norm which
-            has one of its own, and says in `activation_keyword` which keyword turns it off.
+        apply_act: False omits the activation, as timm asks after a linear bottleneck, including that of a norm with a
+            built-in one, whose `activation_keyword` names the keyword that turns it off.
         act_kwargs: Keywords of the activation.
-        drop_layer: Called for a layer between norm and activation, such as DropBlock.
-        inplace: Taken because timm passes it, but not followed: a norm may need its output for its backward.
-        kwargs: The norm's own; those that a model passes to every norm are left out where this one has none.
+        drop_layer: Constructor of a layer between norm and activation, such as DropBlock.
+        inplace: Accepted because timm passes it, but ignored: a norm may need its output for its backward.
+        **kwargs: The norm's own; common keywords of models are dropped if this norm does not have them.
 
     Raises:
-        UnknownArgumentError: A TypeError, if the norm takes no such keyword, or needs one that is missing.
+        UnknownArgumentError: A TypeError, if the norm does not accept a keyword, or a required one is missing.
     """
     title = getattr(build, "__name__", "the norm")
     accepted = inspect.signature(build).parameters
@@ -110,8 +110,8 @@ def build_norm(
     if getattr(norm, "includes_activation", False):
         if not apply_act:
             warnings.warn(
-                f"{title} is norm and activation in one: the model asks for no activation here (apply_act=False), and "
-                f"gets this one all the same",
+                f"{title} includes an activation that cannot be turned off, but the model asks for none here "
+                f"(apply_act=False)",
                 stacklevel=2,
             )
     elif act_layer is not None and apply_act:
@@ -120,10 +120,10 @@ def build_norm(
 
 
 def finish(norm: nn.Module) -> nn.Module:
-    """Give a norm what code for any norm reads of it, such as a model's initialization: None for what it has not.
+    """Give a norm the attributes that code for any norm reads, such as initialization; None for missing ones.
 
-    And keep it from the fast path of `nn.TransformerEncoderLayer`, which in evaluation takes eps, weight and bias of
-    `norm1` and `norm2`, whatever they are, and computes layer norms over the last dimension: what has a hook it calls.
+    Also keep it out of the fast path of `nn.TransformerEncoderLayer`, which in evaluation takes eps, weight and bias of
+    `norm1` and `norm2` and computes layer norms; it calls norms that have a hook.
     """
     for name in ("weight", "bias"):
         if not hasattr(norm, name):
@@ -135,18 +135,18 @@ def finish(norm: nn.Module) -> nn.Module:
 
 
 def call_me(norm: nn.Module, given: tuple[Any, ...]) -> None:
-    """The hook of a norm that is to be called, and not looked into."""
+    """Serve as the hook that makes `nn.TransformerEncoderLayer` call the norm."""
     if given and isinstance(given[0], Tensor) and given[0].is_nested:
         raise ArgumentTypeError(
-            f"{type(norm).__name__} takes no nested tensor, which nn.TransformerEncoder makes of padded samples: build "
-            f"it with enable_nested_tensor=False"
+            f"{type(norm).__name__} does not support nested tensors, which nn.TransformerEncoder makes of padded "
+            f"samples: build it with enable_nested_tensor=False"
         )
 
 
 def _activation(act_layer: Any, act_kwargs: dict[str, Any]) -> nn.Module:
     if not isinstance(act_layer, str):
         return act_layer(**act_kwargs)
-    from timm.layers.create_act import create_act_layer  # only timm gives an activation by name
+    from timm.layers.create_act import create_act_layer  # only timm passes activations by name
 
     return create_act_layer(act_layer, **act_kwargs)
 
@@ -154,13 +154,14 @@ def _activation(act_layer: Any, act_kwargs: dict[str, Any]) -> nn.Module:
 class NormFactory(functools.partial[nn.Module]):
     """A `functools.partial` of `build_norm` that timm's models can take apart.
 
-    timm's EfficientNet, MobileNet, RegNet, DenseNet and others unbind `func` and look it up: a class they replace
-    with timm's own norm of the same class name or refuse, a function they call for norm and activation in one, and
-    tell it which activation only if it is in a certain set. So `func` is a function, and enters that set when read.
+    timm's EfficientNet, MobileNet, RegNet, DenseNet and others look up `func`: they replace a class by timm's norm of
+    the same name or reject it, and call a function for norm and activation in one, but pass the activation only if it
+    is in a certain set. So `func` is a function, and enters that set when it is read.
     """
 
     @property
     def func(self) -> Callable[..., nn.Module]:
+        """The function `build_norm`, entered into timm's set."""
         timm = sys.modules.get("timm.layers.create_norm_act")
         if timm is not None:
             timm._NORM_ACT_REQUIRES_ARG.add(build_norm)

@@ -1,4 +1,4 @@
-"""What is known of a norm, and the checks that its own signature allows."""
+"""The facts about a norm, and the checks of its signature."""
 
 import dataclasses
 import difflib
@@ -15,13 +15,13 @@ Kind = Literal["layer", "weight", "conditional"]
 
 
 UNSCRIPTED = ("torch.jit.script", "torch.ao.quantization.fuse_modules")
-"""What by default is said not to work: a forward is Python, and modules are fused by torch's own classes."""
+"""Unsupported by default: a forward is Python, and torch fuses only its own classes."""
 NOT_DYNAMIC = (*UNSCRIPTED, "torch.compile(dynamic=True)")
-"""Of a norm whose `eps` is met within a function of its own first, and then outside, which Dynamo does not follow."""
+"""For a norm that reads `eps` in an inner function first and then outside, which Dynamo cannot trace."""
 
 
 class UnknownNormError(UserError, LookupError):
-    """No norm goes by this name; the message lists the nearest that do."""
+    """The norm is unknown; the message suggests the nearest names."""
 
     def __init__(self, said: str, at_command_line: str | None = None) -> None:
         super().__init__(said)
@@ -29,12 +29,12 @@ class UnknownNormError(UserError, LookupError):
 
 
 class UnknownArgumentError(UserError, TypeError):
-    """A keyword that is not accepted, or a needed one that is missing; the message lists the accepted ones."""
+    """A keyword is unknown, or a required one is missing; the message lists the accepted ones."""
 
 
 @dataclass(frozen=True)
 class NormInfo:
-    """What is known of a norm: how to build it, and the facts that `list_norms` filters on."""
+    """How to build a norm, and the facts about it that `list_norms` filters on."""
 
     name: str
     build: Callable[..., nn.Module]
@@ -42,7 +42,7 @@ class NormInfo:
     """Whether, in training, the output for one sample depends on the other samples of the batch."""
     aliases: tuple[str, ...] = ()
     alias_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    """Of the aliases that stand for the norm with certain options, these."""
+    """The options of aliases that stand for the norm with options."""
     kind: Kind = "layer"
     paper: str = ""
     """Authors, year and arXiv number; empty where there is none."""
@@ -52,27 +52,27 @@ class NormInfo:
     N for samples, C for channels, * for positions; `and` between the dimensions of several statistics.
     """
     train_eval_differ: bool = False
-    """Whether evaluation computes something else than training, as the norm is built by default.
+    """Whether evaluation and training compute different functions, with default options.
 
-    A layer built otherwise is asked for its running statistics, or for an attribute of this name where it has one.
+    For other options a layer's running statistics decide, or an attribute of this name.
     """
     state: tuple[str, ...] = ()
-    """The buffers that a forward in training mode writes."""
+    """The buffers that a forward in training mode updates."""
     minimum_count: int = 1
-    """The fewest values a statistic may average in training; 1 is no limit.
+    """The minimum number of values per statistic in training; 1 is no limit.
 
-    A layer whose arguments ask for more has an attribute of this name.
+    A layer whose options require more has an attribute of this name.
     """
     ranks: tuple[int, ...] = (2, 3, 4, 5)
     """The numbers of input dimensions accepted, batch and channels included."""
     fused: bool = False
-    """Whether one torch kernel does the work, or a composition of several."""
+    """Whether one torch kernel does the work, rather than several."""
     includes_activation: bool = False
     unsupported: tuple[str, ...] = UNSCRIPTED
-    """What of torch does not take the layer, of `torch.jit.script`, `torch.jit.trace`, `fuse_modules` and
-    `torch.compile(dynamic=True)`; torch.fx, torch.compile and torch.export do."""
+    """Which of `torch.jit.script`, `torch.jit.trace`, `fuse_modules` and `torch.compile(dynamic=True)` do not support
+    the layer; torch.fx, torch.compile and torch.export always do."""
     peers: tuple[str, ...] = ()
-    """The layers of torch, torchvision and timm whose checkpoints load, and then give the same output in evaluation."""
+    """Layers of torch, torchvision and timm whose checkpoints load and give the same output in evaluation."""
     owner: str = ""
     """The module, and for a plug-in the distribution, that registered it."""
 
@@ -83,7 +83,7 @@ class NormInfo:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments and their defaults; `inspect.Parameter.empty` marks one that must be given.
+        """Keyword arguments and their defaults; `inspect.Parameter.empty` marks a required one.
 
         The first parameter, `num_features`, is left out.
         """
@@ -91,39 +91,39 @@ class NormInfo:
         return {p.name: p.default for p in rest if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
     def check_keywords(self, keywords: Iterable[str]) -> None:
-        """Refuse keywords that building the norm would refuse, and say which it accepts."""
+        """Check that the norm accepts these keywords and that no required one is missing."""
         arguments = self.arguments
         empty = inspect.Parameter.empty
         accepted = ", ".join(k if v is empty else f"{k}={v!r}" for k, v in arguments.items()) or "none"
         given = set(keywords)
         for keyword in sorted(given - set(arguments)):
             raise UnknownArgumentError(
-                f"{self.name} takes no keyword {keyword!r}{_nearest(keyword, arguments)}; accepted: {accepted}"
+                f"{self.name}: unknown keyword {keyword!r}{_nearest(keyword, arguments)}; accepted: {accepted}"
             )
         missing = [keyword for keyword, default in arguments.items() if default is empty and keyword not in given]
         if missing:
             raise UnknownArgumentError(f"{self.name} needs {', '.join(missing)}; accepted: {accepted}")
 
     def holds(self, facts: Mapping[str, Any]) -> bool:
-        """Whether these facts hold: equal, or for a fact of several values one of them, or True for any at all."""
+        """Return whether the facts match: equal, for a fact with several values one of them, or True for any at all."""
         return all(_holds(getattr(self, fact), wanted) for fact, wanted in facts.items())
 
 
 RESERVED = ("build", "act_layer", "apply_act", "act_kwargs", "drop_layer", "inplace")
-"""Keywords that a factory takes itself, most of them from timm."""
+"""Keywords of the factory itself, most of them from timm."""
 
 FACTS = tuple(field.name for field in dataclasses.fields(NormInfo) if field.name not in ("name", "build"))
 
 
 def check_facts(facts: Iterable[str]) -> None:
-    """Refuse a word that is no fact, and say which are."""
+    """Check that these are names of facts."""
     for fact in facts:
         if fact not in FACTS:
-            raise UnknownArgumentError(f"no fact is called {fact!r}{_nearest(fact, FACTS)}; facts: {', '.join(FACTS)}")
+            raise UnknownArgumentError(f"unknown fact {fact!r}{_nearest(fact, FACTS)}; facts: {', '.join(FACTS)}")
 
 
 def check_signature(name: str, build: Callable[..., nn.Module]) -> None:
-    """Refuse what the registry could not call: channels must come first, and every option must have a name."""
+    """Check that the registry can call it: channels come first, and every option has a name."""
     parameters = list(inspect.signature(build).parameters.values())
     if not parameters or parameters[0].kind not in (
         inspect.Parameter.POSITIONAL_ONLY,
@@ -132,9 +132,7 @@ def check_signature(name: str, build: Callable[..., nn.Module]) -> None:
         raise TypeError(f"{name}: the first parameter must be the number of channels, taken by position")
     for parameter in parameters:
         if parameter.name in RESERVED:
-            raise TypeError(
-                f"{name}: the keyword {parameter.name!r} means something else to a factory; name it otherwise"
-            )
+            raise TypeError(f"{name}: the keyword {parameter.name!r} is reserved for factories; rename it")
         if parameter.kind is parameter.VAR_KEYWORD:
             raise TypeError(
                 f"{name}: **{parameter.name} would swallow misspelt options; name the accepted ones in the signature"

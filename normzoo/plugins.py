@@ -1,4 +1,4 @@
-"""Norms of other packages, found by entry point: loaded once, and reported by name where they do not load."""
+"""Load the norms of other packages by entry point, once, and report the plug-ins that fail."""
 
 import importlib.metadata
 import sys
@@ -12,7 +12,7 @@ from normzoo.norm_info import NormInfo
 ENTRY_POINT_GROUP = "normzoo.norms"
 
 broken: dict[str, str] = {}
-"""Plug-ins that did not load, by entry point and distribution, each with the reason."""
+"""Plug-ins that failed to load, by entry point and distribution, with the reason."""
 loading: str | None = None
 """The distribution whose plug-in is being imported."""
 _loaded = False
@@ -20,11 +20,11 @@ _lock = threading.RLock()
 
 
 def load_plugins(registered: Mapping[str, NormInfo], forget: Callable[[str], None]) -> None:
-    """Import the plug-ins once; one that fails is reported by name, and the others load all the same.
+    """Import the plug-ins once; a plug-in that fails is reported by name and does not affect the others.
 
     Args:
-        registered: The registry's table, which the plug-ins write into.
-        forget: Takes a norm out of it.
+        registered: The registry's table, to which the plug-ins add.
+        forget: Removes a norm from it.
     """
     global _loaded, loading
     if _loaded:
@@ -32,7 +32,7 @@ def load_plugins(registered: Mapping[str, NormInfo], forget: Callable[[str], Non
     with _lock:
         if _loaded or loading:
             return
-        # Sorted, so that of two that want one name the same one gets it on every machine.
+        # Sorted, so that a conflict over a name has the same outcome on every machine.
         for entry_point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=_order):
             loading, _ = _order(entry_point)
             try:
@@ -42,13 +42,13 @@ def load_plugins(registered: Mapping[str, NormInfo], forget: Callable[[str], Non
             finally:
                 loading = None
         _loaded = True
-    # After the loop, so that a warning turned into an error does not keep the other plug-ins out.
+    # After the loop, so that a warning turned into an error does not stop the other plug-ins.
     for plugin, why in broken.items():
-        warnings.warn(f"the normzoo plug-in {plugin} did not load and is left out: {why}", stacklevel=3)
+        warnings.warn(f"the normzoo plug-in {plugin} did not load and is ignored: {why}", stacklevel=3)
 
 
 def _order(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """The distribution that brings it, and its own name."""
+    """Return the names of the entry point's distribution and of the entry point."""
     return entry_point.dist.name if entry_point.dist else entry_point.name, entry_point.name
 
 
@@ -58,7 +58,7 @@ def _load(
     try:
         loaded = entry_point.load()
     except (Exception, SystemExit):
-        # Python drops a module that failed to import; what it had registered before that goes with it.
+        # Python drops a module that failed to import; forget the norms it had already registered.
         for norm in [norm for norm in list(registered.values()) if norm.build.__module__ not in sys.modules]:
             forget(norm.name)
         raise

@@ -1,4 +1,4 @@
-"""Every norm under a name: what is registered, what is known of it, and how to build it."""
+"""The registry of norms: register, find and build a norm by name."""
 
 import difflib
 import functools
@@ -45,11 +45,11 @@ HYDRA_TARGET = "normzoo.registry.hydra_factory"  # the `_target_` of a config of
 
 _infos: dict[str, NormInfo] = {}
 _names: dict[str, str] = {}  # key of a name or alias -> name
-# Not the plug-ins' lock, because a plug-in registers its norms while it is being loaded, perhaps from another thread.
+# Not the plug-ins' lock: a plug-in registers its norms while it is being loaded, perhaps from another thread.
 _table_lock = threading.Lock()
 
 
-# Classes of other libraries, as they are typed, that are not the norm which has the same name here but for a `_`.
+# Names of other libraries' classes that differ from our norm of nearly the same name.
 AMBIGUOUS = {
     "layernorm": "that of torch and timm, of the last dimension, is 'nn.LayerNorm' here; of channels and positions it "
     "is 'layer_norm', and of the channels at each position 'layer_norm_channel'",
@@ -62,17 +62,17 @@ AMBIGUOUS = {
 
 
 def _key(name: str) -> str:
-    """Names are equal when they differ only in case, in `_ - .` and spaces, and in a leading `torch.nn.` or `nn.`."""
+    """Normalize a name: ignore case, `_ - .`, spaces, and a leading `torch.nn.` or `nn.`."""
     return re.sub(r"[-_.\s]", "", re.sub(r"^\s*(torch\.)?nn\.", "", name.lower()))
 
 
 def _alias_key(alias: str, options: object) -> str:
-    """As `_key`; but `nn.LayerNorm`, which stands for a norm with options, is not `layer_norm`."""
+    """Normalize an alias as `_key` does, but keep `nn.LayerNorm`, an alias with options, apart from `layer_norm`."""
     key, of_torch = _key(alias), re.match(r"\s*(torch\.)?nn\.", alias.lower())
     return f"nn.{key}" if options and of_torch else key
 
 
-def register(
+def register(  # noqa: D417  # NormInfo documents the facts
     name: str,
     *,
     batch_dependent: bool,
@@ -89,30 +89,29 @@ def register(
     peers: Sequence[str] = (),
     kind: Kind = "layer",
 ) -> Callable[[Build], Build]:
-    """Register the decorated class, or function, as the norm called `name`.
+    """Register the decorated class or function as the norm called `name`.
 
-    What is registered takes the number of channels first and its options by keyword, without `**kwargs`, so that a
-    misspelt option is found before anything is built. The other arguments are the facts of `NormInfo`.
+    It takes the number of channels first and its options by keyword, without `**kwargs`, so that a misspelt option is
+    found before anything is built. The other arguments are the facts of `NormInfo`.
 
-    A class or function that is defined again under the same module and qualified name (`importlib.reload`, a notebook
-    cell run twice) replaces the earlier one, as it does in its module; layers built before keep the old class.
+    Redefining a class or function under the same module and qualified name (`importlib.reload`, a notebook cell run
+    twice) replaces the earlier one; existing layers keep the old class.
 
     Args:
         name: In snake case; also the name of the file `conf/norm/<name>.yaml`.
-        aliases: Other names to be found by; `_ - .`, spaces, case and a leading `torch.nn.` make no difference. A
-            mapping says of each which options make the norm what is called so elsewhere: `{"BN2d": {"eps": 1e-3}}`.
-        minimum_count: None for 2 of a layer that says how many values a statistic has by `reduces_over`, else 1.
+        aliases: Other names; `_ - .`, spaces, case and a leading `torch.nn.` make no difference. A mapping gives each
+            alias the options that it stands for: `{"BN2d": {"eps": 1e-3}}`.
 
     Raises:
         ValueError: If the name or an alias is taken by another norm, or the name is not in snake case.
-        TypeError: If what is decorated takes `**kwargs` or no positional argument.
+        TypeError: If the decorated object takes `**kwargs` or no positional argument.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        raise ValueError(f"a norm's name is in snake case, such as 'group_norm'; got {name!r}")
+        raise ValueError(f"a norm's name must be in snake case, such as 'group_norm'; got {name!r}")
     if isinstance(aliases, str) or isinstance(state, str):
-        raise TypeError(f"{name}: aliases and state are sequences of strings, not one string")
+        raise TypeError(f"{name}: aliases and state must be sequences of strings, not one string")
     if kind not in get_args(Kind):
-        raise ValueError(f"{name}: kind is one of {', '.join(get_args(Kind))}; got {kind!r}")
+        raise ValueError(f"{name}: unknown kind {kind!r}; choose one of {', '.join(get_args(Kind))}")
 
     def decorate(build: Build) -> Build:
         check_signature(name, build)
@@ -139,7 +138,7 @@ def register(
         )
         with _table_lock:
             _add(info)
-        # Written only on a difference, so that registering a class of another library leaves it as it is.
+        # Set only if it differs, so that registering another library's class does not change it.
         if inspect.isclass(build) and getattr(build, "includes_activation", False) != includes_activation:
             build.includes_activation = includes_activation  # type: ignore[attr-defined]
         if counts_values and reduces_over:
@@ -180,25 +179,25 @@ def _forget(name: str) -> None:
 
 
 def info(name: str) -> NormInfo:
-    """The facts on the norm of this name.
+    """Return the facts about a norm.
 
     Raises:
-        UnknownNormError: If no norm is called so; the message lists the nearest names.
+        UnknownNormError: If the norm is unknown; the message suggests the nearest names.
     """
     plugins.load_plugins(_infos, _forget)
     return _find(name)
 
 
 def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module:
-    """Build the norm of this name for `num_features` channels: `create("group_norm", 64, num_groups=8)`.
+    """Build a norm for `num_features` channels: `create("group_norm", 64, num_groups=8)`.
 
-    A norm of kind "weight" takes the module that has the weight in their place, and returns it:
+    A norm of kind "weight" takes the module that has the weight instead, and returns it:
     `create("spectral_norm", nn.Linear(64, 10))`.
 
     Raises:
-        UnknownNormError: If no norm is called so; the message lists the nearest names.
-        UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
-        TypeError: If a value is of another type than the norm takes.
+        UnknownNormError: If the norm is unknown; the message suggests the nearest names.
+        UnknownArgumentError: A TypeError, if a keyword is not accepted or a required one is missing.
+        TypeError: If a value has the wrong type.
         ValueError: If a value is out of range, such as an `eps` below 0.
     """
     found = _find(name)
@@ -211,17 +210,17 @@ def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module
 
 
 def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
-    """What torchvision, timm and the models here take as `norm_layer=`: called with a number of channels, it builds.
+    """Return a constructor for `norm_layer=` of torchvision, timm and our models: called with a number of channels.
 
-    The keywords are checked now, not when the first layer is built. The result is a `functools.partial` of the
-    registered class or function, and can be pickled where that can.
+    The keywords are checked at once, not when the first layer is built. The result is a `functools.partial` of the
+    registered class or function, and can be pickled if that can.
 
-    A config of `conf/norm` is taken as it is: `factory(**config.norm)` and `hydra.utils.instantiate(config.norm)`.
+    It accepts a config of `conf/norm` as it is: `factory(**config.norm)` and `hydra.utils.instantiate(config.norm)`.
 
     Raises:
-        UnknownNormError: If no norm is called so; the message lists the nearest names.
-        UnknownArgumentError: A TypeError, if a keyword is not accepted or a needed one is missing.
-        TypeError: If a value is of another type than the norm takes.
+        UnknownNormError: If the norm is unknown; the message suggests the nearest names.
+        UnknownArgumentError: A TypeError, if a keyword is not accepted or a required one is missing.
+        TypeError: If a value has the wrong type.
         ValueError: If a value is out of range, such as an `eps` below 0.
     """
     found = _find(name)
@@ -234,7 +233,7 @@ def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
 
 
 def hydra_factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
-    """`factory` for Hydra's `instantiate`, which takes a `functools.partial` itself and none derived from it."""
+    """Build a `factory` for Hydra's `instantiate`, which accepts `functools.partial` but no subclass of it."""
     if importlib.util.find_spec("timm"):
         importlib.import_module("timm.layers.create_norm_act")  # where `func` enters, before a model of timm's looks
     made = factory(name, **kwargs)
@@ -242,10 +241,10 @@ def hydra_factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
 
 
 def list_norms(**facts: Any) -> list[str]:
-    """The names of all norms for which these facts hold, sorted: `list_norms(batch_dependent=False)`.
+    """Return the sorted names of all norms with these facts: `list_norms(batch_dependent=False)`.
 
-    A fact is compared by equality. A fact that holds several values (`aliases, state, ranks`) may also be asked for
-    one of them, `ranks=5`, or for having any, `state=True`.
+    Facts are compared by equality. A fact with several values (`aliases, state, ranks`) also matches one of them,
+    `ranks=5`, or any, `state=True`.
 
     Raises:
         UnknownArgumentError: A TypeError, if there is no such fact; the message lists the facts.
@@ -256,15 +255,15 @@ def list_norms(**facts: Any) -> list[str]:
 
 
 def facts_of(layer: nn.Module) -> NormInfo | None:
-    """The facts on the norm whose class this layer is of, or of a class derived from it; None for any other layer."""
+    """Return the facts about the norm that this layer is an instance of, subclasses included; None for other layers."""
     infos = {norm.build: norm for norm in list(_infos.values()) if inspect.isclass(norm.build)}
     return next((infos[kind] for kind in type(layer).__mro__ if kind in infos), None)
 
 
 def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Qualified name and module of each norm in a model: instances of the registered classes, outermost only.
+    """Yield qualified name and module of each norm in a model: instances of registered classes, outermost only.
 
-    A norm that a norm is made of is not listed; nor is one from a registered function that returns another class.
+    Norms inside a norm are left out, and so are layers of another class that a registered function returned.
     """
     classes = tuple(norm.build for norm in list(_infos.values()) if inspect.isclass(norm.build))
     seen: set[nn.Module] = set()
@@ -284,9 +283,9 @@ def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _find(name: str) -> NormInfo:
     if not isinstance(name, str):
-        raise UnknownNormError(f"a norm is asked for by its name, a string such as 'group_norm'; got {name!r}")
+        raise UnknownNormError(f"the name of a norm must be a string, such as 'group_norm'; got {name!r}")
     if name.strip().lower() in AMBIGUOUS:
-        raise UnknownNormError(f"{name!r} is the name of several norms: {AMBIGUOUS[name.strip().lower()]}")
+        raise UnknownNormError(f"{name!r} is ambiguous: {AMBIGUOUS[name.strip().lower()]}")
     keys = (_alias_key(name, True), _key(name))
     if not any(key in _names for key in keys):
         plugins.load_plugins(_infos, _forget)
@@ -297,20 +296,20 @@ def _find(name: str) -> NormInfo:
 
 
 def _options(norm: NormInfo, typed: str) -> dict[str, Any]:
-    """What the alias that was typed, if it was one, stands for beside the norm."""
+    """Return the options that the typed alias stands for."""
     options = {_alias_key(alias, options): options for alias, options in norm.alias_options.items()}
     return dict(options.get(_alias_key(typed, True)) or options.get(_key(typed)) or {})
 
 
 def _unknown(name: str, key: str) -> UnknownNormError:
-    # Also by what stands before "norm", of names rather than of aliases, and of the shortest of them.
+    # Match the part before "norm" too; names take precedence over aliases, and short ones over long ones.
     ordered = sorted(_names.items(), key=lambda entry: (entry[0] == _key(entry[1]), -len(entry[0])))
     known = {stem: norm for each, norm in ordered if len(stem := each.partition("norm")[0]) > 3} | _names
     nearest = dict.fromkeys(known[match] for match in difflib.get_close_matches(key, known, n=6, cutoff=0.76))
     guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(sorted(_infos))}."
     broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in plugins.broken.items())
     in_python, in_a_shell = (
-        f"no norm is called {name!r}; {guess} {call} lists all {len(_infos)}.{broken}"
+        f"unknown norm {name!r}; {guess} {call} lists all {len(_infos)}.{broken}"
         for call in ("normzoo.list_norms()", "`normzoo list`")
     )
     return UnknownNormError(in_python, in_a_shell)

@@ -1,4 +1,4 @@
-"""The conformance suite that every norm here passes, for yours as well: `check_norm("my_norm")`.
+"""The conformance suite that every built-in norm passes, for your own norm: `check_norm("my_norm")`.
 
 In pytest, one test for each property:
 
@@ -6,8 +6,8 @@ In pytest, one test for each property:
     def test_my_norm(check):
         check()
 
-It needs torch and nothing else. What a norm says of itself when it is registered decides what is asked of it; the
-properties are the functions in `normzoo/_conformance/`.
+It needs only torch. The facts that a norm is registered with select the checks; each check is a function in
+`normzoo/_conformance/`.
 """
 
 import dataclasses
@@ -28,17 +28,18 @@ __all__ = ["Check", "check_norm", "checks"]
 
 @dataclass(frozen=True)
 class Check:
-    """One property of one norm: called, it returns, raises AssertionError, or raises `unittest.SkipTest`."""
+    """One property of one norm; calling it returns, raises AssertionError, or raises `unittest.SkipTest`."""
 
     function: Callable[[Subject], None]
     subject: Subject
     reason: str = ""
-    """Why it is to be skipped, if it is."""
+    """Why to skip it; empty to run it."""
 
     def __str__(self) -> str:
         return self.function.__name__
 
     def __call__(self) -> None:
+        """Run the check."""
         if self.reason:
             raise SkipTest(self.reason)
         asked = " ".join((self.function.__doc__ or "").split())
@@ -60,41 +61,42 @@ def checks(
     device: str = "cpu",
     **facts: Any,
 ) -> list[Check]:
-    """The checks of one norm, to be called one by one; the arguments are those of `check_norm`."""
+    """Return the checks of one norm, to call one by one; takes the arguments of `check_norm`."""
     build, known = _resolve(norm, facts)
     functions = (*CHECKS, *OF_KIND[known.kind])
     names = [function.__name__ for function in functions]
     skip = dict(skip or {})
     for name in skip:
         if name not in names:
-            raise ValueError(f"there is no check {name!r} to skip; checks: {', '.join(names)}")
+            raise ValueError(f"unknown check {name!r} in skip; checks: {', '.join(names)}")
     subject = Subject(build, known, num_features, device, reference)
     return [Check(function, subject, skip.get(function.__name__, "")) for function in functions]
 
 
 def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[str, str]:
-    """Hold a norm to every check, and report all failures at once.
+    """Run every check on a norm, and report all failures at once.
 
     Args:
-        norm: A registered name, class or function, what `factory` returns, or any callable that takes a number of
-            channels and returns a layer. Of kind "conditional" the layer has a method `example_condition(x)`, which
-            draws a condition for an input; of kind "weight" the callable takes a module instead of the channels.
-        reference: `reference(x, layer)`, or with a condition `reference(x, condition, layer)`, is given a float64
-            input and a layer in training mode, and returns what the layer should, as a tensor or an array: an
-            independent formula. For a norm of weights it is `reference(original, module)`: what the weight is computed
-            from (a list, where the parametrization keeps several tensors) and the module, to what the weight should be.
-        skip: The checks that do not apply, by name, each with the reason.
+        norm: A registered name, class or function, the result of `factory`, or any callable that takes a number of
+            channels and returns a layer. For kind "conditional" the layer has a method `example_condition(x)`, which
+            draws a condition for an input; for kind "weight" the callable takes a module instead of the channels.
+        **options: Any of the following.
+        reference: An independent formula `reference(x, layer)`, or `reference(x, condition, layer)`, that takes a
+            float64 input and a layer in training mode, and returns the expected output as a tensor or an array. For a
+            norm of weights it is `reference(original, module)`, from the original weight (a list, if the
+            parametrization has several tensors) and the module to the expected weight.
+        skip: Checks that do not apply, by name, with the reason.
         num_features: Channels to build the norm with.
-        device: Where to run.
-        facts: Facts in place of the registered ones; for a norm that is not registered, what `register` would be told.
+        device: Device to run on.
+        facts: Facts that override the registered ones; for a norm that is not registered, the arguments of `register`.
 
     Returns:
-        For each check "passed", or "skipped: " and the reason.
+        "passed" for each check, or "skipped: " and the reason.
 
     Raises:
-        AssertionError: Names each check that fails, how the norm differs, and what is asked; the first line, which is
-            all that pytest's summary shows, has the first failure and the names of the others.
-        TypeError: If a norm is not registered and `batch_dependent` is not given, or needs arguments: give it by
+        AssertionError: Names each failing check, the difference and the requirement; the first line, which pytest's
+            summary shows, has the first failure and the names of the others.
+        TypeError: If a norm is not registered and `batch_dependent` is missing, or it needs arguments: pass
             `normzoo.factory(name, num_classes=10)`.
     """
     outcome: dict[str, str] = {}
@@ -129,7 +131,7 @@ def _resolve(
         if not registered:
             name = getattr(norm, "__name__", repr(norm))
             if "batch_dependent" not in facts:
-                raise TypeError(f"{name} is not registered: state batch_dependent=True or False, as for register")
+                raise TypeError(f"{name} is not registered: pass batch_dependent=True or False, as to register")
             return norm, NormInfo(name, norm, **facts)
         known = registered[0]
     return norm, dataclasses.replace(known, **facts)

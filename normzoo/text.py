@@ -1,6 +1,6 @@
-"""Text from anywhere (names, paths, messages, records of others) made safe for where it is shown, a medium a function.
+"""Make text from anywhere (names, paths, messages, records of others) safe to show; one function per medium.
 
-What is written down stays as it is, in JSON; what is shown goes through here, and through nothing else.
+JSON files keep text as it is; everything shown goes through these functions.
 """
 
 import re
@@ -19,7 +19,7 @@ LARGEST = 1e150  # of numbers: its square is one too
 
 
 def printable(text: str, keep: str = "\n") -> str:
-    """The text as any terminal and any file may take it: `\\x1b` for an escape, `\\xff` for a byte that is no UTF-8."""
+    r"""Escape what terminals and files cannot show: `\x1b` for an escape, `\xff` for a byte that is not UTF-8."""
     if text.isprintable():
         return text
     return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _named(ord(found[0])), text)
@@ -30,7 +30,7 @@ def _named(code: int) -> str:
 
 
 def bounded(text: str, most: int = _LONGEST) -> str:
-    """The text; of a longer one the beginning and the end, with its length between them."""
+    """Shorten a long text to its beginning and end, with its length between them."""
     if len(text) <= most:
         return text
     note = f" … ({len(text):,} characters in all) … "
@@ -39,7 +39,7 @@ def bounded(text: str, most: int = _LONGEST) -> str:
 
 
 def displayable(value: Any) -> Any:
-    """Plain data whose texts stand on one line and whose numbers can be drawn, whatever a file holds."""
+    """Make the texts of plain data fit on one line and its numbers drawable."""
     if type(value) is str:
         short = len(value) <= _LONGEST_VALUE and value.isprintable()
         return value if short else bounded(printable(value, keep=""), _LONGEST_VALUE)

@@ -1,4 +1,4 @@
-"""What a norm is to be built with, checked before it is: types as annotated, and ranges of what all norms share."""
+"""Check the arguments of a norm before it is built: types against annotations, and common ranges."""
 
 import functools
 import inspect
@@ -15,11 +15,11 @@ from normzoo.errors import UserError
 
 
 class ArgumentTypeError(UserError, TypeError):
-    """An argument of another type than its norm takes."""
+    """An argument has the wrong type."""
 
 
 class ArgumentValueError(UserError, ValueError):
-    """An argument out of the range that its norm takes."""
+    """An argument is out of range."""
 
 
 def _is_whole(value: Any) -> bool:
@@ -37,34 +37,37 @@ TYPES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     str: ("a string", lambda value: isinstance(value, str)),
     torch.dtype: ("a data type such as torch.float32", lambda value: isinstance(value, torch.dtype)),
 }
-# Of arguments that mean the same in every norm; the range of one that a norm has alone is checked by that norm.
+# Arguments that mean the same in every norm; each norm checks the ranges of its own arguments.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_features": ("1 or more", lambda value: value >= 1),
     "eps": ("0 or more", lambda value: 0 <= value < math.inf),
-    "momentum": ("from 0 to 1", lambda value: 0 <= value <= 1),  # as torch's; one that is never None is the norm's own
-    "channel_dim": ("other than 0, which counts the samples", lambda value: value != 0),
+    "momentum": (
+        "from 0 to 1",
+        lambda value: 0 <= value <= 1,
+    ),  # torch's momentum; one that cannot be None is the norm's own
+    "channel_dim": ("other than 0, the batch dimension", lambda value: value != 0),
 }
 
 
 def check_num_features(norm: str, build: Callable[..., Any], value: Any) -> None:
-    """Refuse what is no number of channels, which the first parameter of all norms is, but of those of weights.
+    """Check the number of channels, the first parameter of all norms but weight norms.
 
     Raises:
-        ArgumentTypeError: A TypeError, if it is no whole number.
+        ArgumentTypeError: A TypeError, if it is not a whole number.
         ArgumentValueError: A ValueError, if it is less than 1.
     """
     first = next(iter(_signature(build).parameters.values()))
-    untold = first.annotation is first.empty and not isinstance(value, torch.nn.Module)  # which a norm of weights takes
-    if first.annotation in (int, "int") or untold:
+    unannotated = first.annotation is first.empty and not isinstance(value, torch.nn.Module)  # a weight norm takes one
+    if first.annotation in (int, "int") or unannotated:
         _check(norm, first.name, value, (int,), RANGES["num_features"])
 
 
 def check_values(norm: str, build: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
-    """Refuse values that the norm's annotations do not allow, or that are out of range whatever the norm.
+    """Check values against the norm's annotations and the common ranges.
 
     Raises:
-        ArgumentTypeError: A TypeError that names the norm, the argument and what was expected.
-        ArgumentValueError: A ValueError that does.
+        ArgumentTypeError: A TypeError that names the norm, the argument and the expected type.
+        ArgumentValueError: A ValueError that names the norm, the argument and the expected range.
     """
     parameters = _signature(build).parameters
     for name in keywords:
@@ -79,7 +82,7 @@ def check_values(norm: str, build: Callable[..., Any], keywords: Mapping[str, An
 def _signature(build: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(build, eval_str=True)
-    except Exception:  # of an annotation that is a string, and names what is imported for type checkers alone
+    except Exception:  # a string annotation names something imported only for type checkers
         return inspect.signature(build)
 
 
@@ -99,8 +102,8 @@ def _check(
         return
     kinds = [TYPES[kind] for kind in allowed if kind is not types.NoneType]
     expected = ", ".join([" or ".join(title for title, _ in kinds), *([within[0]] if within else [])])
-    said = f"{norm}: {name} is {expected}{' or None' if types.NoneType in allowed else ''}; got {value!r}"
+    message = f"{norm}: {name} must be {expected}{' or None' if types.NoneType in allowed else ''}; got {value!r}"
     if not any(fits(value) for _, fits in kinds):
-        raise ArgumentTypeError(said)
+        raise ArgumentTypeError(message)
     if value != value or (within is not None and not within[1](value)):
-        raise ArgumentValueError(said)
+        raise ArgumentValueError(message)

@@ -301,7 +301,7 @@ def test_what_a_process_has_compiled_ahead_is_on_disk(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"norms": ["no_such_norm"]}, "no norm is called 'no_such_norm'"),
+        ({"norms": ["no_such_norm"]}, "unknown norm 'no_such_norm'"),
         ({"shape": (8,)}, "the shape needs N, C and positions"),
         ({"shape": (8, 0)}, "at least 1"),
         ({"rounds": 0}, "0 rounds"),

@@ -62,17 +62,17 @@ def test_a_number_of_channels_that_is_none(name):
     build = normzoo.factory(name, **needed)
     for value in (0, -1, "64", 64.0, None, True, nn.Linear(2, 2)):
         error = ValueError if value in (0, -1) else TypeError
-        with pytest.raises(error, match=rf"^{name}: num_features is a whole number, 1 or more; got ") as refusal:
+        with pytest.raises(error, match=rf"^{name}: num_features must be a whole number, 1 or more; got ") as refusal:
             normzoo.create(name, value, **needed)
         assert isinstance(refusal.value, normzoo.UserError)
-        with pytest.raises(error, match=r"^\w+: num_features is a whole number"):
+        with pytest.raises(error, match=r"^\w+: num_features must be a whole number"):
             build(value)
 
 
 def test_a_factory_refuses_before_the_first_layer_and_what_comes_with_it():
-    with pytest.raises(ValueError, match="batch_norm: eps is a number, 0 or more; got -1"):
+    with pytest.raises(ValueError, match="batch_norm: eps must be a number, 0 or more; got -1"):
         normzoo.factory("BN", eps=-1)
-    with pytest.raises(ValueError, match="BatchNorm: momentum is a number, from 0 to 1 or None; got 2"):
+    with pytest.raises(ValueError, match="BatchNorm: momentum must be a number, from 0 to 1 or None; got 2"):
         normzoo.factory("BN")(8, momentum=2)
 
 
@@ -93,7 +93,7 @@ def test_what_torch_users_rely_on_is_taken():
     for keywords in ({"eps": 0}, {"momentum": 0.0}, {"momentum": 1}, {"momentum": None}, {"dtype": torch.float16}):
         normzoo.create("batch_norm", 8, **keywords)
     normzoo.create("rms_norm", 8, eps=None)
-    with pytest.raises(TypeError, match=r"dtype is a data type such as torch\.float32 or None; got 'float32'"):
+    with pytest.raises(TypeError, match=r"dtype must be a data type such as torch\.float32 or None; got 'float32'"):
         normzoo.create("batch_norm", 8, dtype="float32")
 
 
@@ -108,9 +108,9 @@ def test_a_norm_of_another_package_is_checked_too_where_its_annotations_can_be_r
 
     try:
         normzoo.create("annotated_in_strings", 8, eps="not read", mode=object(), other="anything")
-        with pytest.raises(ValueError, match="annotated_in_strings: channels is a whole number, 1 or more; got 0"):
+        with pytest.raises(ValueError, match="annotated_in_strings: channels must be a whole number, 1 or more; got 0"):
             normzoo.create("annotated_in_strings", 0)
-        with pytest.raises(TypeError, match="annotated_in_readable_strings: eps is a number, 0 or more; got 'x'"):
+        with pytest.raises(TypeError, match="annotated_in_readable_strings: eps must be a number, 0 or more; got 'x'"):
             normzoo.create("annotated_in_readable_strings", 8, eps="x")
     finally:
         normzoo.registry._forget("annotated_in_strings")

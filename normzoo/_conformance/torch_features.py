@@ -28,7 +28,7 @@ def survives_saving(norm: Subject) -> None:
 
 
 def pickles(norm: Subject) -> None:
-    """pickle gives a layer that does the same and shares nothing."""
+    """Check that pickle gives a layer that does the same and shares nothing."""
     for layer in norm.modes():
         try:
             pickled = pickle.dumps(layer)

@@ -1,1 +1,1 @@
-"""Data sets as LightningDataModules: one file and one `conf/data/*.yaml` each, found by their `_target_`."""
+"""Data sets as LightningDataModules, each with a `conf/data/*.yaml` that names it in `_target_`."""

@@ -1,4 +1,4 @@
-"""Where data files lie on a machine, and how files of our own get there whole or not at all."""
+"""Locate data files, and write our own atomically."""
 
 import os
 import tempfile
@@ -14,7 +14,7 @@ from normzoo.errors import UserError
 
 
 def cache_folder() -> Path:
-    """$NORMZOO_CACHE, else $XDG_CACHE_HOME/normzoo, else ~/.cache/normzoo."""
+    """Return $NORMZOO_CACHE, else $XDG_CACHE_HOME/normzoo, else ~/.cache/normzoo."""
     if own := os.environ.get("NORMZOO_CACHE"):
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):
@@ -23,16 +23,16 @@ def cache_folder() -> Path:
 
 
 def usual_places() -> list[Path]:
-    """Folders searched for torchvision's layouts where no `root` is given: $NORMZOO_DATA, the cache, ./data."""
+    """Return the folders to search without a `root`: $NORMZOO_DATA, the cache, ./data."""
     own = os.environ.get("NORMZOO_DATA")
     return [*([Path(own).expanduser()] if own else []), cache_folder(), Path("data")]
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays so that a reader, or a second writer at the same moment, never meets half a file.
+    """Write arrays atomically, so that no reader or concurrent writer sees half a file.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: If the folder is not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -48,10 +48,10 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_npz(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[np.ndarray]:
-    """The named uint8 arrays of a cached file, in the order of `shapes`.
+    """Read the named uint8 arrays of a cached file, in the order of `shapes`.
 
     Raises:
-        UserError: the file is damaged (each array has a checksum), or is not what was written there.
+        UserError: If the file is damaged (each array has a checksum) or has other contents.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -68,18 +68,18 @@ def read_npz(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[np.ndarray]
 def _corrupt(path: Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(
-        f"the cached data file {path} is corrupt or cannot be read ({reason}). Delete it and run again: it is rebuilt."
+        f"the cached data file {path} is corrupt or cannot be read ({reason}). Delete it and run again to rebuild it."
     )
 
 
 def download_once(target: Path, fetch: Callable[[Path], None], is_there: Callable[[], bool], how_else: str) -> None:
-    """Make the folder `target` by `fetch(parent)`, which is to create `parent / target.name`.
+    """Create the folder `target` by `fetch(parent)`, which must create `parent / target.name`.
 
-    It is fetched beside its place and moved there whole, so that two runs that fetch it at once do not write into
-    each other's files: the second finds the first one's folder and drops its own.
+    It is downloaded next to its place and then moved, so that two concurrent runs do not write into each other's files;
+    the second one keeps the folder of the first.
 
     Raises:
-        UserError: it could not be fetched or written, or there is a `target` already, which is not what is needed.
+        UserError: If the download or the write fails, or an incomplete `target` already exists.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,11 +94,9 @@ def download_once(target: Path, fetch: Callable[[Path], None], is_there: Callabl
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the download of {target.name} into {target.parent} failed ({reason}). {how_else}") from error
     if not is_there():
-        raise UserError(
-            f"the folder {target} is in the way of the download: it is incomplete. Delete it and run again."
-        )
+        raise UserError(f"the folder {target} is incomplete and blocks the download. Delete it and run again.")
 
 
 def listing(places: Iterable[Path]) -> str:
-    """The places for an error message."""
+    """Join the places for an error message."""
     return ", ".join(str(place) for place in places)

@@ -1,4 +1,4 @@
-"""Image files: those below a folder of classes, and the pixels of one of them."""
+"""Find the image files below class folders, and read their pixels."""
 
 import os
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The folders of the classes, in the order of their names.
+    """Return the class folders, sorted by name.
 
     Raises:
-        OSError: `root` cannot be listed.
-        UserError: Its only folder holds the folders of the classes.
+        OSError: If `root` cannot be listed.
+        UserError: If its only folder contains the class folders.
     """
     classes = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
     within = list(classes[0].iterdir()) if len(classes) == 1 else []
     if any(entry.is_dir() for entry in within) and not any(_is_image(entry.name) for entry in within):
         raise UserError(
-            f"the only class in {root} is {classes[0].name}, a folder of folders. Move the folders of the classes from "
-            f"{classes[0]} into {root}."
+            f"the only class in {root} is {classes[0].name}, a folder of folders. Move the class folders from "
+            f"{classes[0]} to {root}."
         )
     return classes
 
 
 def image_files(classes: Sequence[Path]) -> list[tuple[str, int]]:
-    """The image files below each class's folder, with the class's number, in torchvision's order.
+    """Return the image files below each class folder, with the index of the class, in torchvision's order.
 
-    Links to folders are followed, but no folder is entered twice, nor one that holds the classes: a loop of links adds
-    no image, and a folder of one class is no part of another that links to it.
+    Symbolic links to folders are followed, but no folder is visited twice, nor one that contains the class folders: a
+    loop of links adds no image, and linking to the folder of another class does not add its images.
 
     Raises:
-        OSError: A folder cannot be listed.
-        UserError: Two classes are the same folder, or a class has no image.
+        OSError: If a folder cannot be listed.
+        UserError: If two classes are the same folder, or a class has no image.
     """
     split = classes[0].parent.resolve()
     entered = {_identity(above): str(above) for above in (split, *split.parents)}
@@ -50,7 +50,7 @@ def image_files(classes: Sequence[Path]) -> list[tuple[str, int]]:
     links: list[tuple[int, str]] = []
     for _, at in waiting:
         if not is_new(at):
-            raise UserError(f"the class folder {at} is {entered[_identity(at)]} once more. Remove one of them.")
+            raise UserError(f"the class folders {at} and {entered[_identity(at)]} are the same. Remove one of them.")
     while waiting:
         label, at = waiting.pop()
         with os.scandir(at) as entries:
@@ -63,14 +63,15 @@ def image_files(classes: Sequence[Path]) -> list[tuple[str, int]]:
                         waiting.append((label, entry.path))
                 elif _is_image(entry.name):
                     found.append((entry.path, label))
-        # What lies in a folder belongs to it before what links to it.
+        # Follow links last: a folder belongs to the class it lies in.
         while links and not waiting:
             links.sort(reverse=True)
             waiting = [link for link in [links.pop()] if is_new(link[1])]
     empty = sorted({*range(len(classes))} - {label for _, label in found})
     if empty:
         names = ", ".join(classes[label].name for label in empty[:5])
-        raise UserError(f"no image in {names}{', ...' if len(empty) > 5 else ''}: {', '.join(EXTENSIONS)} are read.")
+        more = ", ..." if len(empty) > 5 else ""
+        raise UserError(f"no image in {names}{more}. Supported extensions: {', '.join(EXTENSIONS)}.")
     return sorted(found, key=lambda one: (one[1], *os.path.split(one[0])))
 
 
@@ -84,17 +85,17 @@ def _is_image(name: str) -> bool:
 
 
 def read_image(path: str) -> Any:
-    """The first image in a file, as Pillow's of 8-bit RGB: 16 bits are scaled to 8, and so are floats in [0, 1].
+    """Read the first image of a file as a Pillow image in 8-bit RGB; scale 16 bits, and floats in [0, 1], to 8 bits.
 
     Raises:
-        UserError: Whatever is wrong with the file, by its name.
+        UserError: If the file cannot be read; names it and the reason.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return _eight_bits(image).convert("RGB")
-    # Pillow's decoders raise what Python, zlib and struct raise at the bytes they meet: a SyntaxError, an IndexError.
+    # On damaged files Pillow's decoders raise almost anything, such as SyntaxError or IndexError.
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         named = f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -102,10 +103,10 @@ def read_image(path: str) -> Any:
 
 
 def _eight_bits(image: Any) -> Any:
-    """The image, where `convert` would clip its numbers: scaled to 0 ... 255.
+    """Scale the image to 0 ... 255 if `convert` would clip its values.
 
     Raises:
-        ValueError: Nothing says which number is white.
+        ValueError: If the value of white is unknown.
     """
     from PIL import Image
 
@@ -115,13 +116,13 @@ def _eight_bits(image: Any) -> Any:
     if image.mode == "F" and 0 <= pixels.min() <= pixels.max() <= 1:  # false for NaN
         white = 1.0
     elif image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        white = 2.0 ** tags.get(258, (16,))[0] - 1  # Pillow leaves 12 bits, which a TIFF may have, as they are
+        white = 2.0 ** tags.get(258, (16,))[0] - 1  # Pillow does not scale the 12 bits of some TIFF files
     else:
-        kind = "floating-point numbers" if image.mode == "F" else "32-bit whole numbers"
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
         raise ValueError(
-            f"its pixels are {kind} from {pixels.min():g} to {pixels.max():g}, and nothing says which of them is "
-            "white; save it with 8 or 16 bits a channel, or as numbers from 0 to 1"
+            f"its pixels are {kind} from {pixels.min():g} to {pixels.max():g}, and the value of white is unknown; "
+            "save it with 8 or 16 bits per channel, or as numbers from 0 to 1"
         )
-    if tags.get(262) == 0:  # it counts from white to black
+    if tags.get(262) == 0:  # white is zero
         pixels = white - pixels
     return Image.fromarray((pixels * (255 / white)).round().clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What all data modules share: options, batches, shards, and the checks on them."""
+"""Base of the data modules: options, batches, shards, and their checks."""
 
 import logging
 from abc import abstractmethod
@@ -17,16 +17,16 @@ logger = logging.getLogger("normzoo")
 
 
 def check_whole(option: str, value: int | None, least: int, *, optional: bool = False) -> None:
-    """Refuse an option that is not a whole number of at least `least`."""
+    """Check that an option is an integer of at least `least`."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        null = ", or null," if optional else ""
-        raise UserError(f"data option {option} is {value!r}: a whole number of at least {least}{null} is expected.")
+        null = ", or null" if optional else ""
+        raise UserError(f"data.{option}={value!r} must be an integer of at least {least}{null}.")
 
 
 def balanced_order(labels: Tensor, seed: int) -> Tensor:
-    """A random order of the samples in which each prefix holds as many of one class as of another, while they last.
+    """Return a random order of the samples whose every prefix has equally many of each class, while they last.
 
     Shape: labels (n) -> indices (n)
     """
@@ -39,10 +39,10 @@ def balanced_order(labels: Tensor, seed: int) -> Tensor:
 
 
 def mixed(index: Tensor, seed: int) -> Tensor:
-    """The same indices in random order.
+    """Return the same indices in random order.
 
-    A pass in balanced order would meet every class once in each ten images, and the statistics of such a batch are
-    not those of a random one.
+    In balanced order every ten images would contain each class once, so that batch statistics would not be those of a
+    random batch.
     """
     return index[torch.randperm(len(index), generator=generator(seed, 1))]
 
@@ -51,16 +51,16 @@ class ImageData(LightningDataModule):
     """Images and labels in a train and a val split.
 
     Args:
-        batch_size: training images in a batch of one process, which is what BatchNorm sees.
-        eval_batch_size: images in a validation batch of one process.
-        seed: decides the order of the training images (and their augmentation, where there is one).
-        split_seed: decides which images are in which split.
-        train_size, val_size: images in the splits, with equal numbers of each class as far as it goes; None takes all.
-        drop_last: leave out the last, short training batch of each epoch.
+        batch_size: Training images per batch of one process, the batch that BatchNorm sees.
+        eval_batch_size: Images per validation batch of one process.
+        seed: Seed of the order of the training images, and of their augmentation.
+        split_seed: Seed of the split.
+        train_size, val_size: Images in the splits, balanced over classes as far as possible; None for all.
+        drop_last: Whether to drop the last, short training batch of each epoch.
 
     Raises:
-        UserError: an option out of range; in `setup`, a data set that is missing or smaller than what was asked for,
-            or a batch larger than the training set.
+        UserError: If an option is out of range; in `setup`, if the data set is missing or too small, or the batch is
+            larger than the training set.
     """
 
     name: str
@@ -91,72 +91,74 @@ class ImageData(LightningDataModule):
         self.train_size = train_size
         self.val_size = val_size
         self.drop_last = drop_last
-        self._said_what_is_dropped = False
+        self._logged_dropped = False
 
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """The shape (C, H, W) of an image."""
 
     @property
     @abstractmethod
     def num_train(self) -> int:
-        """Images in the training split, after `survey` or `setup`."""
+        """Number of training images, after `survey` or `setup`."""
 
     @property
     @abstractmethod
     def num_val(self) -> int:
-        """Images in the validation split, after `survey` or `setup`."""
+        """Number of validation images, after `survey` or `setup`."""
 
     @abstractmethod
     def loader(self, split: Split, batch_size: int, *, shuffle: bool = False, drop_last: bool = False) -> BatchLoader:
-        """This rank's batches of a split.
+        """Return this rank's batches of a split.
 
-        Shuffled, the order is decided by (seed, epoch), the same for every number of processes. Training images are
-        augmented, where the data set has an augmentation, only when shuffled: a pass in order sees them as they are.
+        If shuffled, (seed, epoch) determines the order, for any number of processes. Training images are augmented only
+        when shuffled.
 
         Args:
             split: "train" or "val".
-            batch_size: images in a batch of one process.
-            shuffle: a new order each epoch.
-            drop_last: full batches only.
+            batch_size: Images per batch of one process.
+            shuffle: Whether to use a new order each epoch.
+            drop_last: Whether to keep full batches only.
 
         Raises:
-            UserError: `drop_last` with a batch, over all processes, that is larger than the split.
+            UserError: If `drop_last` is set and the global batch is larger than the split.
         """
 
     def survey(self) -> None:
-        """See what `setup` sees, that the images are there and enough, and count them; to make them ready is left out.
+        """Check that the images exist and suffice, and count them, without preparing them as `setup` does.
 
         Raises:
-            UserError: As `setup`.
+            UserError: As in `setup`.
         """
         self.setup("fit")
 
     @property
     def rank(self) -> int:
+        """Rank of this process."""
         return self.trainer.global_rank if self.trainer is not None else 0
 
     @property
     def world_size(self) -> int:
+        """Number of processes."""
         return self.trainer.world_size if self.trainer is not None else 1
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled training batches of this rank."""
+        """Return shuffled training batches of this rank."""
         self._check_batch("train", self.batch_size)
         global_batch = self.batch_size * self.world_size
         left = self.num_train % global_batch
         if self.drop_last:
-            self._say_what_is_dropped(left)
+            self._log_dropped(left)
         elif 0 < left < self.world_size:
             raise UserError(
-                f"{self.name}: the last batch of an epoch would hold {left} of {self.num_train} training images, fewer "
-                f"than the {self.world_size} processes. Set data.drop_last=true, or another train_size or batch size."
+                f"{self.name}: the last batch of an epoch would have {left} of {self.num_train} training images, fewer "
+                f"than the {self.world_size} processes. Set data.drop_last=true, or change train_size or batch size."
             )
         return self.loader("train", self.batch_size, shuffle=True, drop_last=self.drop_last)
 
     def val_dataloader(self) -> BatchLoader:
-        """All validation images of this rank's shard, in order."""
+        """Return all validation images of this rank's shard, in order."""
         return self.loader("val", self.eval_batch_size)
 
     def _check_batch(self, split: Split, batch_size: int) -> None:
@@ -170,28 +172,28 @@ class ImageData(LightningDataModule):
             )
 
     def _check_sizes(self) -> None:
-        """For the end of `setup`, so that nothing is built for a run that cannot be."""
+        """Check the sizes of both splits; called at the end of `setup`."""
         self._check_batch("train", self.batch_size)
         if self.num_val < self.world_size:
             raise UserError(
-                f"{self.name}: {self.num_val} validation images cannot be spread over {self.world_size} processes. "
+                f"{self.name}: {self.num_val} validation images are too few for {self.world_size} processes. "
                 "Raise data.val_size or lower trainer.devices."
             )
 
     def _take_size(self, option: str, available: int, of: str) -> int:
-        """The size asked for by `option`, or all there is."""
+        """Return the size that `option` asks for, or all there is."""
         asked: int | None = getattr(self, option)
         if asked is not None and asked > available:
             raise UserError(f"{self.name}: data.{option} is {asked}, but {of} {available} images. Lower it.")
         return available if asked is None else asked
 
-    def _say_what_is_dropped(self, left: int) -> None:
-        if left and self.rank == 0 and not self._said_what_is_dropped:
+    def _log_dropped(self, left: int) -> None:
+        if left and self.rank == 0 and not self._logged_dropped:
             logger.info(
-                "%s: the last short batch of each epoch is left out: %d of %d training images (data.drop_last=false "
+                "%s: dropping the last, short batch of each epoch: %d of %d training images (data.drop_last=false "
                 "keeps it)",
                 self.name,
                 left,
                 self.num_train,
             )
-        self._said_what_is_dropped = True
+        self._logged_dropped = True

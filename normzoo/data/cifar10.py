@@ -13,18 +13,18 @@ FOLDER = "cifar-10-batches-py"
 
 
 class CIFAR10(InMemory):
-    """50,000 training and 10,000 validation images (the official test set) of ten kinds of things, 3×32×32.
+    """CIFAR-10: 50,000 training and 10,000 validation images (the official test set) of ten classes, 3×32×32.
 
-    The folder cifar-10-batches-py is looked for in `root`; without `root` in $NORMZOO_DATA, the cache folder and
-    ./data. torchvision reads it and checks its checksums.
+    The folder cifar-10-batches-py is searched in `root`; without `root` in $NORMZOO_DATA, the cache folder and ./data.
+    torchvision reads it and verifies its checksums.
 
     Args:
-        root: folder that holds cifar-10-batches-py, or that folder itself.
-        download: fetch it by torchvision if it is nowhere, into `root` or the cache folder.
-        options: those of `InMemory` and `ImageData`.
+        root: Folder that contains cifar-10-batches-py, or that folder itself.
+        download: Whether torchvision may download missing files, into `root` or the cache folder.
+        options: Options of `InMemory` and `ImageData`.
 
     Raises:
-        UserError: the files are missing, damaged, or could not be downloaded.
+        UserError: If the files are missing, damaged, or could not be downloaded.
 
     Source: A. Krizhevsky, 2009, "Learning multiple layers of features from tiny images".
     """
@@ -39,7 +39,7 @@ class CIFAR10(InMemory):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download the files if asked to and if they are nowhere."""
+        """Download the files if they are missing and `download` is set."""
         if not self.download or self._is_there():
             return
 
@@ -48,24 +48,25 @@ class CIFAR10(InMemory):
 
             datasets.CIFAR10(str(parent), download=True)
 
-        how_else = f"Or fetch it by other means and set data.root to the folder that holds {FOLDER}."
+        how_else = f"Or download it by other means and set data.root to the folder that contains {FOLDER}."
         download_once((self.root or cache_folder()) / FOLDER, fetch, self._is_there, how_else)
 
     def read(self) -> tuple[Images, Images]:
+        """Return training and validation images with labels."""
         from torchvision import datasets
 
         parent = self._parent()
         if parent is None:
             raise UserError(
                 f"the data set cifar10 is not on this machine: there is no {FOLDER} in {listing(self._places())}. "
-                f"Set data.download=true, or data.root to the folder that holds {FOLDER}."
+                f"Set data.download=true, or data.root to the folder that contains {FOLDER}."
             )
         try:
             sets = [datasets.CIFAR10(str(parent), train=train) for train in (True, False)]
         except (RuntimeError, OSError) as error:
             raise UserError(
                 f"the data set in {parent / FOLDER} is incomplete or damaged ({error}). Delete that folder and set "
-                "data.download=true, or replace it by a fresh copy."
+                "data.download=true, or replace it with a fresh copy."
             ) from error
         train, val = ((torch.from_numpy(s.data).permute(0, 3, 1, 2), torch.tensor(s.targets)) for s in sets)
         return train, val

@@ -1,4 +1,4 @@
-"""Digits: the 1,797 images of 8×8 inside scikit-learn, which need no download."""
+"""Digits: the 1,797 images of 8×8 in scikit-learn; no download."""
 
 import torch
 
@@ -7,13 +7,13 @@ from normzoo.errors import UserError
 
 
 class Digits(InMemory):
-    """1,797 images of handwritten digits, 174 to 183 of each, 8×8; one pool for training and validation.
+    """Handwritten digits: 1,797 images of 8×8, 174 to 183 per class; one pool for training and validation.
 
     Args:
-        options: those of `InMemory` and `ImageData`; val_size None is a fifth.
+        options: Options of `InMemory` and `ImageData`; val_size None is a fifth.
 
     Raises:
-        UserError: scikit-learn is not installed.
+        UserError: If scikit-learn is not installed.
 
     Source: E. Alpaydin, C. Kaynak, 1998, UCI "Optical Recognition of Handwritten Digits".
     """
@@ -24,11 +24,12 @@ class Digits(InMemory):
     max_value = 16.0
 
     def read(self) -> tuple[Images, None]:
+        """Return the pool of images and labels."""
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
             raise UserError(
-                "the data set digits comes with the package scikit-learn, which cannot be imported "
+                "the data set digits needs the package scikit-learn, which cannot be imported "
                 f"({error}). Install it: pip install 'normzoo[sweep]'."
             ) from error
         digits = load_digits()

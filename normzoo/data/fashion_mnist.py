@@ -1,22 +1,22 @@
-"""Fashion-MNIST from IDX files: those of torchvision, of Debian's package, or any folder of them."""
+"""Fashion-MNIST from IDX files: from torchvision, Debian's package, or any folder."""
 
 from normzoo.data.mnist import MNIST
 
 
 class FashionMNIST(MNIST):
-    """60,000 training and 10,000 validation images (the official test set) of clothes, 28×28.
+    """Fashion-MNIST: 60,000 training and 10,000 validation images (the official test set) of clothes, 28×28.
 
-    The four IDX files, gzipped or not, are looked for in `root`, `root/FashionMNIST/raw` and `root/raw`; without
-    `root` in `FashionMNIST/raw` below $NORMZOO_DATA, the cache folder and ./data, and where Debian's package
-    dataset-fashion-mnist puts them.
+    The four IDX files, gzipped or not, are searched in `root`, `root/FashionMNIST/raw` and `root/raw`; without `root`
+    in `FashionMNIST/raw` below $NORMZOO_DATA, the cache folder and ./data, and in the folder of Debian's package
+    dataset-fashion-mnist.
 
     Args:
-        root: folder with the files.
-        download: fetch them by torchvision if they are nowhere, into `root` or the cache folder.
-        options: those of `InMemory` and `ImageData`.
+        root: Folder with the files.
+        download: Whether torchvision may download missing files, into `root` or the cache folder.
+        options: Options of `InMemory` and `ImageData`.
 
     Raises:
-        UserError: the files are missing, damaged, or could not be downloaded.
+        UserError: If the files are missing, damaged, or could not be downloaded.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, 2017, arXiv:1708.07747.
     """

@@ -14,28 +14,28 @@ from normzoo.data.base import ImageData, Split, balanced_order, check_whole, mix
 from normzoo.data.loader import EpochDataLoader, EpochSampler, mix
 from normzoo.errors import UserError
 
-LAYOUT = "folders train and val, each with one folder of images per class, are expected in it"
+LAYOUT = "it must contain folders train and val, each with one folder of images per class"
 
 
 class ImageFolder(ImageData):
     """Images in `root/train/<class>/` and `root/val/<class>/`.
 
-    Training: a random crop of 8 to 100 % of the area, resized to image_size, and a random mirror image. Validation:
-    the shorter side resized to image_size · 256/224, and the centre. Both scaled to [0, 1] and normalized per channel
-    by the fixed `mean` and `std` (those of ImageNet by default), not by statistics of the training subset.
-    The crop of an image is decided by (seed, epoch, image), whatever the number of workers or processes.
+    Training: a random crop of 8 to 100 % of the area, resized to image_size, and a random horizontal flip. Validation:
+    the shorter side resized to image_size · 256/224, and a centre crop. Both are scaled to [0, 1] and normalized per
+    channel by the fixed `mean` and `std` (ImageNet's by default), not by statistics of the training subset. (seed,
+    epoch, image) determines the crop of an image, for any number of workers or processes.
 
     Args:
-        root: folder with train and val.
-        image_size: side of the square images.
-        mean, std: per channel (R, G, B).
-        num_workers: worker processes for each loader; 0 reads in the process itself.
-        options: those of `ImageData`.
+        root: Folder with train and val.
+        image_size: Side of the square images.
+        mean, std: Per channel (R, G, B).
+        num_workers: Worker processes per loader; 0 reads in the main process.
+        options: Options of `ImageData`.
 
     Raises:
-        UserError: no `root`, or one without the layout; in `setup`, val has other classes than train.
+        UserError: If `root` is missing or has another layout; in `setup`, if train and val have different classes.
 
-    Source: the training of K. He et al., 2016, arXiv:1512.03385, as Y. Wu, K. He, 2018, arXiv:1803.08494 use it.
+    Source: the training of K. He et al., 2016, arXiv:1512.03385, as used by Y. Wu, K. He, 2018, arXiv:1803.08494.
     """
 
     name = "image_folder"
@@ -54,7 +54,7 @@ class ImageFolder(ImageData):
         check_whole("image_size", image_size, 1)
         check_whole("num_workers", num_workers, 0)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise UserError("data options mean and std: three numbers each are expected, those of std above 0.")
+            raise UserError("data.mean and data.std must be three numbers each, those of std above 0.")
         if root is None:
             raise UserError(f"the data set image_folder needs data.root=<folder>: {LAYOUT}.")
         self.root = Path(root).expanduser()
@@ -66,18 +66,22 @@ class ImageFolder(ImageData):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """The shape (3, H, W) of an image."""
         return (3, self.image_size, self.image_size)
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]  # read from the folder here, a constant elsewhere
+        """Number of class folders."""
         return len(self._classes("train"))
 
     @property
     def num_train(self) -> int:
+        """Number of training images."""
         return len(self._split("train")[1])
 
     @property
     def num_val(self) -> int:
+        """Number of validation images."""
         return len(self._split("val")[1])
 
     def setup(self, stage: str | None = None) -> None:
@@ -88,7 +92,7 @@ class ImageFolder(ImageData):
                 odd = sorted(set(files["train"].classes) ^ set(files["val"].classes))
                 raise UserError(
                     f"the data folder {self.root} has different classes in train and val ({', '.join(odd[:5])}"
-                    f"{', ...' if len(odd) > 5 else ''} in one of them only). Make them the same."
+                    f"{', ...' if len(odd) > 5 else ''} in only one of them). Make them the same."
                 )
             chosen = {}
             for split, of in files.items():
@@ -101,6 +105,7 @@ class ImageFolder(ImageData):
     def loader(
         self, split: Split, batch_size: int, *, shuffle: bool = False, drop_last: bool = False
     ) -> EpochDataLoader:
+        """Return this rank's batches of a split; see `ImageData.loader`."""
         files, chosen = self._split(split)
         if drop_last:
             self._check_batch(split, batch_size)
@@ -120,13 +125,13 @@ class ImageFolder(ImageData):
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            generator=torch.Generator(),  # else each pass would draw from the global one
+            generator=torch.Generator(),  # otherwise each pass would draw from the global generator
             pin_memory=torch.cuda.is_available(),
         )
 
     def _split(self, split: Split) -> tuple["_Files", Tensor]:
         if split not in ("train", "val"):
-            raise ValueError(f"split is {split!r}: 'train' or 'val' is expected")
+            raise ValueError(f"unknown split {split!r}; choose 'train' or 'val'")
         if not self._chosen:
             raise RuntimeError(f"{self.name}: call setup() first")
         return self._files[split], self._chosen[split]
@@ -138,7 +143,7 @@ class ImageFolder(ImageData):
         except OSError as error:
             classes, why = [], f" ({error.strerror})"
         if not classes:
-            raise UserError(f"the data folder {self.root} has no classes in {split}: {LAYOUT}{why}. Correct data.root.")
+            raise UserError(f"the data folder {self.root} has no classes in {split}: {LAYOUT}{why}. Fix data.root.")
         return classes
 
     def _list(self, split: str) -> "_Files":
@@ -146,14 +151,14 @@ class ImageFolder(ImageData):
         try:
             return _Files([folder.name for folder in classes], image_files(classes))
         except OSError as error:
-            raise UserError(f"cannot list {error.filename}: {error.strerror}. Correct data.root.") from error
+            raise UserError(f"cannot list {error.filename}: {error.strerror}. Fix data.root.") from error
 
 
 class _Files:
-    """A list of files and labels in three tensors, however many there are.
+    """A list of files and labels, stored in three tensors.
 
-    A list of a million Python strings is copied into every worker, page by page, as soon as the worker touches them,
-    because touching one counts its references; a tensor has one count, and its memory stays shared.
+    Workers copy a list of a million Python strings page by page, because reading one changes its reference count; the
+    memory of a tensor stays shared.
     """
 
     def __init__(self, classes: list[str], samples: list[tuple[str, int]]) -> None:
@@ -170,7 +175,7 @@ class _Files:
 
 
 class _EpochAndIndex(EpochSampler):
-    """Sends the epoch along with each index: workers live on from epoch to epoch and have no other news of it."""
+    """Send the epoch along with each index, because persistent workers do not learn of it otherwise."""
 
     def __iter__(self) -> Any:
         epoch, _, index = self.take()
@@ -188,7 +193,7 @@ class _Images(Dataset[tuple[Tensor, int]]):
         epoch, index = key
         path, label = self.files[int(self.chosen[index])]
         image = read_image(path)
-        # The transforms of torchvision draw from the global generator; it is given back as it was.
+        # torchvision's transforms draw from the global generator; restore it afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, epoch, index))
             return self.transform(image), label

@@ -1,4 +1,4 @@
-"""Data sets small enough to be tensors: subsets, sizes, scales, orders."""
+"""Data sets that fit into tensors: subsets, sizes, scaling, order."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,27 +15,26 @@ Images = tuple[Tensor, Tensor]
 
 
 class InMemory(ImageData):
-    """A data set held as one float32 tensor of images and one int64 tensor of labels a split.
+    """A data set held as a float32 tensor of images and an int64 tensor of labels per split.
 
-    Pixels are divided to [0, 1], resized, and scaled per channel with the statistics of the training subset, over
-    (N, H, W) of its images as the network sees them:
+    Pixels are divided to [0, 1], resized, and scaled per channel with statistics of the training subset, over (N, H, W)
+    of its images as the network sees them:
 
         zscore: x = (x - mean) / std
         minmax: x = (x - min) / (max - min)
 
     Args:
-        image_size: side of the square images: averaged down or zero-padded up; None leaves them as they are.
+        image_size: Side of the square images, averaged down or zero-padded up; None keeps them.
         scaling: `zscore`, `minmax` or `none`.
-        augment: shift by up to 4 pixels and mirror the training images (not for digits, which are no longer themselves
-            in a mirror).
-        distortion: from 0 to 1: how far training images are moved and changed in brightness and contrast, see
+        augment: Whether to shift training images by up to 4 pixels and flip half of them (not suited to digits).
+        distortion: Strength, from 0 to 1, of random shifts, brightness and contrast of training images, see
             `pixels.distort`.
-        order: `shuffled`; `fixed`: shuffled once, with the same batches in every epoch; or `by_class`: each training
-            batch, over all processes, of few classes, see `order.by_class`.
-        classes_per_batch: how many, with `by_class`; None is one.
-        val_shift: `brightness`, `contrast` and `noise`, which validation images get before they are scaled and training
-            images do not, see `pixels.shifted`.
-        options: those of `ImageData`.
+        order: `shuffled`; `fixed`, shuffled once, with the same batches in every epoch; or `by_class`, with few classes
+            per training batch, over all processes, see `order.by_class`.
+        classes_per_batch: Number of classes with `by_class`; None for one.
+        val_shift: `brightness`, `contrast` and `noise`, applied to validation images only, before scaling, see
+            `pixels.shifted`.
+        options: Options of `ImageData`.
     """
 
     native_shape: tuple[int, int, int]
@@ -57,13 +56,13 @@ class InMemory(ImageData):
         check_whole("image_size", image_size, 1, optional=True)
         check_whole("classes_per_batch", classes_per_batch, 1, optional=True)
         if scaling not in SCALINGS:
-            raise UserError(f"data option scaling is {scaling!r}: one of {', '.join(SCALINGS)} is expected.")
+            raise UserError(f"data.scaling={scaling!r} is unknown; choose one of {', '.join(SCALINGS)}.")
         if order not in ("shuffled", "fixed", "by_class"):
-            raise UserError(f"data option order is {order!r}: one of shuffled, fixed, by_class is expected.")
+            raise UserError(f"data.order={order!r} is unknown; choose one of shuffled, fixed, by_class.")
         if order != "by_class" and classes_per_batch is not None:
-            raise UserError(f"data option classes_per_batch={classes_per_batch} needs data.order=by_class.")
+            raise UserError(f"data.classes_per_batch={classes_per_batch} needs data.order=by_class.")
         if isinstance(distortion, bool) or not isinstance(distortion, (int, float)) or not 0 <= distortion <= 1:
-            raise UserError(f"data option distortion is {distortion!r}: a number from 0 to 1 is expected.")
+            raise UserError(f"data.distortion={distortion!r} must be a number from 0 to 1.")
         self.image_size = image_size
         self.scaling = scaling
         self.augment = augment
@@ -78,33 +77,37 @@ class InMemory(ImageData):
 
     @abstractmethod
     def read(self) -> tuple[Images, Images | None]:
-        """All (images, labels) for training and for validation, or one pool of both and None.
+        """Return (images, labels) for training and for validation, or one pool of both and None.
 
         Shape: images (N, C, H, W) in [0, max_value], labels (N)
         """
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of an image."""
         channels, height, width = self.native_shape
         return (channels, self.image_size or height, self.image_size or width)
 
     @property
     def num_train(self) -> int:
+        """Number of training images."""
         return self._counts["train"] if self._counts else len(self.tensors("train")[1])
 
     @property
     def num_val(self) -> int:
+        """Number of validation images."""
         return self._counts["val"] if self._counts else len(self.tensors("val")[1])
 
     def tensors(self, split: Split) -> Images:
-        """All images and labels of a split, after `setup`."""
+        """Return all images and labels of a split, after `setup`."""
         if split not in ("train", "val"):
-            raise ValueError(f"split is {split!r}: 'train' or 'val' is expected")
+            raise ValueError(f"unknown split {split!r}; choose 'train' or 'val'")
         if not self._splits:
             raise RuntimeError(f"{self.name}: call prepare_data() and setup() first")
         return self._splits[split]
 
     def survey(self) -> None:
+        """Count the images of both splits and check that they suffice."""
         if not self._counts:
             (_, labels), val = self.read()
             train_index, val_index = self._choose(labels, None if val is None else val[1])
@@ -112,7 +115,7 @@ class InMemory(ImageData):
         self._check_sizes()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data set once; later calls, one for each stage of Lightning, find it read."""
+        """Read the data set, once for all stages of Lightning."""
         if not self._splits:
             train, val = self._select(*self.read())
             x_train = self._pixels(train[0])
@@ -126,6 +129,7 @@ class InMemory(ImageData):
         self._check_sizes()
 
     def loader(self, split: Split, batch_size: int, *, shuffle: bool = False, drop_last: bool = False) -> TensorLoader:
+        """Return this rank's batches of a split; see `ImageData.loader`."""
         x, y = self.tensors(split)
         if drop_last:
             self._check_batch(split, batch_size)
@@ -153,7 +157,7 @@ class InMemory(ImageData):
         return (train[0][train_index], train[1][train_index]), (x_val[val_index], y_val[val_index])
 
     def _choose(self, y: Tensor, y_val: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Which images are in the splits, of two sets or of one pool, in order."""
+        """Return the indices of both splits, from two sets or from one pool."""
         order = balanced_order(y, self.split_seed)
         if y_val is not None:
             size = self._take_size("train_size", len(y), "the training files hold")
@@ -161,7 +165,7 @@ class InMemory(ImageData):
             size_val = self._take_size("val_size", len(y_val), "the validation files hold")
             return mixed(order[:size], self.split_seed), mixed(order_val[:size_val], self.split_seed)
 
-        # Validation images come first in the order, so that they are the same for every train_size.
+        # Take validation images first, so that they are the same for every train_size.
         size_val = len(y) // 5 if self.val_size is None else self.val_size
         size = len(y) - size_val if self.train_size is None else self.train_size
         if size < 1 or size + size_val > len(y):
@@ -177,5 +181,5 @@ class InMemory(ImageData):
         return pixels if self.image_size is None else resize(pixels, self.image_size)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the images, which another process reads faster than it would be sent them."""
+        """Leave out the images: another process reads them faster than they can be sent."""
         return {**self.__dict__, "_splits": {}, "_counts": {}}

@@ -1,4 +1,4 @@
-"""Batches whose content is decided by (seed, epoch) alone, not by the number of processes or of earlier passes."""
+"""Loaders whose batches depend only on (seed, epoch), not on the number of processes or of earlier passes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -14,26 +14,29 @@ from normzoo.errors import UserError
 
 Augment = Callable[[Tensor, Tensor], Tensor]
 
-# A gathered chunk of this size stays in the cache of the processor; larger ones are no faster.
+# A chunk of this size stays in the CPU cache; larger ones are no faster.
 CHUNK_BYTES = 2**20
 
 
 class BatchLoader(Protocol):
-    """What `loader()` of every data module returns: an iterable of (x, y) with a length and an epoch."""
+    """An iterable of (x, y) with a length and an epoch, as `loader()` of every data module returns it."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
-    def set_epoch(self, epoch: int) -> None: ...
-    def skip(self, batches: int) -> None: ...
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of `epoch`."""
+
+    def skip(self, batches: int) -> None:
+        """Make the next pass start after `batches` batches."""
 
 
 def mix(*key: int) -> int:
-    """One 64-bit seed out of several numbers; seed + epoch would give seed 0 at epoch 1 what seed 1 has at epoch 0."""
+    """Hash several numbers to a 64-bit seed; with seed + epoch, seed 0 at epoch 1 would equal seed 1 at epoch 0."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded by several numbers."""
+    """Return a CPU generator seeded by several numbers."""
     return torch.Generator().manual_seed(mix(*key))
 
 
@@ -43,20 +46,20 @@ class EpochSampler(DistributedSampler[int]):
         order = permutation(seed, epoch) of 0 .. n-1, or 0 .. n-1 itself without `shuffle`
         rank r of k takes order[r::k]
 
-    With b samples a rank, the t-th batches of all ranks together are the t-th batch of k·b samples in one process.
-    Every pass is the next epoch; `set_epoch` says which one instead, and Lightning calls it before each epoch.
-    It is a `DistributedSampler` so that Lightning and others see that it is sharded already.
+    With b samples per rank, the t-th batches of all ranks together are the t-th batch of k·b samples in one process.
+    Every pass advances the epoch; `set_epoch` overrides it, and Lightning calls it before each epoch. It subclasses
+    `DistributedSampler` so that Lightning knows that it is already sharded.
 
     Args:
-        length: number of samples n.
-        batch_size: samples in a batch of one rank.
-        shuffle: a new permutation each epoch.
-        drop_last: leave out the last n mod k·b samples of the order, so that every batch of every rank is full.
+        length: Number of samples n.
+        batch_size: Samples per batch of one rank.
+        shuffle: Whether to draw a new permutation each epoch.
+        drop_last: Whether to drop the last n mod k·b samples of the order, so that every batch of every rank is full.
             Otherwise each sample is served exactly once, and ranks may differ by one in their number of batches.
-        seed: decides the permutations.
+        seed: Seed of the permutations.
         rank, world_size: r and k.
-        reshuffle: false for the order of the first epoch in every epoch.
-        by_class: labels (n) and a number of classes: shuffle so that the k·b samples of a batch are of no more classes.
+        reshuffle: False repeats the order of the first epoch.
+        by_class: Labels (n) and a number of classes: shuffle so that the k·b samples of a batch have no more classes.
     """
 
     def __init__(
@@ -85,14 +88,14 @@ class EpochSampler(DistributedSampler[int]):
         self.global_batch = batch_size * world_size
         self.kept = length // self.global_batch * self.global_batch if drop_last else length
         self.reshuffle, self.by_class = reshuffle, by_class
-        self.first = 0  # how many samples the next pass leaves out
+        self.first = 0  # samples to skip in the next pass
 
     def skip(self, batches: int) -> None:
-        """Make the next pass, and only that one, begin after so many batches: where another was broken off."""
+        """Make the next pass, and only that one, start after `batches` batches, to resume an interrupted one."""
         self.first = batches * self.batch_size
 
     def take(self) -> tuple[int, int, Tensor]:
-        """The current epoch, the place in it, and the indices of this rank from there; moves on to the next epoch."""
+        """Return the epoch, the start in it, and this rank's indices from there; advance to the next epoch."""
         epoch, first = self.epoch, self.first
         self.set_epoch(epoch + 1)
         self.first = 0
@@ -113,21 +116,21 @@ class EpochSampler(DistributedSampler[int]):
 
 
 class TensorLoader:
-    """Batches of tensors in memory, for a few microseconds each.
+    """Batches of tensors in memory, at a few microseconds each.
 
-    Samples are gathered in chunks of many batches and handed out as slices of the chunk, so that a batch of two costs
-    no gather of its own. A batch may be written to without harm to the data set.
+    Samples are gathered in chunks of many batches and returned as slices of the chunk, so that small batches need no
+    gather of their own. Writing to a batch does not change the data set.
 
     Shape: x (n, C, *), y (n) -> batches (b, C, *), (b)
 
     Args:
-        x, y: samples and labels.
-        batch_size, shuffle, drop_last, seed, rank, world_size: see `EpochSampler`.
-        reshuffle: see there too.
-        classes_per_batch: for shuffled batches of so many classes.
-        augment: called as `augment(x, draws)` on each gathered chunk; draws (len(x), `draws`) are uniform in [0, 1) and
-            decided by (seed, epoch, place in the order), hence the same for every number of ranks.
-        draws: how many for each sample.
+        x, y: Samples and labels.
+        batch_size, shuffle, drop_last, seed, rank, world_size: See `EpochSampler`.
+        reshuffle: See `EpochSampler`.
+        classes_per_batch: Number of classes in a shuffled batch.
+        augment: Called as `augment(x, draws)` on each chunk; draws (len(x), `draws`) are uniform in [0, 1) and depend
+            on (seed, epoch, position in the order) only, hence not on the number of ranks.
+        draws: Draws per sample.
     """
 
     def __init__(
@@ -148,7 +151,7 @@ class TensorLoader:
     ) -> None:
         self.x, self.y = x, y
         self.batch_size = batch_size
-        self.batch_sampler = None  # Lightning reads it of whatever has a sampler
+        self.batch_sampler = None  # Lightning reads it from every loader with a sampler
         self.augment, self.draws = augment, draws
         self.sampler = EpochSampler(
             len(x),
@@ -167,14 +170,14 @@ class TensorLoader:
         self.sampler.set_epoch(epoch)
 
     def skip(self, batches: int) -> None:
-        """Make the next pass begin after so many batches."""
+        """Make the next pass start after `batches` batches."""
         self.sampler.skip(batches)
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # A generator: the epoch is read at the first batch. Lightning makes the iterator of a resumed epoch before it
+        # A generator reads the epoch at the first batch: Lightning creates the iterator of a resumed epoch before it
         # calls set_epoch.
         epoch, first, index = self.sampler.take()
         batch = self.batch_size
@@ -197,17 +200,17 @@ class TensorLoader:
 
 
 class EpochDataLoader(DataLoader[Any]):
-    """torch's DataLoader over an `EpochSampler`, with `set_epoch` and a start at the first batch.
+    """A DataLoader over an `EpochSampler`, with `set_epoch`, that starts at the first batch.
 
-    A DataLoader with workers asks its sampler for indices as soon as `iter()` is called, which in Lightning is before
-    a resumed run sets its epoch; the generator waits for the first `next()`.
+    A DataLoader with workers asks its sampler for indices in `iter()`, which Lightning calls before a resumed run sets
+    its epoch; the generator waits for the first `next()`.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
             yield from super().__iter__()
         except UserError as error:
-            # What a worker raises arrives with the worker's traceback in its text.
+            # The message of a worker's exception includes its traceback.
             raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
 
     def set_epoch(self, epoch: int) -> None:
@@ -215,5 +218,5 @@ class EpochDataLoader(DataLoader[Any]):
         self.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
 
     def skip(self, batches: int) -> None:
-        """Make the next pass begin after so many batches."""
+        """Make the next pass start after `batches` batches."""
         self.sampler.skip(batches)  # type: ignore[attr-defined]

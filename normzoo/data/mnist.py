@@ -1,4 +1,4 @@
-"""MNIST from IDX files: those of torchvision, of a system package, or any folder of them."""
+"""MNIST from IDX files: from torchvision, a system package, or any folder."""
 
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,18 @@ from normzoo.errors import UserError
 
 
 class MNIST(InMemory):
-    """60,000 training and 10,000 validation images (the official test set) of handwritten digits, 28×28.
+    """MNIST: 60,000 training and 10,000 validation images (the official test set) of handwritten digits, 28×28.
 
-    The four IDX files, gzipped or not, are looked for in `root`, `root/MNIST/raw` and `root/raw`; without `root` in
+    The four IDX files, gzipped or not, are searched in `root`, `root/MNIST/raw` and `root/raw`; without `root` in
     `MNIST/raw` below $NORMZOO_DATA, the cache folder and ./data.
 
     Args:
-        root: folder with the files.
-        download: fetch them by torchvision if they are nowhere, into `root` or the cache folder.
-        options: those of `InMemory` and `ImageData`.
+        root: Folder with the files.
+        download: Whether torchvision may download missing files, into `root` or the cache folder.
+        options: Options of `InMemory` and `ImageData`.
 
     Raises:
-        UserError: the files are missing, damaged, or could not be downloaded.
+        UserError: If the files are missing, damaged, or could not be downloaded.
 
     Source: Y. LeCun et al., 1998, "Gradient-based learning applied to document recognition".
     """
@@ -43,11 +43,11 @@ class MNIST(InMemory):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download the files if asked to and if they are nowhere."""
+        """Download the files if they are missing and `download` is set."""
         if not self.download or self._is_there():
             return
 
-        how_else = "Or fetch its files by other means and set data.root to their folder."
+        how_else = "Or download its files by other means and set data.root to their folder."
 
         def fetch(parent: Path) -> None:
             from torchvision import datasets
@@ -57,6 +57,7 @@ class MNIST(InMemory):
         download_once((self.root or cache_folder()) / self.torchvision_class, fetch, self._is_there, how_else)
 
     def read(self) -> tuple[Images, Images]:
+        """Return training and validation images with labels."""
         folder = self._folder()
         if folder is None:
             raise UserError(
@@ -73,7 +74,7 @@ class MNIST(InMemory):
         raw = Path(self.torchvision_class) / "raw"
         if self.root is not None:
             return [self.root, self.root / raw, self.root / "raw"]
-        # All sets of this kind have the same file names: only folders that say which one they hold are looked into.
+        # All such data sets use the same file names, so search only folders named after this one.
         return [*(place / raw for place in usual_places()), *map(Path, self.system_folders)]
 
     def _is_there(self) -> bool:
@@ -81,5 +82,5 @@ class MNIST(InMemory):
 
 
 def _images(x: np.ndarray, y: np.ndarray) -> Images:
-    # The copies make the arrays writable, as torch wants them.
+    # torch needs writable arrays.
     return torch.from_numpy(x.copy()).unsqueeze(1), torch.from_numpy(y.copy())

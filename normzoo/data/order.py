@@ -5,18 +5,20 @@ from torch import Tensor
 
 
 def by_class(labels: Tensor, classes_per_batch: int, batch: int, generator: torch.Generator) -> Tensor:
-    """An order of all samples in which each batch holds at most so many classes.
+    """Return an order of all samples in which each batch has at most `classes_per_batch` classes.
 
-    The classes are put into groups at random, the samples of a group into batches at random, and the batches into a
-    random order. What a group leaves over, less than a batch, comes last, group by group, so that the last few batches
-    may mix groups.
+    The classes are grouped at random, the samples of a group are batched at random, and the batches are shuffled. The
+    leftovers of each group, less than a batch, come last, group by group, so that the last few batches may mix groups.
 
     Shape: labels (n) -> indices (n)
 
     Args:
-        batch: The samples of a batch, over all processes.
+        labels: Label of each sample.
+        classes_per_batch: Maximum number of classes in a batch.
+        batch: Samples per batch, over all processes.
+        generator: Source of random numbers.
 
-    Source: batches that are not i.i.d., as in Ioffe 2017, Batch renormalization, arXiv:1702.03275, section 4.3.
+    Source: non-i.i.d. batches, as in Ioffe 2017, Batch renormalization, arXiv:1702.03275, section 4.3.
     """
     classes = labels.unique()
     classes = classes[torch.randperm(len(classes), generator=generator)]

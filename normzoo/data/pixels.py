@@ -1,4 +1,4 @@
-"""What can be done to images in memory: sizes, scales, augmentation, a shift of the validation images."""
+"""Transform images in memory: resize, scale, augment, and shift the validation images."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ NO_SHIFT = {"brightness": 0.0, "contrast": 1.0, "noise": 0.0}
 
 
 def resize(x: Tensor, size: int) -> Tensor:
-    """Square images: each side averaged down to `size`, or centred between zeros up to it.
+    """Make images square: average each side down to `size`, or zero-pad it up to `size`.
 
     Shape: (N, C, H, W) -> (N, C, size, size)
     """
@@ -28,21 +28,21 @@ def resize(x: Tensor, size: int) -> Tensor:
 
 
 def zscore(x_train: Tensor, x_val: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel to mean 0 and variance 1 over the training images, in place; returns the mean and the deviation.
+    """Scale each channel in place to mean 0 and variance 1 over the training images; return mean and deviation.
 
     Shape: (N, C, H, W), (M, C, H, W) -> (C), (C)
     """
     mean = x_train.mean((0, 2, 3), dtype=torch.float64).float().view(-1, 1, 1)
     x_train.sub_(mean)
     std = x_train.square().mean((0, 2, 3), dtype=torch.float64).sqrt().float().view(-1, 1, 1)
-    std[std == 0] = 1.0  # a channel that never changes stays at zero
+    std[std == 0] = 1.0  # a constant channel stays at zero
     x_train.div_(std)
     x_val.sub_(mean).div_(std)
     return mean.flatten(), std.flatten()
 
 
 def minmax(x_train: Tensor, x_val: Tensor) -> None:
-    """Each channel to [0, 1] over the training images, in place; one that never changes to 0.
+    """Scale each channel in place to [0, 1] over the training images; a constant one becomes 0.
 
     Shape: (N, C, H, W), (M, C, H, W)
     """
@@ -53,7 +53,7 @@ def minmax(x_train: Tensor, x_val: Tensor) -> None:
 
 
 def crop_flip(x: Tensor, draws: Tensor, padding: int = 4) -> Tensor:
-    """Each image shifted by up to `padding` pixels, zeros coming in, and half of them mirrored.
+    """Shift each image by up to `padding` pixels, filling with zeros, and flip half of them horizontally.
 
     Shape: x (N, C, H, W), draws (N, 3) in [0, 1) -> (N, C, H, W)
 
@@ -70,16 +70,19 @@ def crop_flip(x: Tensor, draws: Tensor, padding: int = 4) -> Tensor:
 
 
 def distort(x: Tensor, draws: Tensor, strength: float, unit: float) -> Tensor:
-    """Each image moved, and made brighter or darker and of more or less contrast.
+    """Shift each image and change its brightness and contrast.
 
         y = (1 + strength / 2 · u1) · moved(x) + strength / 2 · unit · u2,  u1 and u2 in [-1, 1)
 
-    It moves by up to strength / 8 of its sides each way, and repeats its edge.
+    The shift is up to strength / 8 of each side in both directions; the edge is repeated.
 
     Shape: x (N, C, H, W), draws (N, 4) in [0, 1) -> (N, C, H, W)
 
     Args:
-        unit: The standard deviation of the data set.
+        x: Images.
+        draws: Uniform random numbers.
+        strength: From 0 to 1.
+        unit: Standard deviation of the data set.
     """
     n, channels, height, width = x.shape
     sides = torch.tensor([height, width])
@@ -95,7 +98,7 @@ def distort(x: Tensor, draws: Tensor, strength: float, unit: float) -> Tensor:
 
 
 def augmentation(crops: bool, distortion: float, unit: float) -> tuple[Augment, int] | None:
-    """What is done to training images and the number of draws it takes for each; None for nothing."""
+    """Return the augmentation of training images and the number of draws it takes per image; None for nothing."""
     steps: list[tuple[int, Callable[[Tensor, Tensor], Tensor]]] = []
     if crops:
         steps.append((3, crop_flip))
@@ -113,26 +116,26 @@ def augmentation(crops: bool, distortion: float, unit: float) -> tuple[Augment, 
 
 
 def check_shift(shift: Mapping[str, Any] | None) -> dict[str, float]:
-    """The brightness, contrast and noise that validation images get; what is left out does nothing.
+    """Return the brightness, contrast and noise of validation images, with defaults for missing entries.
 
     Raises:
-        UserError: an unknown entry, or one that is not a number in its range.
+        UserError: If an entry is unknown or out of range.
     """
     shift = shift or {}
     unknown = set(shift) - set(NO_SHIFT)
     if unknown:
-        raise UserError(f"data option val_shift has {sorted(unknown)}: {', '.join(NO_SHIFT)} are expected.")
+        raise UserError(f"data.val_shift has unknown keys {sorted(unknown)}; choose from {', '.join(NO_SHIFT)}.")
     values = {**NO_SHIFT, **shift}
     for name, value in values.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
         if not number or (value < 0 and name != "brightness"):
             least = "" if name == "brightness" else " of at least 0"
-            raise UserError(f"data option val_shift.{name} is {value!r}: a number{least} is expected.")
+            raise UserError(f"data.val_shift.{name}={value!r} must be a number{least}.")
     return values
 
 
 def shifted(x: Tensor, shift: Mapping[str, float], seed: int) -> Tensor:
-    """Images under another light, through another lens: the same for the same seed.
+    """Change brightness, contrast and noise of images; the same for the same seed.
 
         y = contrast · x + brightness + noise · epsilon,  epsilon ~ N(0, 1) for each pixel
 

@@ -1,4 +1,4 @@
-"""Synthetic images: a Gaussian prototype a class, plus noise; for tests and for machines without data."""
+"""Synthetic images: a Gaussian prototype per class, plus noise; for tests and for machines without data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +14,21 @@ from normzoo.errors import UserError
 
 
 class Synthetic(InMemory):
-    """Images made in memory, the same for the same `split_seed`, and learnable.
+    """Learnable images made in memory, the same for the same `split_seed`.
 
         x = prototype[y] + noise · epsilon,   epsilon ~ N(0, 1) for each pixel
 
-    A prototype is a grid of at most 4×4 normal values enlarged to H×W, so that averaging down leaves it visible.
+    A prototype is a grid of at most 4×4 normal values enlarged to H×W, so that averaging down preserves it.
 
     Args:
         shape: (C, H, W).
-        num_classes: labels are 0 .. num_classes-1, in equal numbers as far as it goes.
-        noise: standard deviation of the noise.
-        train_size, val_size: number of images.
-        options: those of `InMemory` and `ImageData`.
+        num_classes: Labels are 0 .. num_classes-1, balanced as far as possible.
+        noise: Standard deviation of the noise.
+        train_size, val_size: Number of images.
+        options: Options of `InMemory` and `ImageData`.
 
     Raises:
-        UserError: a shape, size or noise out of range.
+        UserError: If a shape, size or noise is out of range.
     """
 
     name = "synthetic"
@@ -49,11 +49,11 @@ class Synthetic(InMemory):
         check_whole("val_size", val_size, 1)
         check_whole("num_classes", num_classes, 1)
         if len(shape) != 3:
-            raise UserError(f"data option shape is {list(shape)}: three whole numbers [C, H, W] are expected.")
+            raise UserError(f"data.shape={list(shape)} must be three integers [C, H, W].")
         for size in shape:
             check_whole("shape", size, 1)
         if not noise >= 0:
-            raise UserError(f"data option noise is {noise!r}: a number of at least 0 is expected.")
+            raise UserError(f"data.noise={noise!r} must be at least 0.")
         channels, height, width = shape
         self.native_shape = (channels, height, width)
         self.num_classes = num_classes
@@ -61,6 +61,7 @@ class Synthetic(InMemory):
         self._sizes = (train_size, val_size)
 
     def read(self) -> tuple[Images, Images]:
+        """Draw training and validation images with labels."""
         channels, height, width = self.native_shape
         grid = torch.randn(
             self.num_classes, channels, min(height, 4), min(width, 4), generator=generator(self.split_seed, 0)

@@ -1,1 +1,1 @@
-"""What a sweep costs beside its training, for those who develop normzoo: `python -m scripts.bench_sweep`."""
+"""Measure the overhead of a sweep, for developers of normzoo: `python -m scripts.bench_sweep`."""

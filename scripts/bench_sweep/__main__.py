@@ -1,4 +1,4 @@
-"""Measure what a sweep costs beside its training, and how fast it convolves, against targets."""
+"""Measure the overhead of a sweep beyond its training, and the speed of its convolutions, against targets."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -25,20 +25,20 @@ SUBJECTS = ("overhead", "planning", "report", "cores", "convolutions", "template
 def measure_sweep(
     only: Sequence[str] | None = None, *, quick: bool = False, rounds: int = 3, keep: Path | None = None
 ) -> Iterator[Measurement]:
-    """Measure what is asked for, one figure at a time.
+    """Measure the selected subjects, and yield one measurement each.
 
     Args:
-        only: Of `SUBJECTS`; None for all.
-        quick: Fewer cells, each figure once, and a part of the default grid.
-        rounds: How often each is measured; the default grid only once.
-        keep: A folder for the runs of the default grid, or of its part; those that are there are not run again.
+        only: Some of `SUBJECTS`; None for all.
+        quick: Whether to use fewer cells, one round, and a part of the default grid.
+        rounds: How often to measure each subject; the default grid runs only once.
+        keep: Folder for the runs of the default grid, or of its part; existing runs are not repeated.
 
     Raises:
-        UserError: If a subject is not known, `rounds` is not positive.
+        UserError: If a subject is unknown, or `rounds` is not positive.
     """
     unknown = sorted(set(only or ()) - set(SUBJECTS))
     if unknown or rounds < 1:
-        raise UserError(f"--only takes {', '.join(SUBJECTS)}, and --rounds 1 or more; got {unknown or rounds}")
+        raise UserError(f"--only takes {', '.join(SUBJECTS)}, and --rounds must be at least 1; got {unknown or rounds}")
     part = [template.PART]
     measures: dict[str, Callable[[], Measurement]] = {
         "overhead": lambda: figures.cell_overhead(rounds=rounds),
@@ -63,7 +63,7 @@ def measure_sweep(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print each figure as it is measured; exit with 2 on bad options."""
+    """Print each measurement as it finishes; exit with 2 on invalid options."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.bench_sweep",
         description=DESCRIPTION,

@@ -1,4 +1,4 @@
-"""Sweeps as commands in processes of their own, and the times that their folders tell."""
+"""Run sweeps as commands in separate processes, and read when their cells ended."""
 
 import os
 import subprocess
@@ -24,13 +24,15 @@ class Ended:
 
 
 def run(command: Sequence[str], folder: Path, accepted: Sequence[int] = (0,)) -> float:
-    """Run a command in `folder`, as a user would who sets nothing, and tell the seconds it took.
+    """Run a command in `folder` with a user's default environment, and return the seconds it took.
 
     Args:
-        accepted: The exit codes with which it has not failed.
+        command: Program and arguments.
+        folder: Working directory.
+        accepted: Exit codes that count as success.
 
     Raises:
-        UserError: It failed; with the last it said.
+        UserError: If it failed; with its last lines.
     """
     unset = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HYDRA_FULL_ERROR")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
@@ -46,7 +48,7 @@ def run(command: Sequence[str], folder: Path, accepted: Sequence[int] = (0,)) ->
 
 
 def sweep(overrides: Sequence[str], folder: Path, accepted: Sequence[int] = (0,)) -> tuple[float, list[Ended]]:
-    """Run `normzoo train -m` with these overrides into `folder`: its seconds, and its cells in the order they ended."""
+    """Run `normzoo train -m` into `folder`; return its seconds, and its cells in the order they ended."""
     folder.mkdir(parents=True)
     target = f"hydra.sweep.dir={hydra_quoted(str(folder))}"
     seconds = run([sys.executable, "-c", TRAIN, "train", "-m", *overrides, target], folder, accepted)
@@ -54,6 +56,6 @@ def sweep(overrides: Sequence[str], folder: Path, accepted: Sequence[int] = (0,)
 
 
 def ended(folder: Path) -> list[Ended]:
-    """The cells of a sweep's folder in the order they ended."""
+    """Return the cells of a sweep folder in the order they ended."""
     files = folder.glob(f"*/{FILE_NAME}")
     return sorted((Ended(file.stat().st_mtime, read_result(file)) for file in files), key=lambda one: one.at)

@@ -1,4 +1,4 @@
-"""Whether small batches are convolved the faster way: the rule of `normzoo.training.convolutions` against the clock."""
+"""Compare the convolution rule of `normzoo.training.convolutions` with measured times on small batches."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -49,16 +49,16 @@ class _Convolved(Step):
 
 
 def cases(models: Sequence[str] = tuple(MODELS)) -> Iterator[tuple[str, int, int]]:
-    """Model, pixels of a side, batch."""
+    """Yield model, image side and batch size."""
     return ((model, side, batch) for model in models for side in SIDES.get(model, ALL_SIDES) for batch in BATCHES)
 
 
 def small_batches(listed: Sequence[tuple[str, int, int]] | None = None, rounds: int = 3) -> Measurement:
-    """The time of a step by the rule to that of the faster of the two ways, as the geometric mean over the cases.
+    """Measure the time of a step by the rule relative to the faster of the two ways; geometric mean over the cases.
 
     Args:
         listed: The cases; None for all.
-        rounds: How often each way is measured in each case, in turn.
+        rounds: How often to measure each way in each case, in turn.
     """
     name, target = "convolving by the rule, to the faster way", 1.1
     if not mkldnn.is_available() or not mkldnn.enabled or torch.backends.flags_frozen():

@@ -1,4 +1,4 @@
-"""What a sweep costs beside its training: each figure measured here and now, on sweeps as a user runs them."""
+"""Measure the overhead of sweeps, run as a user runs them."""
 
 import json
 import statistics
@@ -35,10 +35,10 @@ print(time.perf_counter() - started, time.process_time() - worked)
 
 
 def cell_overhead(cells: int = 10, rounds: int = 3, overrides: Sequence[str] = SHORT) -> Measurement:
-    """Seconds from one cell's record to the next, one cell after the other, without the training and validation of it.
+    """Measure the seconds between consecutive cells of a sequential sweep, without training and validation.
 
-    Everything else is in it: to fork the process, to compose the configuration, to read the data, to check and build
-    the model, to write the record, to end, and to claim and start the next.
+    This includes forking, composing the configuration, reading the data, building the model, writing the record, and
+    starting the next cell.
     """
     values = []
     for _ in range(rounds):
@@ -51,7 +51,7 @@ def cell_overhead(cells: int = 10, rounds: int = 3, overrides: Sequence[str] = S
 
 
 def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int = 3) -> Measurement:
-    """Milliseconds a cell that a sweep's plan takes beyond what Hydra itself takes in it to compose configurations."""
+    """Measure the milliseconds per cell that planning takes beyond Hydra's composition."""
     from normzoo.sweep.plan import plan
     from normzoo.sweep.precheck import Verdicts
 
@@ -76,7 +76,7 @@ def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int
 
 
 def report_seconds(records: int = 10_000, rounds: int = 3) -> Measurement:
-    """Seconds of `normzoo.report.report` over generated records, in a fresh process on one core."""
+    """Measure the seconds of `normzoo.report.report` over generated records, in a fresh process on one core."""
     values, whole, worked = [], [], []
     with tempfile.TemporaryDirectory() as folder, _launcher((), folder) as (launcher, _):
         write_records(Path(folder) / "sweep", _plain_config(launcher), records)
@@ -96,7 +96,7 @@ def report_seconds(records: int = 10_000, rounds: int = 3) -> Measurement:
 
 
 def two_cores(cells: int = 16, rounds: int = 3, overrides: Sequence[str] = LONGER) -> Measurement:
-    """How many times the cells a minute of one core two cores run, from the first cells' ends to the last one's."""
+    """Measure the throughput of two cores relative to one, from the first cells' ends to the last one's."""
     name = "cells a minute on two cores, to one"
     if len(processor_cores()) < 2:
         return Measurement(name, "×", 1.8, False, (), "this machine has one core")
@@ -155,7 +155,7 @@ class _Counting:
 
 @contextmanager
 def _timed(owner: type, name: str) -> Iterator[list[float]]:
-    """The seconds of each call of a method meanwhile."""
+    """Record the seconds of each call of a method."""
     method, seconds = getattr(owner, name), []
 
     def timed(*arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Generated records, in the shape of real ones: invented figures, to measure what thousands of them cost."""
+"""Generate records like real ones, with invented values, to measure the cost of thousands of them."""
 
 import copy
 import inspect
@@ -18,12 +18,12 @@ ERRORS = ("val_error_running", "val_error_population", "val_error_batch", "train
 
 
 def write_records(folder: Path, config: dict[str, Any], number: int) -> None:
-    """Write the folders of `number` cells: every norm at every batch size and image size, seed after seed.
+    """Write the folders of `number` cells: every norm at every batch size and image size, seed by seed.
 
     Args:
-        folder: Of the sweep; made.
-        config: Of a real cell, which the generated ones differ from in norm, batch size, image size and seed.
-        number: How many.
+        folder: Folder of the sweep, which is created.
+        config: Configuration of a real cell; the generated ones differ in norm, batch size, image size and seed.
+        number: Number of cells.
     """
     for cell, _ in zip(generated(config), range(number), strict=False):
         place = folder / cell.cell
@@ -33,7 +33,7 @@ def write_records(folder: Path, config: dict[str, Any], number: int) -> None:
 
 
 def generated(config: dict[str, Any]) -> Iterator[CellResult]:
-    """Cells without end; the same ones each time."""
+    """Yield cells without end, the same ones each time."""
     norms = [name for name in list_norms(kind="layer") if inspect.Parameter.empty not in info(name).arguments.values()]
     draw = random.Random(0)
     for seed in count():

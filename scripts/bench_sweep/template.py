@@ -1,4 +1,4 @@
-"""A grid of cells, here and in a program of the usual kind: Dataset, DataLoader, torchmetrics, the basic launcher."""
+"""Compare a grid of cells with a conventional program: Dataset, DataLoader, torchmetrics, the basic launcher."""
 
 import json
 import math
@@ -28,7 +28,7 @@ Grid = Mapping[str, str]
 
 
 def default_grid() -> list[Grid]:
-    """The grids of `experiment=small_batch`, as its file has them."""
+    """Return the grids of `experiment=small_batch`."""
     from omegaconf import OmegaConf
 
     text = files("normzoo.conf").joinpath("experiment", "small_batch.yaml").read_text()
@@ -37,11 +37,11 @@ def default_grid() -> list[Grid]:
 
 
 def against_template(grids: Sequence[Grid] | None = None, keep: Path | None = None) -> Measurement:
-    """How many times longer the whole commands of the usual program take than `normzoo train -m` on the same cells.
+    """Measure how many times longer the conventional program takes than `normzoo train -m` on the same cells.
 
     Args:
-        grids: Each an override with its values, comma-separated; None for the default experiment.
-        keep: A folder for what both write. What is there already, with its time, is not run again.
+        grids: Each maps an override to its comma-separated values; None for the default experiment.
+        keep: Folder for the output of both; existing runs, with their times, are not repeated.
 
     Raises:
         UserError: If one of the commands ends without a single cell.
@@ -86,7 +86,7 @@ def against_template(grids: Sequence[Grid] | None = None, keep: Path | None = No
 
 
 def _once(folder: Path, run_into: Callable[[], float]) -> float:
-    """The seconds of a run into `folder`, or those it took before; one that was interrupted begins anew."""
+    """Return the seconds of a run into `folder`, or those of an earlier one; an interrupted run starts over."""
     known = folder.with_name(f"{folder.name}.json")
     seconds = json.loads(known.read_bytes())["seconds"] if known.is_file() else None
     if seconds is not None:

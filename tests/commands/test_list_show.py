@@ -210,7 +210,7 @@ def test_show_takes_aliases(run):
 def test_an_unknown_name_gets_the_nearest_on_one_line(run):
     code, out, err = run("show", "gruop")
     assert (code, out) == (2, "")
-    assert err.startswith("error: no norm is called 'gruop'; did you mean group_norm")
+    assert err.startswith("error: unknown norm 'gruop'; did you mean group_norm")
     assert err.count("\n") == 1
 
 

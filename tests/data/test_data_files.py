@@ -131,7 +131,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     with caplog.at_level(logging.WARNING, logger="normzoo"):
         data = ready(MNIST5k(batch_size=2))
     assert data.num_train == 4000
-    assert "mnist5k is not cached" in caplog.text
+    assert "cannot cache mnist5k" in caplog.text
     assert len(quick_parse) == 2
 
 
@@ -239,14 +239,14 @@ IMAGES, LABELS = _idx.FILES["train"]
 @pytest.mark.parametrize(
     ("name", "raw", "reason"),
     [
-        (IMAGES, b"", "it does not begin like an IDX file"),
-        (IMAGES, b"<html>not found</html>", "it does not begin like an IDX file"),
-        (IMAGES, idx_bytes(np.zeros((60, 28, 28), np.uint8))[:9], "its header is cut off"),
-        (IMAGES, idx_bytes(np.zeros((60, 28, 28), np.uint8))[:-1], "47040 values are announced and 47039 are there"),
-        (IMAGES, idx_bytes(np.zeros((60, 14, 14), np.uint8)), r"images of 28×28 are expected, its shape is \(60, 14"),
-        (IMAGES, idx_bytes(np.zeros(60, np.uint8)), r"images of 28×28 are expected, its shape is \(60,\)"),
-        (LABELS, idx_bytes(np.zeros(59, np.uint8)), "60 labels below 10 are expected"),
-        (LABELS, idx_bytes(np.full(60, 10, np.uint8)), "60 labels below 10 are expected"),
+        (IMAGES, b"", "it has no IDX header"),
+        (IMAGES, b"<html>not found</html>", "it has no IDX header"),
+        (IMAGES, idx_bytes(np.zeros((60, 28, 28), np.uint8))[:9], "its header is truncated"),
+        (IMAGES, idx_bytes(np.zeros((60, 28, 28), np.uint8))[:-1], "expected 47040 values, found 47039"),
+        (IMAGES, idx_bytes(np.zeros((60, 14, 14), np.uint8)), r"expected images of 28×28, found shape \(60, 14"),
+        (IMAGES, idx_bytes(np.zeros(60, np.uint8)), r"expected images of 28×28, found shape \(60,\)"),
+        (LABELS, idx_bytes(np.zeros(59, np.uint8)), "expected 60 labels below 10"),
+        (LABELS, idx_bytes(np.full(60, 10, np.uint8)), "expected 60 labels below 10"),
     ],
 )
 def test_damaged_idx_files_are_named(name: str, raw: bytes, reason: str, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_failed_download_says_so(tmp_path: Path, site: tuple[Path, str], monke
 
     publish_mnist(site, monkeypatch)
     (tmp_path / "cache" / "MNIST" / "raw").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"MNIST is in the way of the download: it is incomplete. Delete it"):
+    with pytest.raises(UserError, match=r"MNIST is incomplete and blocks the download. Delete it"):
         MNIST(batch_size=4, download=True).prepare_data()
 
 

@@ -176,7 +176,7 @@ def test_train_dataloader_drops_the_last_short_batch_and_says_so_once(caplog: py
         assert [len(y) for y in labels_of(data.train_dataloader())] == [32, 32, 32]
         data.train_dataloader()
     assert [record.getMessage() for record in caplog.records] == [
-        "synthetic: the last short batch of each epoch is left out: 4 of 100 training images "
+        "synthetic: dropping the last, short batch of each epoch: 4 of 100 training images "
         "(data.drop_last=false keeps it)"
     ]
 
@@ -212,17 +212,17 @@ def test_val_dataloader_serves_each_image_once_over_the_ranks(on_rank: Callable[
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch_size": 0}, "batch_size is 0: a whole number of at least 1 is expected"),
-        ({"batch_size": 2.5}, "batch_size is 2.5: a whole number"),
-        ({"batch_size": True}, "batch_size is True"),
-        ({"eval_batch_size": 0}, "eval_batch_size is 0"),
-        ({"seed": -1}, "seed is -1: a whole number of at least 0"),
-        ({"split_seed": "a"}, "split_seed is 'a'"),
-        ({"train_size": 0}, "train_size is 0"),
-        ({"val_size": -5}, "val_size is -5"),
-        ({"image_size": 0}, "image_size is 0: a whole number of at least 1, or null, is expected"),
-        ({"image_size": "8x8"}, "image_size is '8x8'"),
-        ({"image_size": 8.0}, "image_size is 8.0"),
+        ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
+        ({"batch_size": 2.5}, "batch_size=2.5 must be an integer"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"eval_batch_size": 0}, "eval_batch_size=0"),
+        ({"seed": -1}, "seed=-1 must be an integer of at least 0"),
+        ({"split_seed": "a"}, "split_seed='a'"),
+        ({"train_size": 0}, "train_size=0"),
+        ({"val_size": -5}, "val_size=-5"),
+        ({"image_size": 0}, "image_size=0 must be an integer of at least 1, or null"),
+        ({"image_size": "8x8"}, "image_size='8x8'"),
+        ({"image_size": 8.0}, "image_size=8.0"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(options: dict[str, Any], text: str) -> None:
@@ -233,12 +233,12 @@ def test_options_out_of_range_are_refused_at_once(options: dict[str, Any], text:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"shape": (8, 8)}, r"shape is \[8, 8\]: three whole numbers \[C, H, W\]"),
-        ({"shape": (1, 0, 8)}, "shape is 0"),
-        ({"num_classes": 0}, "num_classes is 0"),
-        ({"noise": -1.0}, "noise is -1.0"),
-        ({"noise": float("nan")}, "noise is nan"),
-        ({"train_size": None}, "train_size is None"),
+        ({"shape": (8, 8)}, r"shape=\[8, 8\] must be three integers \[C, H, W\]"),
+        ({"shape": (1, 0, 8)}, "shape=0"),
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"noise": -1.0}, "noise=-1.0"),
+        ({"noise": float("nan")}, "noise=nan"),
+        ({"train_size": None}, "train_size=None"),
     ],
 )
 def test_synthetic_refuses_what_it_cannot_make(options: dict[str, Any], text: str) -> None:
@@ -277,7 +277,7 @@ def test_the_batch_counts_over_all_processes(on_rank: Callable[..., None]) -> No
 def test_more_processes_than_validation_images_are_refused(on_rank: Callable[..., None]) -> None:
     data = Synthetic(batch_size=2, train_size=50, val_size=3)
     on_rank(data, 0, 4)
-    with pytest.raises(UserError, match="3 validation images cannot be spread over 4 processes"):
+    with pytest.raises(UserError, match="3 validation images are too few for 4 processes"):
         data.setup()
 
 
@@ -285,7 +285,7 @@ def test_a_last_batch_that_leaves_ranks_without_samples_is_refused(on_rank: Call
     data = Synthetic(batch_size=2, train_size=17, val_size=8, drop_last=False)
     on_rank(data, 0, 4)
     data.setup()
-    with pytest.raises(UserError, match="would hold 1 of 17 training images, fewer than the 4 processes"):
+    with pytest.raises(UserError, match="would have 1 of 17 training images, fewer than the 4 processes"):
         data.train_dataloader()
 
 
@@ -302,7 +302,7 @@ def test_use_before_setup_and_a_wrong_split_are_programming_errors() -> None:
     with pytest.raises(RuntimeError, match="setup"):
         data.loader("train", 2)
     data.setup()
-    with pytest.raises(ValueError, match="'test': 'train' or 'val'"):
+    with pytest.raises(ValueError, match="'test'; choose 'train' or 'val'"):
         data.loader("test", 2)  # type: ignore[arg-type]
 
 

@@ -184,17 +184,17 @@ def test_a_pickle_carries_no_images() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"scaling": "z"}, "scaling is 'z': one of zscore, minmax, none is expected"),
-        ({"scaling": True}, "scaling is True"),
-        ({"order": "sorted"}, "order is 'sorted': one of shuffled, fixed, by_class is expected"),
+        ({"scaling": "z"}, "scaling='z' is unknown; choose one of zscore, minmax, none"),
+        ({"scaling": True}, "scaling=True"),
+        ({"order": "sorted"}, "order='sorted' is unknown; choose one of shuffled, fixed, by_class"),
         ({"classes_per_batch": 2}, "classes_per_batch=2 needs data.order=by_class"),
-        ({"order": "by_class", "classes_per_batch": 0}, "classes_per_batch is 0"),
-        ({"distortion": 1.5}, "distortion is 1.5: a number from 0 to 1"),
-        ({"distortion": "some"}, "distortion is 'some'"),
-        ({"val_shift": {"blur": 1}}, r"val_shift has \['blur'\]: brightness, contrast, noise are expected"),
-        ({"val_shift": {"noise": -1}}, "val_shift.noise is -1: a number of at least 0"),
-        ({"val_shift": {"brightness": "much"}}, "val_shift.brightness is 'much': a number is expected"),
-        ({"val_shift": {"contrast": float("nan")}}, "val_shift.contrast is nan"),
+        ({"order": "by_class", "classes_per_batch": 0}, "classes_per_batch=0"),
+        ({"distortion": 1.5}, "distortion=1.5 must be a number from 0 to 1"),
+        ({"distortion": "some"}, "distortion='some'"),
+        ({"val_shift": {"blur": 1}}, r"val_shift has unknown keys \['blur'\]; choose from brightness, contrast, noise"),
+        ({"val_shift": {"noise": -1}}, "val_shift.noise=-1 must be a number of at least 0"),
+        ({"val_shift": {"brightness": "much"}}, "val_shift.brightness='much' must be a number"),
+        ({"val_shift": {"contrast": float("nan")}}, "val_shift.contrast=nan"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(options: dict[str, Any], text: str) -> None:

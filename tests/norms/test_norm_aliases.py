@@ -70,7 +70,7 @@ def test_an_alias_computes_what_its_owner_does(alias, options, theirs, shape):
 )
 @pytest.mark.parametrize("call", [lambda name: normzoo.create(name, 8), normzoo.factory, normzoo.info])
 def test_a_name_of_several_norms_is_refused_with_those_to_take(typed, call):
-    said = f"'{typed}' is the name of several norms: that of .* is '"
+    said = f"'{typed}' is ambiguous: that of .* is '"
     with pytest.raises(normzoo.UnknownNormError, match=said) as error:
         call(typed)
     for name in error.value.args[0].split("'")[3::2]:

@@ -100,7 +100,10 @@ def test_padded_samples_that_a_transformer_packs_are_refused_with_the_mend():
     layer = nn.TransformerEncoderLayer(CHANNELS, 2, 16, batch_first=True)
     layer.norm1, layer.norm2 = (a_norm("rms_norm", channel_dim=-1) for _ in range(2))
     x, padded = torch.randn(2, 4, CHANNELS), torch.tensor([[False] * 4, [False, False, True, True]])
-    with torch.no_grad(), pytest.raises(TypeError, match=r"RMSNorm takes no nested tensor.*enable_nested_tensor=False"):
+    with (
+        torch.no_grad(),
+        pytest.raises(TypeError, match=r"RMSNorm does not support nested tensors.*enable_nested_tensor=False"),
+    ):
         nn.TransformerEncoder(layer, 1).eval()(x, src_key_padding_mask=padded)
     with torch.no_grad():
         nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()(x, src_key_padding_mask=padded)

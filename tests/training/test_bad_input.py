@@ -135,11 +135,11 @@ COMMANDS = {
     "train probe=[nope]": r"\Aerror: probe=nope is not there; there are .*fit_time.*\n\Z",
     "train probe=fit_tim": r"\Aerror: probe=fit_tim is not there; did you mean fit_time\?\n\Z",
     "train experiment=learning_rates,small_batch": r"\Aerror: .*: several values make a sweep: add -m",
-    "show ''": "error: no norm is called",
+    "show ''": "error: unknown norm",
     "show --bench nofile batch_norm": "error: no figures in nofile: ",
     "list --rank x": "invalid int value",
     "report /dev/null": "error: /dev/null is not a folder",
-    "bench layers --norms nope": "error: no norm is called 'nope'",
+    "bench layers --norms nope": "error: unknown norm 'nope'",
     "bench layers --shape x": "a shape is numbers and commas",
     "bench layers --quick": r"\Ausage: normzoo bench layers [\s\S]*unrecognized arguments: --quick\n",
 }

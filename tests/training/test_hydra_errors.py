@@ -44,7 +44,7 @@ MISSPELT = {
     "hydra.job.num=x": "could not be converted to Integer\n",
     "seed=[1": "no viable alternative",
     "experiment=smal_batch": "is not there; did you mean small_batch",
-    "norm=batchnorm2": "no norm is called 'batchnorm2'; did you mean batch_norm",
+    "norm=batchnorm2": "unknown norm 'batchnorm2'; did you mean batch_norm",
 }
 
 
