@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -53,7 +54,8 @@ def train(config: DictConfig) -> float:
             return math.inf
         if isinstance(error, UserError):
             exit_with(error)
-        raise
+        sys.stderr.write(printable(traceback.format_exc()))  # here, so that nobody takes it for Hydra's own
+        sys.exit(1)
     if result is None:
         return math.nan  # the first process of torchrun has it
     if hydra.mode == RunMode.RUN:

@@ -3,9 +3,12 @@
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
+from omegaconf.errors import ConfigKeyError
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -69,6 +72,19 @@ def test_a_misspelling(cli: Cli, tmp_path: Path, mode: tuple[str, ...]) -> None:
         assert words in err
         assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [InstantiationException("lost"), ConfigKeyError("lost"), ValueError("lost")], ids=repr
+)
+def test_what_a_cell_dies_of_is_no_slip_of_the_hand(
+    cli: Cli, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("normzoo.sweep.hydra_task.run_cell", mock.Mock(side_effect=error))
+    code, out, err = cli("train", *tiny, "hydra.run.dir=one")
+    assert (code, out) == (1, "")
+    assert err.startswith("Traceback")
+    assert err.endswith(f"{type(error).__name__}: lost\n")
 
 
 AXES = {
