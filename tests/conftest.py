@@ -17,7 +17,7 @@ import pytest
 import torch
 from environments import build
 
-# nohup, or a script that starts the suite in the background, has it ignore signals, and what tests start ignores them too.
+# nohup, or a script that starts the suite in the background, has it ignore signals, and so would what tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
