@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from normzoo.norms._across_ranks import merge_statistics, sum_across_ranks
+from normzoo.norms._kernels import computed_by
+from normzoo.norms._kernels import moments as kernel
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -114,6 +116,29 @@ def centre(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     # A mean is only as exact as its own last digit, which at an offset of 1e6 is 0.06: take out what it left.
     rest = (wide - mean).mean(dims, keepdim=True)
     return wide - mean - rest, mean + rest
+
+
+@computed_by(kernel.moments)
+def moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Take mean and biased variance of each map, the mean as a sum of two: a constant near it, and the rest.
+
+    The last digit of the one is 0.06 at an offset of 1e6, but x − near loses nothing, and the rest is as exact as the
+    deviations are.
+
+    Shape: `(N, C, *)` -> three of `(N, C, 1, …)`.
+    """
+    dims, x = tuple(range(2, x.dim())), x.to(dtype)
+    near = x.detach().mean(dims, keepdim=True)
+    centred = x - near
+    rest = centred.mean(dims, keepdim=True)
+    return near, rest, (centred - rest).square().mean(dims, keepdim=True)
+
+
+def group_mean(x: Tensor, groups: int) -> Tensor:
+    """The mean over each group of channels and the positions, for each channel of the group: (N, C, 1, ...)."""
+    mean = x.mean(tuple(range(2, x.dim())), keepdim=True)
+    grouped = mean.reshape(x.shape[0], groups, x.shape[1] // groups)
+    return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(mean.shape)
 
 
 def per_channel(parameter: Tensor, x: Tensor, channel_dim: int = 1) -> Tensor:

@@ -5,13 +5,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import detached_mean
-from normzoo.norms._gate import group_mean
 from normzoo.norms._layer import NormLayer
-from normzoo.norms._quotient import Moments
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import commit, newest_weight, snapshot
-from normzoo.norms._standardize import centre, per_channel
+from normzoo.norms._standardize import centre, group_mean, moments, per_channel
 from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
 
@@ -114,7 +112,7 @@ class BatchChannelNorm(NormLayer, _NormBase):
         u = u - common
         near = detached_mean(u, dims)
         u = u - near
-        _, mean, var = Moments.apply(u, torch.promote_types(u.dtype, torch.float32))
+        _, mean, var = moments(u, torch.promote_types(u.dtype, torch.float32))
         weight, bias = (per_channel(v, u) for v in (self.weight, self.bias)) if self.affine else (1.0, 0.0)
 
         def of_groups(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from normzoo.norms._inverse_root import inverse_root
+from normzoo.norms._kernels.inverse_root import inverse_root
 from normzoo.norms._layer import AffineNorm
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import NormValueError, check_count, check_input

@@ -2,75 +2,40 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normzoo.norms._kernels import computed_by
+from normzoo.norms._kernels import divide as kernel
 from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
 
-class _Divide(torch.autograd.Function):
-    """y = v / sqrt(sigma² + P v²) · weight + bias, v = x − P x, with its chain rule in closed form.
-
-    P is the mean over all channels and the window. With g = ∂l/∂y · weight and rstd = (sigma² + P v²)^−½,
-
-        ∂l/∂v = rstd g − v Pᵀ(rstd³ mean_C(g v));  ∂l/∂x = ∂l/∂v − Pᵀ(mean_C(∂l/∂v))
-
-    where Pᵀ takes its means over C for sums. v is computed again rather than kept: x is all that is saved.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, size: int, sigma: float) -> Tensor:
-        v, rstd = _centred(x, size, sigma)
-        y = v * rstd
-        return (y if weight is None or bias is None else y * weight + bias).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, ctx.size, ctx.sigma = inputs
-        ctx.save_for_backward(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        v, rstd = _centred(x, ctx.size, ctx.sigma)
-        g, grad_weight, grad_bias = grad.to(v.dtype), None, None
-        if weight is not None:
-            grad_weight, grad_bias = (g * v * rstd).sum_to_size(weight.shape), g.sum_to_size(weight.shape)
-            g = g * weight
-        slope = _box_mean(rstd.pow(3) * (g * v).mean(1, keepdim=True), ctx.size, transposed=True)
-        grad_v = torch.addcmul(g * rstd, v, slope, value=-1)
-        grad_x = grad_v - _box_mean(grad_v.mean(1, keepdim=True), ctx.size, transposed=True)
-        return grad_x.to(x.dtype), grad_weight, grad_bias, None, None
-
-
-def _centred(x: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """v and rstd."""
+@computed_by(kernel.divide)
+def divide(x: Tensor, weight: Tensor | None, bias: Tensor | None, size: int, sigma: float) -> Tensor:
+    """Centre each position, and divide it by the deviation, over all channels and the window around it."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     # No window changes with an offset of the whole sample, but the digits of its mean do.
     wide = wide - wide.detach().mean(tuple(range(1, x.dim())), keepdim=True)
-    v = wide - _box_mean(wide.mean(1, keepdim=True), size)
-    return v, (sigma**2 + _box_mean(v.square().mean(1, keepdim=True), size)).rsqrt()
+    v = wide - window_mean(wide, size)
+    y = v * (sigma**2 + window_mean(v.square(), size)).rsqrt()
+    return (y if weight is None or bias is None else y * weight + bias).to(x.dtype)
 
 
-def _box_mean(x: Tensor, size: int, transposed: bool = False) -> Tensor:
-    """Over the window around each position, cut off at the borders: the mean of a box is that of its rows, one by one.
+def window_mean(x: Tensor, size: int) -> Tensor:
+    """The mean over channels and the window around each position, cut off at the borders.
 
-    Transposed, a position gets of each window that it is in the part that it has in the mean.
+    The mean of a box is that of its rows, dimension by dimension.
     """
+    x = x.mean(1, keepdim=True)
     for dim in range(2, x.dim()):
-        rows, half, at = x.movedim(dim, -1), size // 2, torch.arange(x.shape[dim], device=x.device)
-        count = (at + half).clamp(max=x.shape[dim] - 1) - (at - half).clamp(min=0) + 1
-        flat = (rows / count if transposed else rows).flatten(1, -2)
-        rows = F.avg_pool1d(flat, size, 1, padding=half, count_include_pad=False).reshape(rows.shape)
-        x = (rows * count if transposed else rows).movedim(-1, dim)
+        rows = x.movedim(dim, -1)
+        mean = F.avg_pool1d(rows.flatten(1, -2), size, 1, padding=size // 2, count_include_pad=False)
+        x = mean.reshape(rows.shape).movedim(-1, dim)
     return x
 
 
@@ -144,5 +109,5 @@ class DivisiveNorm(AffineNorm):
             wide = torch.promote_types(x.dtype, torch.float32)
             weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
         if x.dim() == 2:  # channels are the positions then
-            return _Divide.apply(x.unsqueeze(1), weight, bias, self.window_size, self.sigma).squeeze(1)
-        return _Divide.apply(x, weight, bias, self.window_size, self.sigma)
+            return divide(x.unsqueeze(1), weight, bias, self.window_size, self.sigma).squeeze(1)
+        return divide(x, weight, bias, self.window_size, self.sigma)

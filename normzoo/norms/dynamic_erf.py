@@ -1,40 +1,17 @@
 """Dynamic erf: a bounded function of each value alone where a norm stood."""
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from normzoo.norms._kernels import recomputed
 from normzoo.norms._pointwise import Pointwise
 from normzoo.norms._refuse import check_input
 from normzoo.registry import register
 
 
-class _Erf(torch.autograd.Function):
-    """y = erf(u), u = alpha · x + shift, whose gradient computes u again rather than keep it beside x.
-
-    ∂y/∂u = 2/√π exp(−u²);  ∂l/∂alpha = Σ x ∂l/∂u;  ∂l/∂shift = Σ ∂l/∂u;  ∂l/∂x = alpha ∂l/∂u
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, alpha: Tensor, shift: Tensor) -> Tensor:
-        return torch.erf(torch.addcmul(shift, alpha, x))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, alpha, shift = ctx.saved_tensors
-        slope = 2 / math.sqrt(math.pi)
-        u = torch.addcmul(shift, alpha, x)
-        grad_u = grad * torch.exp(u * -u)  # but for the slope, which joins the numbers
-        sums = (slope * (grad_u * x).sum(), slope * grad_u.sum())
-        return (grad_u * (slope * alpha)).to(x.dtype), *(s.to(alpha.dtype).expand(alpha.shape) for s in sums)
+@recomputed
+def squash(x: Tensor, alpha: Tensor, shift: Tensor) -> Tensor:
+    return torch.erf(alpha * x + shift)
 
 
 @register(
@@ -82,4 +59,4 @@ class DynamicErf(Pointwise):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
-        return self._scale(_Erf.apply(x, self.alpha, self.shift), x)
+        return self._scale(squash(x, self.alpha, self.shift), x)

@@ -6,17 +6,58 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norm_info import NOT_DYNAMIC
+from normzoo.norms._kernels import computed_by, recomputed
+from normzoo.norms._kernels import quotient as kernel
 from normzoo.norms._layer import AffineNorm, values_over
-from normzoo.norms._quotient import Excess, Moments, Quotient
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
-from normzoo.norms._standardize import per_channel
+from normzoo.norms._standardize import moments, per_channel
 from normzoo.norms.evo_norm_s import OUTCOME, PAPER
 from normzoo.registry import register
 
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as evo_norm_s0"
 STATE = ("running_var", "num_batches_tracked")
 Line = tuple[Tensor | None, Tensor | None, Tensor]
+
+
+@computed_by(kernel.quotient)
+def quotient(
+    x: Tensor,
+    slope: Tensor | None,
+    near: Tensor | None,
+    shift: Tensor,
+    floor: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """Divide x by max(floor, slope · x + shift), or without a slope by max(floor, (max(near, 0) − x) + shift)."""
+    wide = x.to(weight.dtype)
+    # near is a constant, whose difference from x keeps the digits that x has not.
+    line = wide * slope if slope is not None else near.clamp(min=0) - wide  # type: ignore[union-attr]
+    return (wide / torch.maximum(line + shift, floor) * weight + bias).to(x.dtype)
+
+
+@recomputed
+def excess(near: Tensor, rest: Tensor, var: Tensor, eps: float) -> Tensor:
+    """The root mean square of each map less the part of it that its mean makes out, max(near, 0).
+
+        rms − centre = (var + eps + (mean − centre) (mean + centre)) / (rms + centre),  centre = max(near, 0)
+
+    where no difference is one of large numbers that are nearly equal: mean − centre is the rest, or if the mean is
+    negative, and centre 0, rms − x is none.
+    """
+    centre = near.clamp(min=0)
+    over = (near - centre) + rest
+    square = var + eps + over * (2 * centre + over)  # rms² − centre²
+    return square / ((square + centre.square()).sqrt() + centre)
+
+
+@recomputed
+def batch_variance(near: Tensor, rest: Tensor, var: Tensor) -> Tensor:
+    """Take the variance over the batch from mean, near + rest, and variance of each map."""
+    # Of means that are large beside their differences, to which one sample's is near enough to begin with.
+    mean = (near - near[:1]) + rest
+    return (var + (mean - mean.mean(0)).square()).mean(0)
 
 
 class _EvoNormB(AffineNorm):
@@ -71,18 +112,16 @@ class _EvoNormB(AffineNorm):
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         wide = torch.promote_types(x.dtype, torch.float32)
-        near, rest, var = Moments.apply(x, wide)
+        near, rest, var = moments(x, wide)
         if self.training:
-            # Of means that are large beside their differences, to which one sample's is near enough to begin with.
-            mean = (near - near[:1]) + rest
-            batch_var = (var + (mean - mean.mean(0)).square()).mean(0)
+            batch_var = batch_variance(near, rest, var)
             if n > 0:
                 new = (self.running_var, batch_var * (n / (n - 1)))
                 move_running(self.num_batches_tracked, self.momentum, new)
         else:
             batch_var = per_channel(self.running_var, x).to(wide)
         weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
-        return Quotient.apply(x, *self._line(x, near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
+        return quotient(x, *self._line(x, near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
 
 
 @register(
@@ -211,4 +250,4 @@ class EvoNormB2(_EvoNormB):
     """
 
     def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
-        return None, near, Excess.apply(near, rest, var, self.eps)
+        return None, near, excess(near, rest, var, self.eps)

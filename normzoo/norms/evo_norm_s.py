@@ -3,16 +3,29 @@
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._gate import Gated
+from normzoo.norms._kernels import computed_by
+from normzoo.norms._kernels import gate as kernel
 from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._standardize import per_channel
+from normzoo.norms._standardize import group_mean, per_channel
 from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
 
 PAPER = "Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers, 2020, arXiv:2004.02967"
 OUTCOME = "divided by next to nothing, or by itself,"
 MEND = "use fewer groups or a larger map, or leave the norm out at this place"
+
+
+@computed_by(kernel.gate)
+def gate(x: Tensor, v: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, centre: bool) -> Tensor:
+    """Gate by σ(v x) and divide by the deviation of each group, or without `centre` by its root mean square."""
+    wide = deviation = x.to(weight.dtype)
+    if centre:
+        deviation = deviation - group_mean(deviation, groups)
+        deviation = deviation - group_mean(deviation, groups)  # what the last digit of a mean has left
+    rstd = (group_mean(deviation.square(), groups) + eps).rsqrt()
+    gated = wide * torch.sigmoid(wide if v is None else v * wide)
+    return (gated * (rstd * weight) + bias).to(x.dtype)
 
 
 class _EvoNormS(AffineNorm):
@@ -51,8 +64,7 @@ class _EvoNormS(AffineNorm):
         wide = torch.promote_types(x.dtype, torch.float32)
         weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
         v = None if self.v is None else per_channel(self.v, x).to(wide)
-        y, _ = Gated.apply(x, v, weight, bias, self.num_groups, self.eps, self.centre)
-        return y
+        return gate(x, v, weight, bias, self.num_groups, self.eps, self.centre)
 
 
 @register(

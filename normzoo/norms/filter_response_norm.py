@@ -1,75 +1,27 @@
 """Filter response normalization: each channel of each sample by its root mean square, then a learned threshold."""
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from normzoo.norms._kernels import computed_by
+from normzoo.norms._kernels import filter_response as kernel
 from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._reuse import reuse_memory
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
 MEND = "use a larger map, or learned_eps=True, as the paper does for maps of a single value"
 
 
-class _FilterResponse(torch.autograd.Function):
-    """y = max(u, tau), u = weight · x · rstd + bias, rstd = (mean(x²) + eps)^−½, with its chain rule in closed form.
-
-    With g = ∂l/∂y where u > tau and 0 elsewhere, and sums over the n values of a map,
-
-        ∂l/∂bias = Σ g;  ∂l/∂tau = Σ ∂l/∂y − Σ g;  ∂l/∂weight = rstd Σ g x
-        ∂l/∂rstd = weight Σ g x, and what arrives at the output rstd when a gradient is differentiated
-        ∂l/∂x    = weight rstd g − ∂l/∂rstd rstd³ x / n
-        ∂l/∂eps  = −½ ∂l/∂rstd rstd³
-
-    u is computed again rather than kept: x is all that is saved.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None, eps: float | Tensor
-    ) -> tuple[Tensor, Tensor]:
-        reuse = reuse_memory(x, weight, bias, tau, eps if isinstance(eps, Tensor) else None)
-        wide = x.to(weight.dtype)
-        square = wide * wide
-        rstd = (square.mean(tuple(range(2, x.dim())), keepdim=True) + eps).rsqrt()
-        y = torch.mul(wide, rstd * weight, out=reuse(square))
-        y = torch.add(y, bias, out=reuse(y))
-        if tau is not None:
-            y = torch.maximum(y, tau, out=reuse(y))
-        return y.to(x.dtype), rstd
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, bias, tau, _ = inputs
-        ctx.save_for_backward(x, weight, bias, tau, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_rstd: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, tau, rstd = ctx.saved_tensors
-        reuse = reuse_memory(grad, grad_rstd, x, weight, bias, tau)
-        dtype, x, g = x.dtype, x.to(rstd.dtype), grad.to(rstd.dtype)
-        scale = rstd * weight
-        grad_tau = grad_eps = None
-        if tau is not None:
-            u = x * scale
-            above = torch.gt(u, tau - bias, out=reuse(u))
-            grad_tau = g.sum_to_size(tau.shape)
-            g = torch.mul(g, above, out=reuse(above))
-            grad_tau = grad_tau - g.sum_to_size(tau.shape)
-        product = g * x
-        dot = product.sum(tuple(range(2, x.dim())), keepdim=True)
-        slope = -(grad_rstd + weight * dot) * rstd.pow(3)
-        if ctx.needs_input_grad[4]:
-            grad_eps = slope.sum() / 2
-        grad_x = torch.mul(g, scale, out=reuse(product))
-        grad_x = torch.addcmul(grad_x, x, slope / math.prod(x.shape[2:]), out=reuse(grad_x))
-        return grad_x.to(dtype), (rstd * dot).sum_to_size(weight.shape), g.sum_to_size(bias.shape), grad_tau, grad_eps
+@computed_by(kernel.filter_response)
+def filter_response(x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None, eps: float | Tensor) -> Tensor:
+    """Divide each map by its root mean square, scale, shift and cut off below."""
+    wide = x.to(weight.dtype)
+    nu2 = wide.square().mean(tuple(range(2, x.dim())), keepdim=True)
+    y = wide * ((nu2 + eps).rsqrt() * weight) + bias
+    if tau is not None:
+        y = torch.where(y <= tau, tau, y)  # of equals tau gets the gradient, and y that is not a number stays
+    return y.to(x.dtype)
 
 
 @register(
@@ -150,8 +102,7 @@ class FilterResponseNorm(AffineNorm):
         weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
         tau = None if self.tau is None else per_channel(self.tau, x).to(wide)
         eps = self.eps if self.eps_l is None else self.eps + self.eps_l.abs().to(wide)
-        y, _ = _FilterResponse.apply(x, weight, bias, tau, eps)
-        return y
+        return filter_response(x, weight, bias, tau, eps)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, tlu={self.tau is not None}, learned_eps={self.eps_l is not None}"

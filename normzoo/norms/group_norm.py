@@ -5,11 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norms._batch_statistics import detached_mean
-from normzoo.norms._gate import group_mean
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._memory_format import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms._standardize import group_mean, per_channel, standardize
 from normzoo.registry import register
 
 PAPER = "Wu & He, Group Normalization, 2018, arXiv:1803.08494"

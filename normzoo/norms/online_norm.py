@@ -1,11 +1,11 @@
 """Online normalization: statistics that run over the samples one by one, and a backward that follows them."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from normzoo.norms._kernels import recomputed
 from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._recurrence import recurrence
@@ -59,43 +59,14 @@ class _Normalize(torch.autograd.Function):
         return grad.to(dtype), None, None, None, None, None, None
 
 
-class _ScaleLayer(torch.autograd.Function):
-    """out = z · rstd, z = y · weight + bias, rstd = (mean(z²) + eps)^−½ over all n values of a sample.
-
-    With g = ∂l/∂out, and sums over a sample,
-
-        ∂l/∂rstd = Σ g z, and what arrives at the output rstd when a gradient is differentiated
-        ∂l/∂z    = rstd g − ∂l/∂rstd rstd³ z / n
-
-    z is computed again rather than kept: y, which the control process keeps as well, is all that is saved.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(y: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-        z = _affine(y, weight, bias)
-        rstd = (z.square().mean(tuple(range(1, z.dim())), keepdim=True) + eps).rsqrt()
-        return (z * rstd).to(y.dtype), rstd
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        y, weight, bias, _ = inputs
-        ctx.save_for_backward(y, weight, bias, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_rstd: Tensor) -> tuple[Tensor | None, ...]:
-        y, weight, bias, rstd = ctx.saved_tensors
-        z, grad = _affine(y, weight, bias), grad.to(rstd.dtype)
-        slope = grad_rstd + (grad * z).sum(tuple(range(1, z.dim())), keepdim=True)
-        grad_z = torch.addcmul(grad * rstd, z, slope * rstd.pow(3) / math.prod(z.shape[1:]), value=-1)
-        if weight is None:
-            return grad_z.to(y.dtype), None, None, None
-        grad_weight, grad_bias = (grad_z * y).sum_to_size(weight.shape), grad_z.sum_to_size(weight.shape)
-        return (grad_z * weight).to(y.dtype), grad_weight, grad_bias, None
+@recomputed
+def scale_layer(y: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Scale and shift, then divide by the root mean square of each sample."""
+    z = affine(y, weight, bias)
+    return (z * (z.square().mean(tuple(range(1, z.dim())), keepdim=True) + eps).rsqrt()).to(y.dtype)
 
 
-def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     wide = y.to(torch.promote_types(y.dtype, torch.float32))
     return wide if weight is None or bias is None else wide * weight + bias
 
@@ -206,9 +177,8 @@ class OnlineNorm(AffineNorm):
         if self.affine:
             weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
         y = y.to(x.dtype)
-        return (_ScaleLayer.apply(y, weight, bias, self.eps)[0] if self.layer_scaling else _affine(y, weight, bias)).to(
-            x.dtype
-        )
+        y = scale_layer(y, weight, bias, self.eps) if self.layer_scaling else affine(y, weight, bias)
+        return y.to(x.dtype)
 
     @torch.no_grad()
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,5 @@
 """Spatially-adaptive normalization: a scale and a shift for each position, from a map of labels."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +7,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._condition import check_condition
+from normzoo.norms._kernels import recomputed
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import NormValueError, check_count, check_input, describe, invalid
 from normzoo.norms.batch_norm import MEND
@@ -25,50 +23,12 @@ class _ConvAroundOne(nn.Conv2d):
             nn.init.ones_(self.bias)
 
 
-class _Modulate(torch.autograd.Function):
-    """y = x_hat · γ + β, γ = w_γ ∗ h + b_γ, β = w_β ∗ h + b_β, h = relu(w_s ∗ s + b_s), with its chain rule.
-
-    With g = ∂l/∂y, γ gets g x_hat, β gets g and x_hat gets g γ; the rest is the chain rule of convolutions. h and γ, of
-    more channels than the map of labels s by far, are computed again rather than kept: x_hat and s are all that is
-    saved.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x_hat: Tensor, labels: Tensor, padding: int, *parameters: Tensor) -> Tensor:
-        h = _hidden(labels, padding, parameters)
-        gamma, beta = (F.conv2d(h, parameters[i], parameters[i + 1], padding=padding) for i in (2, 4))
-        return x_hat * gamma + beta
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x_hat, labels, ctx.padding, *parameters = inputs
-        ctx.save_for_backward(x_hat, labels, *parameters)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x_hat, labels, *parameters = ctx.saved_tensors
-        h = _hidden(labels, ctx.padding, parameters)
-        gamma = F.conv2d(h, parameters[2], parameters[3], padding=ctx.padding)
-        through_gamma, *of_gamma = _conv_backward(grad * x_hat, h, parameters[2], ctx.padding)
-        through_beta, *of_beta = _conv_backward(grad, h, parameters[4], ctx.padding)
-        grad_pre = (through_gamma + through_beta) * (h > 0)
-        wanted = ctx.needs_input_grad[1]
-        grad_labels, *of_shared = _conv_backward(grad_pre, labels, parameters[0], ctx.padding, wanted)
-        return grad * gamma, grad_labels if wanted else None, None, *of_shared, *of_gamma, *of_beta
-
-
-def _hidden(labels: Tensor, padding: int, parameters: Sequence[Tensor]) -> Tensor:
-    return F.relu(F.conv2d(labels, parameters[0], parameters[1], padding=padding))
-
-
-def _conv_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of a convolution's input, if wanted, weight and bias."""
-    of_what = (weight.shape[:1], (1, 1), (padding, padding), (1, 1), False, (0, 0), 1, (wanted, True, True))
-    return torch.ops.aten.convolution_backward(grad.to(x.dtype), x, weight, *of_what)
+@recomputed
+def modulate(x_hat: Tensor, labels: Tensor, padding: int, *parameters: Tensor) -> Tensor:
+    """Scale and shift as a map of labels says, by the weights and biases of `shared`, `gamma` and `beta`."""
+    shared, gamma, beta = zip(parameters[::2], parameters[1::2], strict=True)
+    h = F.relu(F.conv2d(labels, *shared, padding=padding))
+    return x_hat * F.conv2d(h, *gamma, padding=padding) + F.conv2d(h, *beta, padding=padding)
 
 
 @register(
@@ -160,4 +120,4 @@ class SPADE(NormLayer, _NormBase):
         labels = F.interpolate(condition.to(dtype), size=x.shape[2:], mode="nearest")
         convolutions = (self.shared, self.gamma, self.beta)
         parameters = [p.to(dtype) for conv in convolutions for p in (conv.weight, conv.bias) if p is not None]
-        return _Modulate.apply(x_hat, labels, self.shared.kernel_size[0] // 2, *parameters).to(x.dtype)
+        return modulate(x_hat, labels, self.shared.kernel_size[0] // 2, *parameters).to(x.dtype)

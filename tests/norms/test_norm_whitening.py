@@ -11,7 +11,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import normzoo
-from normzoo.norms._inverse_root import inverse_root
+from normzoo.norms._kernels.inverse_root import inverse_root
 from normzoo.surgery.recalibrate import recalibrate
 from normzoo.testing import checks
 

