@@ -18,7 +18,8 @@ def local_response(x: Tensor, size: int, alpha: float, beta: float, k: float) ->
     """Divide by (k + alpha Σ x²)^beta, Σ over a window of neighbouring channels."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     around = (*[0, 0] * (x.dim() - 2), size // 2, (size - 1) // 2)
-    energy = F.pad(wide.square(), around).unfold(1, size, 1).sum(-1)
+    padded = F.pad(wide.square(), around)
+    energy = torch.stack([padded.narrow(1, first, x.shape[1]) for first in range(size)]).sum(0)
     return (wide * (k + alpha * energy).pow(-beta)).to(x.dtype)
 
 
