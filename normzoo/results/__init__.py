@@ -1,8 +1,8 @@
-"""The record of one cell: what is written, how a cell is named, and how records are read back.
+"""The record of one cell: its schema, the name of a cell, and reading and writing records.
 
 A *cell* is one resolved configuration (norm, batch size, placement, model, data, seed ...). It writes one
-`result.json`, once. Training writes these files, the report reads them, and neither knows of the other. Only the
-standard library is used, so that a record can be read where nothing else of the package is wanted.
+`result.json`, once. Training writes these files and the report reads them, independently of each other. This package
+needs only the standard library, so that records can be read without the rest of normzoo's dependencies.
 """
 
 from normzoo.results.identity import cell_id, decisive

@@ -1,4 +1,4 @@
-"""What names a cell: the part of its configuration that decides what it computes."""
+"""Name a cell by the part of its configuration that determines its result."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 from normzoo.results.plain import plain
 
-# Entries of a config that change where a cell writes or what it prints, never what it computes.
+# Entries of a config that affect where a cell writes or what it prints, but not what it computes.
 _NO_IDENTITY = frozenset(
     {
         "hydra",
@@ -34,23 +34,23 @@ _NO_IDENTITY_WITHIN = {
             "log_every_n_steps",
         }
     ),
-    "data": frozenset({"download", "num_workers"}),  # not root: another root may hold other images
+    "data": frozenset({"download", "num_workers"}),  # not root: another root may have other images
     "norm": frozenset({"_target_"}),  # for Hydra's instantiate; `name` says which norm
 }
 
 
-# To Lightning 1 is one batch and 1.0 all of them.
+# For Lightning 1 is one batch and 1.0 is all of them.
 _COUNT_OR_SHARE = frozenset({"limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval"})
 
 
 def cell_id(config: Mapping[str, Any]) -> str:
-    """Name a cell by what decides its result: 12 hex digits of the SHA-256 of its config.
+    """Name a cell by what determines its result: 12 hex digits of the SHA-256 of its config.
 
-    The order of keys, `1` against `1.0`, and entries that only steer output (`hydra`, `logger`, `paths`, `experiment`,
-    `sweep`, progress switches) leave the name as it is.
+    The order of keys, `1` versus `1.0`, and entries that only affect output (`hydra`, `logger`, `paths`, `experiment`,
+    `sweep`, progress switches) do not change the name.
 
     Raises:
-        TypeError: the config holds something that is not plain data.
+        TypeError: If the config contains something that is not plain data.
     """
     text = json.dumps(
         _integral(plain(decisive(config), "config", missing="text")),
@@ -62,7 +62,7 @@ def cell_id(config: Mapping[str, Any]) -> str:
 
 
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that decides what its cell computes: all but the entries that only steer output."""
+    """Return the part of a config that determines what its cell computes: all but what only affects output."""
     kept = {str(key): value for key, value in config.items() if str(key) not in _NO_IDENTITY}
     for group, names in _NO_IDENTITY_WITHIN.items():
         if isinstance(kept.get(group), Mapping):

@@ -1,4 +1,4 @@
-"""Plain data: what strict JSON can hold, whatever it was made of."""
+"""Convert values to plain data, which strict JSON can represent."""
 
 import math
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 from normzoo.text import LARGEST
 
-_LEAVES = frozenset({str, bool, int, type(None)})  # exactly these, most of what there is, are plain already
+_LEAVES = frozenset({str, bool, int, type(None)})  # these exact types need no conversion
 
 
 def plain(value: Any, where: str, *, missing: str) -> Any:
-    """Turn `value` into strict JSON data; a number that is not finite becomes null, or its name as text.
+    """Convert `value` to strict JSON data; a non-finite number becomes null, or its name as text.
 
-    So does one whose square is not: nothing can be worked out from it.
+    A number whose square overflows counts as non-finite.
     """
     if value is None or isinstance(value, (str, bool, int)):
         return value.name if isinstance(value, Enum) else value

@@ -1,4 +1,4 @@
-"""Reading records back: one bad file is named and never hides the others."""
+"""Read records; a bad file is reported by name and does not affect the others."""
 
 import errno
 import json
@@ -16,14 +16,14 @@ NO_RECORD = "none"
 
 
 class NewerSchemaError(UserError):
-    """A record that a later version of normzoo has written, which this one neither reads nor replaces."""
+    """A record was written by a later version of normzoo, which this one can neither read nor replace."""
 
 
 def read_result(path: str | os.PathLike[str]) -> CellResult:
-    """Read one record, given its file or the folder it lies in.
+    """Read one record, given its file or folder.
 
     Raises:
-        UserError: the file is missing, corrupt, of another schema or no record of ours; the message names it.
+        UserError: If the file is missing, corrupt, of another schema or not a record; the message names it.
     """
     file = Path(path)
     if file.is_dir():
@@ -32,10 +32,10 @@ def read_result(path: str | os.PathLike[str]) -> CellResult:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """What is in a file, without waiting for what comes through a pipe, and without reading a device.
+    """Read a file without blocking on a pipe and without reading a device.
 
     Raises:
-        OSError: it is no file, or cannot be read.
+        OSError: If it is not a regular file, or cannot be read.
     """
     with open(path, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -44,21 +44,22 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def stamp(folder: str | os.PathLike[str]) -> str:
-    """What tells the record in a cell's folder from the next one there; `NO_RECORD` where there is none."""
+    """Return a value that changes with each new record in a cell's folder; `NO_RECORD` without one."""
     try:
         found = (Path(folder) / FILE_NAME).stat()
     except OSError:
         return NO_RECORD
-    return f"{found.st_ino}-{found.st_mtime_ns}"  # every record is a file of its own, moved to its place
+    return f"{found.st_ino}-{found.st_mtime_ns}"  # each record is a new file, moved to its place
 
 
 def read_results(root: str | os.PathLike[str]) -> tuple[list[CellResult], list[str]]:
     """Read every `result.json` below `root`, in the order of their paths.
 
-    Returns the records, and a message for each file that could not be read; one bad file never hides the others.
+    Returns:
+        The records, and a message for each file that could not be read.
 
     Raises:
-        UserError: `root` is not a folder.
+        UserError: If `root` is not a folder.
     """
     root = Path(root)
     if not root.is_dir():
@@ -104,13 +105,13 @@ def _result_files(folder: str) -> Iterator[str]:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
     except OSError:
-        # Left to the reader of the file, who says why it cannot be read.
+        # Reading this file reports why the folder cannot be listed.
         yield os.path.join(folder, FILE_NAME)
         return
     for entry in entries:
         if entry.name == FILE_NAME:
             yield entry.path
-        # Hydra keeps a folder of its own in every cell; not entering it halves the walk.
+        # Skipping Hydra's folder in every cell halves the walk.
         elif entry.name != ".hydra" and entry.is_dir(follow_symlinks=False):
             yield from _result_files(entry.path)
 

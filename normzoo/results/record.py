@@ -1,4 +1,4 @@
-"""The record of one cell, and what is wrong with something that is none."""
+"""The record of one cell, and its validation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +10,16 @@ from normzoo.text import LARGEST
 SCHEMA = 1
 FILE_NAME = "result.json"
 STATUSES = ("ok", "diverged", "error", "killed", "oom", "timeout", "refused")
-FINISHED = ("ok", "diverged")  # trained to an end that training again would only repeat
+FINISHED = ("ok", "diverged")  # training again would only repeat the result
 
 
 @dataclass(kw_only=True)
 class CellResult:
-    """What one cell was and what came of it.
+    """The configuration and result of one cell.
 
-    Metrics named `*error*` are percentages; a metric that was not a finite number is None. `values_per_statistic` maps
-    a norm layer's name to n, the number of values one of its means averages in training; `normalization_batch` is the
-    number of samples that share a statistic.
+    Metrics named `*error*` are percentages; a non-finite metric is None. `values_per_statistic` maps a norm layer's
+    name to n, the number of values averaged by one of its means in training; `normalization_batch` is the number of
+    samples that share a statistic.
     """
 
     cell: str
@@ -61,19 +61,19 @@ KINDS: dict[str, Any] = {
 }
 
 
-# What JSON makes of these, told apart faster than what a value is an instance of.
+# Exact types, as JSON produces them: faster to check than isinstance.
 _EXACT = {name: frozenset(kind) if isinstance(kind, tuple) else frozenset({kind}) for name, kind in KINDS.items()}
-_DEEPEST = 50  # levels of lists and mappings within each other
+_MAX_DEPTH = 50  # levels of nested lists and mappings
 
 
 def fault(record: dict[str, Any]) -> str | None:
-    """What a record lacks or holds that it may not; None for a good one."""
+    """Return what is wrong with a record; None for a valid one."""
     for name, kind in KINDS.items():
         value = record.get(name)
         exact = type(value) in _EXACT[name]
         if name not in record and name not in _REQUIRED:
             continue
-        # bool is an int to Python, and no count of ours is one.
+        # bool is a subclass of int, but never a valid count.
         if not exact and (not isinstance(value, kind) or isinstance(value, bool)):
             return f"`{name}` is {short(value)}"
         if isinstance(value, int) and abs(value) >= 2**63:
@@ -89,8 +89,8 @@ def fault(record: dict[str, Any]) -> str | None:
         if wrong := _no_number(f"curve[{i}]", point):
             return wrong
     for name in ("config", "time", "device", "versions"):
-        if _is_deep(record.get(name), _DEEPEST):
-            return f"`{name}` has more than {_DEEPEST} levels"
+        if _is_deep(record.get(name), _MAX_DEPTH):
+            return f"`{name}` has more than {_MAX_DEPTH} levels"
     return None
 
 

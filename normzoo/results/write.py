@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Write files atomically."""
 
 import contextlib
 import json
@@ -16,21 +16,21 @@ from normzoo.text import bounded
 
 
 def write_result(folder: str | os.PathLike[str], result: CellResult) -> Path:
-    """Write `result` as `result.json` into `folder` (made if absent): the whole file appears, or nothing changes.
+    """Write `result` atomically as `result.json` to `folder`, which is created if needed.
 
     Raises:
-        UserError: the folder cannot be written, or has a record that a later version wrote.
-        TypeError: the record holds something that is not plain data.
+        UserError: If the folder is not writable, or has a record of a later version.
+        TypeError: If the record contains something that is not plain data.
     """
     check_no_newer(folder)
     return write_atomic(Path(folder) / FILE_NAME, record_text(result))
 
 
 def check_no_newer(folder: str | os.PathLike[str]) -> None:
-    """See that no record of a later version would be replaced.
+    """Check that no record of a later version would be replaced.
 
     Raises:
-        NewerSchemaError: There is one.
+        NewerSchemaError: If there is one.
     """
     try:
         if os.path.lexists(Path(folder) / FILE_NAME):
@@ -42,10 +42,10 @@ def check_no_newer(folder: str | os.PathLike[str]) -> None:
 
 
 def record_text(result: CellResult) -> str:
-    """The record as the text of its file.
+    """Return the record as the text of its file.
 
     Raises:
-        TypeError: it holds something that is not plain data.
+        TypeError: If it contains something that is not plain data.
     """
     record: dict[str, Any] = {"schema": SCHEMA}
     for entry in fields(result):
@@ -62,15 +62,15 @@ def record_text(result: CellResult) -> str:
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
-    """Write `content` to `path` so that a reader, or a crash at any instant, sees the old file or the new one.
+    """Write `content` to `path` atomically: a reader, or a crash at any time, sees the old file or the new one.
 
     Raises:
-        UserError: the folder cannot be made or written.
+        UserError: If the folder cannot be created or written.
     """
     path = Path(path)
-    # Of a name that is not UTF-8 the bytes are written as \\udcff, which JSON reads back.
+    # Bytes of names that are not UTF-8 are written as \\udcff, which JSON reads back.
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    # Named after its writer, so that two processes writing the same cell never share a half-written file.
+    # Named after the writer, so that two processes writing the same cell never share a partial file.
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
