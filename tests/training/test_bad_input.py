@@ -140,7 +140,7 @@ COMMANDS = {
     "list --rank x": "invalid int value",
     "report /dev/null": "error: /dev/null is not a folder",
     "bench layers --norms nope": "error: unknown norm 'nope'",
-    "bench layers --shape x": "a shape is numbers and commas",
+    "bench layers --shape x": "expected a shape such as",
     "bench layers --quick": r"\Ausage: normzoo bench layers [\s\S]*unrecognized arguments: --quick\n",
 }
 
