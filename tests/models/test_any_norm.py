@@ -40,8 +40,16 @@ MODELS = {
     "vgg": (VGG, {"convs": (2, 1), "widths": (4, 8)}, 8),
 }
 SMALL = [name for name in MODELS if name != "resnet18"]
+BOTH_KINDS = ("plain_cnn", "lstm")  # with each norm in the default run
 RECURRENT = ("lstm", "rnn")  # which have pre_act alone
 ORDERED = [(name, order) for name in MODELS for order in ("pre_act", "post_act")[: 1 if name in RECURRENT else 2]]
+
+
+def with_each_norm(parameters):
+    """Mark all but the models of both kinds as slow."""
+    for one in parameters:
+        values = one if isinstance(one, tuple) else (one,)
+        yield pytest.param(*values, marks=[] if values[0] in BOTH_KINDS else [pytest.mark.slow])
 
 
 def build(name, norm, order="pre_act", *, seed=0):
@@ -60,7 +68,7 @@ def images(name, *, n=4):
 
 
 @pytest.mark.parametrize("norm", LAYERS)
-@pytest.mark.parametrize(("name", "order"), [pair for pair in ORDERED if pair[0] in SMALL])
+@pytest.mark.parametrize(("name", "order"), with_each_norm(pair for pair in ORDERED if pair[0] in SMALL))
 def test_a_training_step_lowers_the_loss(name, norm, order):
     # A step along the gradient as small as float64 lets it be: where few channels are all cut to zero, the norms of a
     # single position have gradients of 1 / sqrt(eps).
@@ -103,7 +111,7 @@ def test_a_few_steps_learn_a_tiny_batch(name, norm):
 
 
 @pytest.mark.parametrize("norm", LAYERS)
-@pytest.mark.parametrize(("name", "order"), ORDERED)
+@pytest.mark.parametrize(("name", "order"), with_each_norm(ORDERED))
 def test_forward_on_the_meta_device(name, norm, order):
     with torch.device("meta"):
         model = build(name, norm, order)
@@ -146,7 +154,7 @@ def test_each_norm_is_found_by_name(name, order):
 
 
 @pytest.mark.parametrize("norm", LAYERS)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", with_each_norm(SMALL))
 def test_channels_last_gives_the_same_output(name, norm):
     model, (x, _) = build(name, norm).double(), images(name)
     x = x.double()

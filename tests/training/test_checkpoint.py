@@ -106,11 +106,17 @@ def same(one: CellResult, other: CellResult) -> None:
     "overrides",
     [
         ("norm=batch_renorm",),
-        ("norm=moving_average_batch_norm", "optimizer=adamw"),
+        pytest.param(("norm=moving_average_batch_norm", "optimizer=adamw"), marks=pytest.mark.slow),
         ("norm=cross_iteration_batch_norm",),  # which remembers batches outside its state dict
         ("norm=group_norm", "norm.channels_per_group=4", "trainer.accumulate_grad_batches=2"),
-        ("trainer.check_val_every_n_epoch=2", "++data.augment=true", "optimizer.schedule=step"),
-        ("trainer.limit_val_batches=0", "trainer.limit_train_batches=0.8", "trainer.gradient_clip_val=0.1"),
+        pytest.param(
+            ("trainer.check_val_every_n_epoch=2", "++data.augment=true", "optimizer.schedule=step"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("trainer.limit_val_batches=0", "trainer.limit_train_batches=0.8", "trainer.gradient_clip_val=0.1"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda overrides: overrides[0],
 )
