@@ -8,7 +8,7 @@ from normzoo.claims._cells import lost
 from normzoo.errors import UserError
 from normzoo.report import provenance as describe
 from normzoo.report.figure import looks, saved
-from normzoo.report.table import build_table
+from normzoo.report.frame import build_table
 from normzoo.results import CellResult
 from normzoo.sweep.claims_manifest import ClaimCells
 
@@ -56,13 +56,13 @@ def drawn(
 def ran(records: Sequence[CellResult]) -> str:
     """What was run, from the records: data, models, seeds, hardware, versions."""
     table = build_table(records)
-    trained = [row for row in table.rows if not row.result.config.get("study")]
-    parts = [f"{describe.models(trained)} on {describe.data(trained)}"] if trained else []
-    parts.append(f"{describe.number(len(table.rows), 'cell')}{f' ({gone})' if (gone := lost(records)) else ''}")
+    trained = table.cells[[not record.config.get("study") for record in table.cells.record]]
+    parts = [] if trained.empty else [f"{describe.models(trained)} on {describe.data(trained)}"]
+    parts.append(f"{describe.number(len(table.cells), 'cell')}{f' ({gone})' if (gone := lost(records)) else ''}")
     parts += [
-        describe.seeds(table.rows),
-        describe.hardware(table.rows),
-        describe.versions(table.rows, ("normzoo", "torch")),
+        describe.seeds(table.cells),
+        describe.hardware(table.cells),
+        describe.versions(table.cells, ("normzoo", "torch")),
     ]
     return "; ".join(parts) + "."
 

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from normzoo.claims._finding import UNTOLD, Check
 from normzoo.report import provenance as describe
+from normzoo.report.frame import build_table
 from normzoo.report.render import code, render, words
-from normzoo.report.table import build_table
 from normzoo.results import CellResult
 from normzoo.text import bounded, printable
 
@@ -45,7 +45,7 @@ def _section(one: "Judged", root: Path) -> dict[str, Any]:
         "command": _command(one),
         "error": one.error and bounded(one.error),
         "missing": missing and f"{describe.number(missing, 'cell')} of {len(one.claim.cells)} without a record.",
-        "run": f"{describe.counts(table)}; {describe.seeds(table.rows)}; {describe.time(table.rows)}.",
+        "run": f"{describe.counts(table)}; {describe.seeds(table.cells)}; {describe.time(table.cells)}.",
         "records": one.records,
     }
 
@@ -75,10 +75,10 @@ def _run(judged: Sequence["Judged"]) -> list[tuple[str, str]]:
         ("Command", Markup(", ").join(commands)),
         ("Grids", words(grids) + Markup(" (`--quick` runs fewer cells than the full grids)")),
         ("Cells", describe.counts(table)),
-        ("Seeds", describe.seeds(table.rows)),
-        ("Hardware", describe.hardware(table.rows)),
-        ("Versions", describe.versions(table.rows)),
-        ("Time", describe.time(table.rows)),
+        ("Seeds", describe.seeds(table.cells)),
+        ("Hardware", describe.hardware(table.cells)),
+        ("Versions", describe.versions(table.cells)),
+        ("Time", describe.time(table.cells)),
     ]
     return [entry for entry in entries if entry[1]]
 

@@ -7,7 +7,7 @@ from normzoo.claims._cells import spread, text, where
 from normzoo.claims._finding import Check, Finding
 from normzoo.report.checks import LARGE, SMALL, UNKNOWN, run_checks
 from normzoo.report.figure import draw_on
-from normzoo.report.table import build_table
+from normzoo.report.frame import build_table
 from normzoo.results import CellResult
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normzoo.errors import UserError
-from normzoo.report.checks import Check, run_checks
+from normzoo.report.checks import FAILED, Check, run_checks
 from normzoo.report.figure import draw_figure
+from normzoo.report.frame import build_table
 from normzoo.report.page import build_page
 from normzoo.report.summary import build_summary
 from normzoo.report.sweep_axes import FIGURE_NAMES, figure_name
-from normzoo.report.table import build_table
 from normzoo.report.terminal import lost_text, terminal_table, terminal_text
 from normzoo.report.text import rows_csv
 from normzoo.results import FILE_NAME, read_results, write_atomic
@@ -94,8 +94,8 @@ def _report(root: Path, width: int | None) -> ReportPaths:
         table=in_columns,
         checks=tuple(checks),
         text=terminal_text(in_columns, lost_text(table, width), checks, files, width),
-        failed=sum(row.status in ("error", "killed", "oom", "timeout") for row in table.rows),
-        refused=all(row.status == "refused" for row in table.rows),
+        failed=int(table.cells.status.isin(FAILED).sum()),
+        refused=bool((table.cells.status == "refused").all()),
     )
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from normzoo.report.chance import none_learned
-from normzoo.report.rows import Table
+from normzoo.report.frame import Table
 from normzoo.report.series import (
     Line,
     Point,
@@ -44,7 +44,7 @@ def run_checks(table: Table) -> list[Check]:
 
 def _if_learned(check: Check, points: Sequence[Point | None]) -> Check:
     """The check; of nets that only guess it cannot be told."""
-    why = none_learned(row.result for point in points if point for row in point.rows)
+    why = none_learned(record for point in points if point for record in point.cells.record)
     return replace(check, verdict=UNKNOWN, figures=f"{why}; {check.figures}") if why else check
 
 

@@ -1,12 +1,12 @@
 """Cells that came to no end, by cause: how many, which, and where to read on."""
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normzoo.report.rows import Row, Table
+import pandas as pd
+
+from normzoo.report.frame import Table
 from normzoo.results import STATUSES
 
 _TELLING = ("error.txt", "cell.log")  # files of a cell, the one that says most first
@@ -18,7 +18,7 @@ class Cause:
 
     status: str
     said: str
-    rows: tuple[Row, ...]
+    cells: pd.DataFrame
     read_on: Path | None
 
 
@@ -27,23 +27,24 @@ def causes(table: Table, *statuses: str) -> list[Cause]:
 
     Reasons that differ only in the norm and the numbers they quote, such as a shape, are one reason.
     """
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in table.rows:
-        if row.status != "ok" and (not statuses or row.status in statuses):
-            groups[row.status, re.sub(r"\d+", "·", row.reason.replace(row.norm, "·"))].append(row)
+    lost = table.cells[table.cells.status.isin(statuses) if statuses else table.cells.status != "ok"]
+    pairs = zip(lost.reason, lost.norm, strict=True)
+    alike = pd.Series(
+        [re.sub(r"\d+", "·", reason.replace(norm, "·")) for reason, norm in pairs], lost.index, dtype=object
+    )
     found = [
-        Cause(status, rows[0].reason or "no reason recorded", tuple(rows), _read_on(status, rows))
-        for (status, _), rows in groups.items()
+        Cause(status, cells.reason.iloc[0] or "no reason recorded", cells, _read_on(status, cells))
+        for (status, _), cells in lost.groupby(["status", alike], sort=False)
     ]
-    return sorted(found, key=lambda cause: (STATUSES.index(cause.status), -len(cause.rows)))
+    return sorted(found, key=lambda cause: (STATUSES.index(cause.status), -len(cause.cells)))
 
 
-def _read_on(status: str, rows: Sequence[Row]) -> Path | None:
+def _read_on(status: str, cells: pd.DataFrame) -> Path | None:
     if status == "refused":
         return None  # the reason is all there is
-    for row in rows[:20]:
-        for name in _TELLING if row.result.folder is not None else ():
-            file = Path(row.result.folder or "") / name
+    for record in cells.record[:20]:
+        for name in _TELLING if record.folder is not None else ():
+            file = Path(record.folder or "") / name
             if file.exists():
                 return file
     return None

@@ -13,10 +13,10 @@ from normzoo.report import provenance as describe
 from normzoo.report.axes import MOST_DOTTED, draw_panel
 from normzoo.report.chance import guessing
 from normzoo.report.errors_axis import cut_off, top_with_inset
+from normzoo.report.frame import Table
 from normzoo.report.legend import legend_size
 from normzoo.report.panels import Panel, build_panels
 from normzoo.report.ranking import draw_ranking, ranking_size
-from normzoo.report.rows import Table
 from normzoo.report.sweep_axes import over_batches, pooled_text
 from normzoo.report.sweep_panels import varied_panels
 
@@ -146,9 +146,9 @@ def _is_wide(panel: Panel) -> bool:
 
 def caption(table: Table, panels: Sequence[Panel]) -> str:
     """What is drawn, on which data and model, over which seeds, on which hardware."""
-    rows = table.rows
+    cells = table.cells
     seeds = {panel.seeds for panel in panels}
-    all_seeds = f"; {seeds.pop() if seeds else describe.seeds(rows)}" if len(seeds) < 2 else ""
+    all_seeds = f"; {seeds.pop() if seeds else describe.seeds(cells)}" if len(seeds) < 2 else ""
     notes = [panel.note if all_seeds else f"{panel.seeds}; {panel.note}" for panel in panels]
     if len(panels) > 1:
         notes = [f"{letter}: {note}." for letter, note in zip(ascii_uppercase, notes, strict=False)]
@@ -170,11 +170,12 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         notes.append(f"Cells of one line differ in {pools}.")
     return " ".join(
         [
-            f"Validation error with running statistics of {describe.models(rows)} on {describe.data(rows)}{all_seeds}.",
+            f"Validation error with running statistics of {describe.models(cells)}",
+            f"on {describe.data(cells)}{all_seeds}.",
             *drawn,
             *notes,
-            f"{describe.counts(table)}. Run on: {describe.hardware(rows)};",
-            f"{describe.versions(rows, ('normzoo', 'torch'))}; {describe.time(rows)}.",
+            f"{describe.counts(table)}. Run on: {describe.hardware(cells)};",
+            f"{describe.versions(cells, ('normzoo', 'torch'))}; {describe.time(cells)}.",
         ]
     )
 
@@ -185,7 +186,7 @@ def _dotted(panel: Panel) -> bool:
 
 def chance_level(table: Table) -> float | None:
     """The error of guessing, in percent, where every data set has the same known number of classes."""
-    levels = {guessing(row.result) for row in table.rows}
+    levels = {guessing(record) for record in table.cells.record}
     return levels.pop() if len(levels) == 1 else None
 
 

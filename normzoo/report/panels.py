@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import pandas as pd
+
 from normzoo.report import provenance as describe
 from normzoo.report.facets import Setting
+from normzoo.report.frame import Table
 from normzoo.report.literature import GROUP_NORM_IMAGENET, Reference
-from normzoo.report.rows import Table
 from normzoo.report.series import (
     Line,
     Stat,
@@ -84,7 +86,7 @@ def _values(table: Table) -> list[Panel]:
     lines = values_lines(table)
     if len({x for line in lines for x, _ in line.measured}) < 2:
         return []
-    ratios = {p.x / row.batch for line in lines for p in line.points for row in p.rows if row.batch}
+    ratios = {p.x / batch for line in lines for p in line.points for batch in p.cells.batch.dropna()}
     if len(lines) == 1 or (len(ratios) == 1 and len({line.setting for line in lines}) == 1):
         return []  # another panel once more, with other numbers below it
     several = len({line.setting for line in lines}) > 1
@@ -148,11 +150,12 @@ def _curve(line: Line, style: Style, lines: Sequence[Line]) -> Curve:
 
 def _seeds(lines: Sequence[Line]) -> str:
     """The seeds of what is drawn, and where its points have others, how many they have."""
-    drawn = [[row for row in p.rows if row.status == "ok"] for line in lines for p in line.points if p.stat]
-    counts = sorted({len({row.seed for row in rows}) for rows in drawn})
+    points = [point for line in lines for point in line.points]
+    drawn = [point.cells[point.cells.status == "ok"] for point in points if point.stat]
     if not drawn:  # all of them were lost
-        return describe.seeds(row for line in lines for point in line.points for row in point.rows)
-    text = describe.seeds(row for rows in drawn for row in rows)
+        return describe.seeds(pd.concat([point.cells for point in points]))
+    counts = sorted({cells.seed.nunique() for cells in drawn})
+    text = describe.seeds(pd.concat(drawn))
     return text if len(counts) < 2 else f"{text}, {counts[0]} to {counts[-1]} of them a point"
 
 

@@ -5,15 +5,17 @@ from collections.abc import Container, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from normzoo.report.rows import Row, Table
-from normzoo.results import STATUSES
+import pandas as pd
+
+from normzoo.report.frame import Table
+from normzoo.results import STATUSES, CellResult
 
 
 def counts(table: Table) -> str:
     """How many cells there are, by status."""
-    found = Counter(row.status for row in table.rows)
+    found = Counter(table.cells.status)
     parts = ", ".join(f"{found[status]} {status}" for status in STATUSES if found[status])
-    return f"{number(len(table.rows), 'cell')}: {parts}"
+    return f"{number(len(table.cells), 'cell')}: {parts}"
 
 
 def number(count: int, noun: str) -> str:
@@ -21,9 +23,11 @@ def number(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def seeds(rows: Iterable[Row]) -> str:
+def seeds(cells: pd.DataFrame) -> str:
     """The seeds, a run of them as a range, without what cells were refused for that is none."""
-    found = sorted({row.seed for row in rows if row.flat.get("seed", row.seed) == row.seed})
+    found = sorted(
+        {seed for seed, config in zip(cells.seed, cells.config, strict=True) if config.get("seed", seed) == seed}
+    )
     if len(found) > 2 and found[-1] - found[0] + 1 == len(found):
         text = f"{found[0]}–{found[-1]}"
     else:
@@ -35,45 +39,41 @@ def seeds_by_setting(table: Table) -> str:
     """The seeds; where settings have others, those of each setting."""
     each = {setting: seeds(table.by_setting[setting]) for setting in table.settings}
     if len(set(each.values())) < 2:
-        return seeds(table.rows)
+        return seeds(table.cells)
     return listing(f"{setting.label or setting.title}: {text}" for setting, text in each.items())
 
 
-def usual_seeds(rows: Iterable[Row]) -> int:
+def usual_seeds(cells: pd.DataFrame) -> int:
     """The number of seeds most groups of cells are summarised over, or would be had any cell come to its end."""
-    rows = list(rows)
-    groups: dict[tuple[Any, ...], set[int]] = {}
-    ended = any(row.status == "ok" for row in rows)
-    for row in rows:
-        if row.status == "ok" or not ended:
-            key = (row.setting, row.variant, row.placement, row.devices, row.batch, row.normalization_batch)
-            groups.setdefault(key, set()).add(row.seed)
-    return Counter(map(len, groups.values())).most_common(1)[0][0] if groups else 0
+    ended = cells[cells.status == "ok"] if (cells.status == "ok").any() else cells
+    keys = ["setting", "variant", "placement", "devices", "batch", "normalization_batch"]
+    counts = ended.groupby(keys, sort=False, dropna=False).seed.nunique()
+    return Counter(counts.tolist()).most_common(1)[0][0] if len(counts) else 0
 
 
-def data(rows: Iterable[Row]) -> str:
+def data(cells: pd.DataFrame) -> str:
     """Data sets with their sizes, as configured."""
     sizes: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        train, val = row.flat.get("data.train_size"), row.flat.get("data.val_size")
+    for name, image_size, config in zip(cells["data"], cells.image_size, cells.config, strict=True):
+        train, val = config.get("data.train_size"), config.get("data.val_size")
         counts = [f"{train:,} training"] if isinstance(train, int) else []
         counts += [f"{val:,} validation"] if isinstance(val, int) else []
         samples = f" ({' and '.join(counts)} samples)" if counts else ""
-        size = f"{row.image_size}×{row.image_size}" if isinstance(row.image_size, int) else "native size"
-        sizes.setdefault((row.data, samples), {})[size] = None
+        size = f"{image_size}×{image_size}" if isinstance(image_size, int) else "native size"
+        sizes.setdefault((name, samples), {})[size] = None
     return listing(f"{name} at {' and '.join(found)}{samples}" for (name, samples), found in sizes.items())
 
 
-def models(rows: Iterable[Row]) -> str:
+def models(cells: pd.DataFrame) -> str:
     """The models by name."""
-    return listing(dict.fromkeys(row.model for row in rows))
+    return listing(cells.model.unique())
 
 
-def hardware(rows: Iterable[Row]) -> str:
+def hardware(cells: pd.DataFrame) -> str:
     """The devices the cells ran on, most cells first."""
     found: Counter[str] = Counter()
-    for row in rows:
-        device = row.result.device
+    for record in cells.record:
+        device = record.device
         if not device:
             continue
         words = [str(device.get("name") or device.get("type") or "unnamed device")]
@@ -87,23 +87,23 @@ def hardware(rows: Iterable[Row]) -> str:
     return listing(dict(found.most_common())) if found else "hardware not recorded"
 
 
-def versions(rows: Iterable[Row], only: Container[str] | None = None) -> str:
+def versions(cells: pd.DataFrame, only: Container[str] | None = None) -> str:
     """The versions of what trained the cells, all of them or `only` these; several of one name are all listed."""
     found: dict[str, dict[str, None]] = {}
-    for row in rows:
-        for name, version in row.result.versions.items():
+    for record in cells.record:
+        for name, version in record.versions.items():
             if only is None or name in only:
                 found.setdefault(str(name), {})[str(version)] = None
     return ", ".join(f"{name} {'/'.join(seen)}" for name, seen in found.items()) or "versions not recorded"
 
 
-def time(rows: Iterable[Row]) -> str:
+def time(cells: pd.DataFrame) -> str:
     """The time all cells took together, and from the first start to the last end."""
     total, first, last = 0.0, None, None
-    for row in rows:
-        seconds = row.time("wall_s") or 0.0
+    for record in cells.record:
+        seconds = timed(record, "wall_s") or 0.0
         total += seconds
-        start = _instant(row.result.time.get("started"))
+        start = _instant(record.time.get("started"))
         if start is None or start.year + seconds / 3e7 > 9000:
             continue
         end = start + timedelta(seconds=seconds)
@@ -114,6 +114,13 @@ def time(rows: Iterable[Row]) -> str:
         if first is None or last is None
         else f"{text}, {duration((last - first).total_seconds())} from first start to last end"
     )
+
+
+def timed(record: CellResult, name: str) -> float | None:
+    """An entry of a cell's `time` record, if it is a number."""
+    value = record.time.get(name)
+    # Nothing has taken a million years.
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < 3e13 else None
 
 
 def duration(seconds: float) -> str:

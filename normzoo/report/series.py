@@ -8,11 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
+
+import pandas as pd
 
 from normzoo.report import provenance as describe
 from normzoo.report.facets import Setting
-from normzoo.report.rows import Row, Table
+from normzoo.report.frame import METRIC, Table
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -32,21 +34,21 @@ class Stat:
         return len(self.values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """The cells of a line at one x: their statistic, and how many came to no number, by status."""
 
     x: int
     stat: Stat | None
     missing: tuple[tuple[str, int], ...]
-    rows: tuple[Row, ...]
+    cells: pd.DataFrame
 
     def count(self, *statuses: str) -> int:
         """How many cells came to no number for one of these reasons."""
         return sum(count for status, count in self.missing if status in statuses)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Line:
     """Cells that differ in x and seed only."""
 
@@ -65,20 +67,19 @@ class Line:
     @property
     def ran(self) -> bool:
         """Whether any of its cells was not refused."""
-        return any(row.status != "refused" for point in self.points for row in point.rows)
+        return any(status != "refused" for point in self.points for status in point.cells.status)
 
     def at(self, x: int) -> Point | None:
         """The cells at `x`, if a number came of one of them, or all diverged."""
         return next((point for point in self.points if point.x == x and (point.stat or point.count("diverged"))), None)
 
 
-def stat(rows: Iterable[Row], metric: str = ERROR) -> Stat | None:
+def stat(cells: pd.DataFrame, metric: str = ERROR) -> Stat | None:
     """Summarise a metric over seeds; cells that share a seed count once, by their mean."""
     seeds: dict[int, list[float]] = defaultdict(list)
-    for row in rows:
-        value = row.metric(metric)
-        if value is not None:
-            seeds[row.seed].append(value)
+    for seed, value in zip(cells.seed, cells.get(METRIC + metric, ()), strict=False):
+        if not math.isnan(value):
+            seeds[seed].append(value)
     return over_seeds(seeds)
 
 
@@ -118,16 +119,17 @@ def remembered(find: Callable[_P, _T]) -> Callable[_P, _T]:
 def batch_lines(table: Table, setting: Setting, placement: str | None = None) -> list[Line]:
     """Error over batch size per device, a line a norm; norms whose statistics are split within a step are left out."""
     wanted = placement or table.main_placement(setting)
-    rows = [r for r in table.by_setting[setting] if r.norm not in table.partitioned and r.placement == wanted]
-    return _lines(setting, rows, lambda row: row.batch)
+    cells = table.by_setting[setting]
+    return _lines(setting, cells[~cells.norm.isin(table.partitioned) & (cells.placement == wanted)], "batch")
 
 
 @remembered
 def normalization_lines(table: Table, setting: Setting) -> list[Line]:
     """Error over normalization batch at a fixed step batch, for norms that split a step's batch."""
     wanted = table.main_placement(setting)
-    rows = [r for r in table.by_setting[setting] if r.norm in table.partitioned and r.placement == wanted]
-    return _lines(setting, rows, lambda row: row.normalization_batch, by_step=True)
+    cells = table.by_setting[setting]
+    cells = cells[cells.norm.isin(table.partitioned) & (cells.placement == wanted)]
+    return _lines(setting, cells, "normalization_batch", by_step=True)
 
 
 def flat_references(table: Table, setting: Setting, step_batches: Iterable[int | None]) -> list[Line]:
@@ -144,32 +146,27 @@ def flat_references(table: Table, setting: Setting, step_batches: Iterable[int |
 @remembered
 def placement_lines(table: Table, setting: Setting) -> list[Line]:
     """Error over normalization batch, a line a placement, for the norm that was tried in most placements."""
-    placements: dict[str, set[str]] = defaultdict(set)
-    cells: Counter[str] = Counter()
-    for row in table.by_setting[setting]:
-        placements[row.variant].add(row.placement)
-        cells[row.variant] += 1
-    norm_of = {row.variant: row.norm for row in table.by_setting[setting]}
-    tried = [name for name in placements if len(placements[name]) > 1]
-    if not tried:
+    cells = table.by_setting[setting]
+    tried = cells.groupby("variant", sort=False).agg({"placement": "nunique", "status": "size", "norm": "first"})
+    tried = tried[tried.placement > 1]
+    if tried.empty:
         return []
-    chosen = min(tried, key=lambda v: (norm_of[v] not in table.batch_norms, -len(placements[v]), -cells[v], v))
-    rows = [row for row in table.by_setting[setting] if row.variant == chosen]
-    split = norm_of[chosen] in table.partitioned
-    if norm_of[chosen] in table.batch_norms:
-        return _lines(setting, rows, lambda row: row.normalization_batch, by_step=split)
-    return _lines(setting, rows, lambda row: row.batch)
+    found = [(row.norm not in table.batch_norms, -row.placement, -row.status, row.Index) for row in tried.itertuples()]
+    chosen = min(found)[-1]
+    cells, norm = cells[cells.variant == chosen], tried.norm[chosen]
+    if norm in table.batch_norms:
+        return _lines(setting, cells, "normalization_batch", by_step=norm in table.partitioned)
+    return _lines(setting, cells, "batch")
 
 
 def values_lines(table: Table) -> list[Line]:
     """Error over the net's smallest values per statistic, for every norm that shares statistics between samples."""
     lines = []
     for setting in table.settings:
-        wanted = table.main_placement(setting)
-        rows = [r for r in table.by_setting[setting] if r.norm in table.batch_norms and r.placement == wanted]
-        for name in sorted({row.norm for row in rows}):
-            own = [row for row in rows if row.norm == name]
-            lines += _lines(setting, own, lambda row: row.values_min, by_step=name in table.partitioned)
+        cells = table.by_setting[setting]
+        cells = cells[cells.norm.isin(table.batch_norms) & (cells.placement == table.main_placement(setting))]
+        for norm, own in cells.groupby("norm"):
+            lines += _lines(setting, own, "values_min", by_step=norm in table.partitioned)
     return [line for line in lines if line.measured]
 
 
@@ -188,41 +185,33 @@ def batch_sizes(table: Table, setting: Setting) -> set[int]:
 def has_batch_axis(table: Table, setting: Setting) -> bool:
     """Whether a setting is a grid over batch sizes, rather than flat references of a normalization-batch arm."""
     sizes = batch_sizes(table, setting)
-    arm = any(row.norm in table.partitioned for row in table.by_setting[setting])
+    arm = table.by_setting[setting].norm.isin(table.partitioned).any()
     return len(sizes) > 1 or (bool(sizes) and not arm)
 
 
 def positions(line: Line) -> int | None:
     """The fewest positions (height × width) a normalized map of the line's net has, from n and normalization batch."""
-    found = {
-        row.values_min // row.normalization_batch
-        for point in line.points
-        for row in point.rows
-        if row.values_min and row.normalization_batch
-    }
-    return min(found) if found else None
+    cells = pd.concat([point.cells[["values_min", "normalization_batch"]] for point in line.points]).dropna()
+    return None if cells.empty else int((cells.values_min // cells.normalization_batch).min())
 
 
-def _lines(
-    setting: Setting, rows: Sequence[Row], x: Callable[[Row], int | None], *, by_step: bool = False
-) -> list[Line]:
-    several_devices = len({row.devices for row in rows}) > 1
-    groups: dict[tuple[str, str, int | None, int | None], dict[int, list[Row]]] = {}
-    norms = {}
-    for row in rows:
-        at = x(row)
-        if at is None:
-            continue
-        norms[row.variant] = row.norm
-        key = (row.variant, row.placement, row.devices if several_devices else None, row.batch if by_step else None)
-        groups.setdefault(key, defaultdict(list))[at].append(row)
-    return [
-        Line(setting, norms[key[0]], *key, points=tuple(point_of(at, cells) for at, cells in sorted(found.items())))
-        for key, found in groups.items()
-    ]
+def _lines(setting: Setting, cells: pd.DataFrame, x: str, *, by_step: bool = False) -> list[Line]:
+    by_devices = cells.devices.nunique() > 1
+    cells = cells[cells[x].notna()]
+    keys = ["variant", "placement", *(["devices"] if by_devices else []), *(["batch"] if by_step else [])]
+    lines = []
+    for _, own in cells.groupby(keys, sort=False, dropna=False):
+        first: Any = next(own.itertuples())
+        step = first.batch if by_step and not pd.isna(first.batch) else None
+        points = tuple(point_of(at, found) for at, found in own.groupby(x))
+        devices = first.devices if by_devices else None
+        lines.append(Line(setting, first.norm, first.variant, first.placement, devices, step, points))
+    return lines
 
 
-def point_of(x: int, rows: Sequence[Row]) -> Point:
+def point_of(x: int, cells: pd.DataFrame) -> Point:
     """The cells at one place, summarised."""
-    missing = Counter(row.status for row in rows if row.metric(ERROR) is None)
-    return Point(x, stat(rows), tuple(sorted(missing.items())), tuple(rows))
+    # Cell by cell: of the few at one place that is faster than a mask.
+    errors = cells.get(METRIC + ERROR, [math.nan] * len(cells))
+    missing = Counter(status for status, error in zip(cells.status, errors, strict=True) if math.isnan(error))
+    return Point(x, stat(cells), tuple(sorted(missing.items())), cells)

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
 from normzoo.report import provenance as describe
 from normzoo.report.checks import Check, show
 from normzoo.report.facets import Setting
 from normzoo.report.failures import causes, short
+from normzoo.report.frame import Table
 from normzoo.report.literature import GROUP_NORM_IMAGENET
 from normzoo.report.render import code, render, words
-from normzoo.report.rows import Row, Table
 from normzoo.report.series import (
     Line,
     batch_lines,
@@ -71,16 +72,16 @@ def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[st
 
 
 def _facts(table: Table, unreadable: int, unfinished: int) -> list[tuple[str, str]]:
-    rows = table.rows
+    cells = table.cells
     pools, found = pooled_text(table), best(table)
     entries = [
         ("Cells", describe.counts(table)),
-        ("Data", describe.data(rows)),
-        ("Model", describe.models(rows)),
-        ("Seeds", describe.seeds_by_setting(table) if over_batches(table) else describe.seeds(rows)),
-        ("Hardware", describe.hardware(rows)),
-        ("Versions", describe.versions(rows)),
-        ("Time", describe.time(rows)),
+        ("Data", describe.data(cells)),
+        ("Model", describe.models(cells)),
+        ("Seeds", describe.seeds_by_setting(table) if over_batches(table) else describe.seeds(cells)),
+        ("Hardware", describe.hardware(cells)),
+        ("Versions", describe.versions(cells)),
+        ("Time", describe.time(cells)),
         ("Pooled", pools and f"cells of one line differ in {pools}"),
     ]
     if found is not None:
@@ -97,15 +98,15 @@ def _facts(table: Table, unreadable: int, unfinished: int) -> list[tuple[str, st
 
 
 def _by_what_varied(table: Table) -> dict[str, Any]:
-    grid, n = grid_of(table), describe.usual_seeds(table.rows)
+    grid, n = grid_of(table), describe.usual_seeds(table.cells)
     axes = [*grid.lines, *([grid.across] if grid.across else [])]
     (corner, *head), body = grid_table(grid, n, code)
     evaluated = []
     for key, points in grid.points.items():
         for x, point in points.items():
-            if point.rows[0].norm in table.batch_norms and point.stat is not None:
+            if point.cells.norm.iloc[0] in table.batch_norms and point.stat is not None:
                 label = ", ".join(filter(None, (grid.label(key), grid.across.label(x) if grid.across else "")))
-                evaluated.append([code(label), *(_shown(point.rows, metric) for metric, _ in _THREE_ERRORS)])
+                evaluated.append([code(label), *(_shown(point.cells, metric) for metric, _ in _THREE_ERRORS)])
     return {
         "names": " and ".join(axis.name for axis in axes),
         "n": n,
@@ -151,29 +152,29 @@ def _evaluated(line: Line) -> dict[str, Any]:
         "variant": line.variant,
         "devices": _devices(line),
         "head": [axis, *(point.x for point in line.points)],
-        "body": [[name, *(_shown(point.rows, metric) for point in line.points)] for metric, name in _THREE_ERRORS],
+        "body": [[name, *(_shown(point.cells, metric) for point in line.points)] for metric, name in _THREE_ERRORS],
     }
 
 
-def _shown(rows: Sequence[Row], metric: str) -> str:
-    found = stat(rows, metric)
+def _shown(cells: pd.DataFrame, metric: str) -> str:
+    found = stat(cells, metric)
     return show(found) if found else "–"
 
 
 def _causes(table: Table, root: Path, status: str) -> list[dict[str, Any]]:
     entries = []
     for cause in causes(table, status):
-        rows = cause.rows
-        variants = dict.fromkeys(row.variant for row in rows)
+        cells = cause.cells
+        variants = cells.variant.unique()
         file = cause.read_on
         entries.append(
             {
                 "variants": Markup(describe.listing(map(code, variants), 12)),
-                "placements": describe.listing(dict.fromkeys(row.placement for row in rows), 6),
-                "settings": describe.listing(dict.fromkeys(row.setting.title for row in rows)),
-                "batches": ", ".join(map(str, sorted({row.batch for row in rows if row.batch is not None}))) or "?",
-                "cells": f"{describe.seeds(rows)}, {describe.number(len(rows), 'cell')}",
-                "said": (f"for {rows[0].variant}: " if len(variants) > 1 else "") + short(cause.said, 500),
+                "placements": describe.listing(cells.placement.unique(), 6),
+                "settings": describe.listing(dict.fromkeys(setting.title for setting in cells.setting)),
+                "batches": ", ".join(map(str, sorted(cells.batch.dropna().unique()))) or "?",
+                "cells": f"{describe.seeds(cells)}, {describe.number(len(cells), 'cell')}",
+                "said": (f"for {variants[0]}: " if len(variants) > 1 else "") + short(cause.said, 500),
                 # As seen from the sweep's folder, where this page lies.
                 "read_on": file.relative_to(root) if file and file.is_relative_to(root) else file,
             }

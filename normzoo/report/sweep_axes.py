@@ -1,7 +1,7 @@
 """What a sweep varied, whatever it is, and the errors by it: for sweeps that are not over batch sizes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,9 +9,8 @@ from typing import Any
 from normzoo.report import provenance as describe
 from normzoo.report.chance import at_edge, none_learned
 from normzoo.report.facets import phrase, said, telling_apart
-from normzoo.report.rows import Row, Table
+from normzoo.report.frame import NORM_AXIS, WHERE_IT_RAN, Table
 from normzoo.report.series import Point, Stat, batch_lines, normalization_lines, placement_lines, point_of, remembered
-from normzoo.report.table import NORM_AXIS, WHERE_IT_RAN
 
 Key = tuple[Any, ...]
 ABSENT = "—"  # stands for an entry that a cell has not
@@ -19,10 +18,10 @@ ABSENT = "—"  # stands for an entry that a cell has not
 
 @dataclass(frozen=True)
 class Axis:
-    """An entry of the configurations that cells differ in; `key` is its full name, if it is an entry itself."""
+    """An entry that cells differ in, and what it is of one; `key` is its full name, if it is an entry itself."""
 
     name: str
-    of: Callable[[Row], Any]
+    of: Callable[[Any], Any]
     key: str = ""
 
     def label(self, value: Any) -> str:
@@ -82,7 +81,7 @@ def over_batches(table: Table) -> bool:
 @remembered
 def axes_of(table: Table) -> list[Axis]:
     """Entries that tell all cells apart but for the seed, those a reader would name first."""
-    several = len({row.norm for row in table.rows}) > 1
+    several = table.cells.norm.nunique() > 1
     # Several norms are told apart with their options; those of one norm are entries like others.
     within = ("placement.", "norm.") if several else ("placement.",)
     keys = [key for key in table.differing if key not in {"seed", *WHERE_IT_RAN} and not key.startswith(within)]
@@ -97,8 +96,8 @@ def axes_of(table: Table) -> list[Axis]:
     return telling_apart(table.rows, {axis: axis.of for axis in candidates}) or [_NORM]
 
 
-def _entry(key: str, row: Row) -> Any:
-    return row.flat.get(key, ABSENT)
+def _entry(key: str, row: Any) -> Any:
+    return row.config.get(key, ABSENT)
 
 
 @remembered
@@ -109,10 +108,10 @@ def grid_of(table: Table) -> Grid:
     numbers = [axis for axis in axes if is_number(values[axis.name])]
     across = max(numbers, key=lambda axis: len(values[axis.name]), default=axes[-1] if len(axes) > 1 else None)
     lines = tuple(axis for axis in axes if axis is not across) or (_NORM,)
-    rows: dict[Key, dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    places: dict[Key, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row in table.rows:
-        rows[tuple(axis.of(row) for axis in lines)][across.of(row) if across else None].append(row)
-    points = {key: {x: point_of(0, cells) for x, cells in found.items()} for key, found in rows.items()}
+        places[tuple(axis.of(row) for axis in lines)][across.of(row) if across else None].append(row.Index)
+    points = {key: {x: point_of(0, table.cells.iloc[at]) for x, at in found.items()} for key, found in places.items()}
     if across is None:  # a ranking
         points = dict(sorted(points.items(), key=lambda item: _mean(item[1][None])))
     return Grid(lines, across, points)
@@ -122,15 +121,15 @@ def grid_of(table: Table) -> Grid:
 def best(table: Table) -> tuple[str, Stat, str] | None:
     """The cells, by what tells them apart, with the lowest mean error, and what speaks against it; None without any."""
     axes = axes_of(table)
-    rows: dict[Key, list[Row]] = defaultdict(list)
+    places: dict[Key, list[int]] = defaultdict(list)
     for row in table.rows:
-        rows[tuple(axis.of(row) for axis in axes)].append(row)
-    points = {key: point_of(0, cells) for key, cells in rows.items()}
+        places[tuple(axis.of(row) for axis in axes)].append(row.Index)
+    points = {key: point_of(0, table.cells.iloc[at]) for key, at in places.items()}
     measured = {key: point.stat for key, point in points.items() if point.stat is not None and not point.missing}
     if len(points) < 2 or not measured:
         return None
     key, stat = min(measured.items(), key=lambda item: item[1].mean)
-    against = [none_learned(row.result for point in points.values() for row in point.rows)]
+    against = [none_learned(table.cells.record)]
     for i, axis in enumerate(axes):
         if axis.key in ("optimizer.base_lr", "optimizer.lr"):
             tried = [other[i] for other in points if (other[:i], other[i + 1 :]) == (key[:i], key[i + 1 :])]
@@ -144,7 +143,7 @@ def pooled(table: Table) -> dict[str, list[Any]]:
 
     A learning rate that follows the batch size is one, and the number of threads.
     """
-    lines: list[tuple[list[Row], str | tuple[str, ...]]] = []
+    lines: list[tuple[Iterable[Point], str | tuple[str, ...]]] = []
     if over_batches(table):
         for setting in table.settings:
             for found, along in (
@@ -152,16 +151,17 @@ def pooled(table: Table) -> dict[str, list[Any]]:
                 (normalization_lines(table, setting), NORM_AXIS),
                 (placement_lines(table, setting), (NORM_AXIS, "batch_size_per_device")),
             ):
-                lines += [([row for point in line.points for row in point.rows], along) for line in found]
+                lines += [(line.points, along) for line in found]
     else:
         grid = grid_of(table)
         own = (grid.across.group or grid.across.name) if grid.across else ()
-        lines = [([r for point in points.values() for r in point.rows], own) for points in grid.points.values()]
+        lines = [(points.values(), own) for points in grid.points.values()]
     values: dict[str, dict[Any, None]] = {}
-    for rows, abscissa in lines:
+    for points, abscissa in lines:
+        configs = [config for point in points for config in point.cells.config]
         for key in table.differing:
             if key != "seed" and not key.startswith(abscissa):
-                seen = dict.fromkeys(row.flat.get(key, ABSENT) for row in rows)
+                seen = dict.fromkeys(config.get(key, ABSENT) for config in configs)
                 if len(seen) > 1:
                     values.setdefault(key, {}).update(seen)
     return {key: list(seen) for key, seen in values.items()}

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from normzoo.report import provenance as describe
+from normzoo.report.frame import Table
 from normzoo.report.panels import Curve, Panel, Scale
-from normzoo.report.rows import Table
 from normzoo.report.series import Point
 from normzoo.report.style import Style, norm_style, numbered_style
 from normzoo.report.sweep_axes import Grid, Key, grid_of, is_number
@@ -57,7 +57,7 @@ def _ranking(table: Table, grid: Grid) -> Panel:
 
 def _style(table: Table, grid: Grid, key: Key, number: int) -> Style:
     if [axis.name for axis in grid.lines] == ["norm"]:
-        norm = next(row.norm for row in table.rows if row.variant == key[0])
+        norm = table.cells.norm[table.cells.variant == key[0]].iloc[0]
         return norm_style(norm, key[0])
     return numbered_style(number, grid.label(key))
 
@@ -82,14 +82,15 @@ def _lost(point: Point) -> bool:
 
 def _refused(points: Mapping[Any, Point]) -> str:
     """Missed in the picture, and so it is said in the name."""
-    refused = all(row.status == "refused" for point in points.values() for row in point.rows)
+    refused = all((point.cells.status == "refused").all() for point in points.values())
     return " (refused)" if refused else ""
 
 
 def _seeds(table: Table) -> str:
-    return describe.seeds([row for row in table.rows if row.status == "ok"] or table.rows)
+    ended = table.cells[table.cells.status == "ok"]
+    return describe.seeds(table.cells if ended.empty else ended)
 
 
 def _fixed(table: Table) -> str:
-    batches = sorted({row.batch for row in table.rows if row.batch is not None})
+    batches = sorted(table.cells.batch.dropna().unique())
     return f"batch size per device {', '.join(map(str, batches))}" if batches else "cells of one kind"

@@ -7,7 +7,7 @@ from pathlib import Path
 from normzoo.report import provenance as describe
 from normzoo.report.checks import Check, show
 from normzoo.report.failures import causes, short
-from normzoo.report.rows import Table
+from normzoo.report.frame import Table
 from normzoo.report.series import batch_lines, beside, normalization_lines
 from normzoo.report.sweep_axes import best, grid_of, over_batches, pooled_text
 from normzoo.report.text import grid_table, line_grid, plain_table
@@ -22,7 +22,7 @@ def terminal_table(table: Table, width: int) -> str:
     if pools := pooled_text(table):
         blocks.append(textwrap.fill(f"cells of one line differ in {pools}", max(width, 40), subsequent_indent="  "))
     if not over_batches(table):
-        n = describe.usual_seeds(table.rows)
+        n = describe.usual_seeds(table.cells)
         blocks.append(f"validation error in %, {_over(n)}")
         blocks.append(plain_table(*grid_table(grid_of(table), n), width))
         return "\n\n".join([*blocks, *_best(table, width)])
@@ -60,7 +60,7 @@ def lost_text(table: Table, width: int) -> str:
     lines = []
     for cause in found[:_MOST_CAUSES]:
         most = 300 if cause.read_on else 1000  # where no file says more, the text ends with what mends it
-        said = f"{cause.status}, {describe.number(len(cause.rows), 'cell')}: {short(cause.said, most)}"
+        said = f"{cause.status}, {describe.number(len(cause.cells), 'cell')}: {short(cause.said, most)}"
         more = f" [read on in {cause.read_on}]" if cause.read_on else ""
         lines.append(textwrap.fill(said + more, max(width, 40), subsequent_indent="  ", break_long_words=False))
     if len(found) > _MOST_CAUSES:

@@ -1,14 +1,18 @@
 """Tables as text: markdown for the summary, plain columns for a terminal."""
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from normzoo.report.checks import show
 from normzoo.report.facets import said
-from normzoo.report.rows import Row, Table
+from normzoo.report.frame import Table
+from normzoo.report.provenance import timed
 from normzoo.report.series import Line, Point
 from normzoo.report.sweep_axes import Grid
+from normzoo.results import CellResult
 from normzoo.text import csv_cell, printable
 
 _COLUMNS = (
@@ -25,7 +29,7 @@ _COLUMNS = (
     "reason",
 )
 _METRICS = ("val_error_running", "val_error_population", "val_error_batch", "train_error")
-_LAST = ("values_per_statistic_min", "seconds", "ms_per_step", "optimizer", "lr", "epochs", "cell", "folder")
+_NAMED = {"batch_size_per_device": "batch"}  # columns of the cells that have a longer name here
 # Config entries that the fixed columns already show.
 _SHOWN = frozenset(
     {
@@ -37,62 +41,44 @@ _SHOWN = frozenset(
 
 def rows_csv(table: Table, root: str) -> str:
     """One line a cell: what it was, what came of it, and every config entry in which the cells differ."""
-    found = sorted({name for row in table.rows for name in row.result.metrics} - set(_METRICS))
-    fixed = {*_COLUMNS, *_METRICS, *_LAST}
-    metrics = [*_METRICS, *(name for name in found if name not in fixed)]
-    extra = [key for key in table.differing if key not in _SHOWN]
-    stream = io.StringIO()
-    rows: list[list[object]] = [
-        [*_COLUMNS, *metrics, *_LAST, *(f"config.{key}" if key in fixed else key for key in extra)]
-    ]
-    for row in table.rows:
-        values = row.result.metrics
-        rows.append(
-            [
-                *_facts(row),
-                *("" if values.get(name) is None else values[name] for name in metrics),
-                row.values_min,
-                row.time("wall_s"),
-                row.time("ms_per_step"),
-                *_optimizer(row),
-                row.result.cell,
-                printable(_relative(row, root), keep=""),
-                *(row.flat.get(key) for key in extra),
-            ]
-        )
-    csv.writer(stream, lineterminator="\n").writerows([map(csv_cell, row) for row in rows])
-    return stream.getvalue()
+    cells, records, configs = table.cells, list(table.cells.record), list(table.cells.config)
+    columns: dict[str, Sequence[Any]] = {
+        **{name: cells[_NAMED.get(name, name)].astype(object) for name in _COLUMNS},
+        # As it was asked for: a record has 0 for one that is no whole number.
+        "seed": [config.get("seed", seed) for config, seed in zip(configs, cells.seed, strict=True)],
+        **{name: [record.metrics.get(name) for record in records] for name in _METRICS},
+    }
+    last = {
+        "values_per_statistic_min": cells.values_min,
+        "seconds": [timed(record, "wall_s") for record in records],
+        "ms_per_step": [timed(record, "ms_per_step") for record in records],
+        "optimizer": [config.get("optimizer.name") or config.get("optimizer._target_") for config in configs],
+        "lr": list(map(_rate, records, configs)),
+        "epochs": [config.get("trainer.max_epochs") for config in configs],
+        "cell": [record.cell for record in records],
+        "folder": [printable(_relative(record.folder, root), keep="") for record in records],
+    }
+    for name in sorted({name for record in records for name in record.metrics} - {*columns, *last}):
+        columns[name] = [record.metrics.get(name) for record in records]
+    columns |= last
+    for key in table.differing:
+        if key not in _SHOWN:
+            columns[f"config.{key}" if key in columns else key] = [config.get(key) for config in configs]
+    shown = {csv_cell(name): list(map(csv_cell, values)) for name, values in columns.items()}
+    return pd.DataFrame(shown, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def _optimizer(row: Row) -> list[object]:
-    """The optimizer, the learning rate that it began with, as far as it is known, and the epochs."""
-    flat = row.flat
-    lr = row.result.metrics.get("lr") or flat.get("optimizer.lr")
-    if lr is None and flat.get("optimizer.lr_rule") in (None, "none"):
-        lr = flat.get("optimizer.base_lr")
-    return [flat.get("optimizer.name") or flat.get("optimizer._target_"), lr, flat.get("trainer.max_epochs")]
+def _rate(record: CellResult, config: Mapping[str, Any]) -> Any:
+    """The learning rate that a cell began with, as far as it is known."""
+    lr = record.metrics.get("lr") or config.get("optimizer.lr")
+    if lr is None and config.get("optimizer.lr_rule") in (None, "none"):
+        lr = config.get("optimizer.base_lr")
+    return lr
 
 
-def _facts(row: Row) -> list[object]:
-    return [
-        row.norm,
-        row.batch,
-        row.normalization_batch,
-        row.placement,
-        row.model,
-        row.data,
-        row.image_size,
-        row.devices,
-        row.flat.get("seed", row.seed),  # as it was asked for: a record has 0 for one that is no whole number
-        row.status,
-        row.reason,
-    ]
-
-
-def _relative(row: Row, root: str) -> str:
+def _relative(folder: Path | None, root: str) -> str:
     """The cell's folder as seen from the sweep, so that the table stays true when the sweep is moved."""
-    folder = str(row.result.folder or "")
-    return folder.removeprefix(root).lstrip("/\\") or "."
+    return str(folder or "").removeprefix(root).lstrip("/\\") or "."
 
 
 def line_grid(lines: Sequence[Line], heads: Sequence[str], usual_n: int) -> tuple[list[str], list[list[str]]]:

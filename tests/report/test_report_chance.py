@@ -17,9 +17,9 @@ from normzoo.claims._health import kept_low
 from normzoo.report import report
 from normzoo.report.chance import at_edge, guessing, learned, none_learned
 from normzoo.report.checks import run_checks
+from normzoo.report.frame import build_table
 from normzoo.report.series import Stat
 from normzoo.report.sweep_axes import best
-from normzoo.report.table import build_table
 from normzoo.results import CellResult
 
 Maker = Callable[..., CellResult]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from normzoo.report.checks import Check, run_checks
-from normzoo.report.table import build_table
+from normzoo.report.frame import build_table
 from normzoo.results import CellResult
 
 Maker = Callable[..., CellResult]

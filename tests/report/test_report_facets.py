@@ -9,10 +9,10 @@ import pytest
 
 from normzoo.report import report
 from normzoo.report.figure import caption
+from normzoo.report.frame import build_table
 from normzoo.report.panels import build_panels
 from normzoo.report.series import batch_lines
 from normzoo.report.sweep_axes import axes_of, best, grid_of, pooled
-from normzoo.report.table import build_table
 from normzoo.results import CellResult
 
 Maker = Callable[..., CellResult]

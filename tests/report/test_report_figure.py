@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from normzoo.report import report
 from normzoo.report.figure import LOOKS, caption, draw_on
+from normzoo.report.frame import build_table
 from normzoo.report.panels import build_panels
 from normzoo.report.style import norm_style
 from normzoo.report.sweep_axes import over_batches
 from normzoo.report.sweep_panels import varied_panels
-from normzoo.report.table import build_table
 from normzoo.results import CellResult
 
 Maker = Callable[..., CellResult]

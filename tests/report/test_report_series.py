@@ -8,6 +8,7 @@ import pytest
 from normzoo.report import provenance as describe
 from normzoo.report.checks import run_checks
 from normzoo.report.figure import caption, chance_level
+from normzoo.report.frame import build_table
 from normzoo.report.panels import build_panels
 from normzoo.report.series import (
     batch_lines,
@@ -19,7 +20,6 @@ from normzoo.report.series import (
     values_lines,
 )
 from normzoo.report.style import norm_style, placement_style
-from normzoo.report.table import build_table
 from normzoo.report.text import plain_table
 from normzoo.results import CellResult
 
@@ -28,12 +28,12 @@ Maker = Callable[..., CellResult]
 
 def test_seeds_are_summarised_by_mean_and_sample_std(cell: Maker) -> None:
     table = build_table([cell(seed=seed, error=error) for seed, error in enumerate((7.0, 8.0, 9.0))])
-    found = stat(table.rows)
+    found = stat(table.cells)
     assert found is not None
     assert (found.mean, found.std, found.n) == (8.0, 1.0, 3)
-    assert stat(table.rows, "no such metric") is None
+    assert stat(table.cells, "no such metric") is None
     assert pooled_std(found, found) == 1.0
-    single = stat(table.rows[:1])
+    single = stat(table.cells[:1])
     assert single is not None
     assert single.std is None
     assert pooled_std(single) is None
@@ -43,7 +43,7 @@ def test_cells_that_share_a_seed_count_once(cell: Maker) -> None:
     cells = [cell(seed=0, error=e, config={"trainer": {"threads": t}}) for t, e in ((1, 7.0), (2, 9.0))]
     table = build_table(cells)
     assert len(table.settings) == 1
-    found = stat(table.rows)
+    found = stat(table.cells)
     assert found is not None
     assert found.values == (8.0,)
 

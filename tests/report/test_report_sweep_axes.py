@@ -8,10 +8,10 @@ import pytest
 
 from normzoo.report import report
 from normzoo.report.failures import causes, short
+from normzoo.report.frame import build_table
 from normzoo.report.panels import Panel
 from normzoo.report.sweep_axes import axes_of, best, grid_of, over_batches
 from normzoo.report.sweep_panels import varied_panels
-from normzoo.report.table import build_table
 from normzoo.report.text import grid_table
 from normzoo.results import CellResult
 

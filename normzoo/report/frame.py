@@ -1,4 +1,4 @@
-"""From result records to rows: one row a cell, and the settings that the rows fall into.
+"""The records of a sweep as one data frame: a row a cell, and the settings that the rows fall into.
 
 A *setting* is everything that differs between cells of a folder beyond norm, batch size, placement, devices and seed.
 It is found from the records: whatever entry of the configs takes several values splits the cells, with no label needed.
@@ -7,11 +7,13 @@ It is found from the records: whatever entry of the configs takes several values
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+import pandas as pd
+
 from normzoo.report.facets import Setting, derived_entries, describe
-from normzoo.report.rows import Row, Table
 from normzoo.results import CellResult, decisive
 from normzoo.text import bounded, displayable, printable
 
@@ -23,6 +25,7 @@ WHERE_IT_RAN = frozenset(
 )
 # The number of samples that share a statistic is an axis of its own, so it does not tell variants of a norm apart.
 NORM_AXIS = "norm.group_size"
+METRIC = "metrics."  # begins the names of columns that are metrics
 # The order of a reader's interest; what is not named follows by its name.
 _NORMS_FIRST = (
     "batch_norm",
@@ -34,6 +37,52 @@ _NORMS_FIRST = (
     "identity",
 )
 _PLACEMENTS_FIRST = ("pre_act", "post_act", "all_but_last", "last_only", "first_only", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The cells of a folder, their settings (the fullest first) and how many were found twice.
+
+    Args:
+        cells: A row a cell. Beside what a reader would name it has `record`, the whole of it, and `config`, all entries
+            by their full names; a metric is empty where the cell did not come to its end.
+        settings: The groups that may stand in one table.
+        differing: Entries of the configs that take several values.
+        repeated: Records of a cell that has another.
+        found: Lines once found, by what was asked for: summary, checks and figure ask for the same ones.
+    """
+
+    cells: pd.DataFrame
+    settings: tuple[Setting, ...]
+    differing: tuple[str, ...]
+    repeated: int
+    found: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def rows(self) -> list[Any]:
+        """The cells one by one, as named tuples."""
+        return list(self.cells.itertuples())
+
+    @cached_property
+    def by_setting(self) -> dict[Setting, pd.DataFrame]:
+        return dict(list(self.cells.groupby("setting", sort=False)))
+
+    @cached_property
+    def batch_norms(self) -> frozenset[str]:
+        """Norms whose statistics were shared by several samples in some cell."""
+        return frozenset(self.cells.norm[self.cells.normalization_batch > 1])
+
+    @cached_property
+    def partitioned(self) -> frozenset[str]:
+        """Norms whose normalization batch was varied while the batch of a step stayed the same."""
+        step = self.cells.groupby(["setting", "norm", "placement", "devices", "batch"], sort=False, dropna=False)
+        varied = step.normalization_batch.nunique() > 1
+        return frozenset(varied[varied].index.get_level_values("norm"))
+
+    def main_placement(self, setting: Setting) -> str:
+        """The placement most cells of the setting have; `pre_act` where several tie."""
+        counts = Counter(self.by_setting[setting].placement)
+        return min(counts, key=lambda name: (-counts[name], name != "pre_act", name))
 
 
 def build_table(results: Iterable[CellResult]) -> Table:
@@ -55,24 +104,50 @@ def build_table(results: Iterable[CellResult]) -> Table:
     settings = _settings(keys, splitting, flats, refused)
     norms = _variants(flats, refused, "norm", skip=(NORM_AXIS,))
     placements = _variants(flats, refused, "placement")
-    rows = [
-        _row(result, flat, settings[key], norm, placement)
-        for result, flat, key, norm, placement in zip(kept, flats, keys, norms, placements, strict=True)
-    ]
-    rows.sort(
-        key=lambda row: (
-            row.setting.index,
-            _rank(_NORMS_FIRST, row.norm),
-            row.variant,
-            _rank(_PLACEMENTS_FIRST, row.placement),
-            row.placement,
-            row.devices,
-            row.batch or 0,
-            row.normalization_batch or 0,
-            row.seed,
-        )
+    cells = pd.DataFrame(
+        {
+            "record": kept,
+            "config": flats,
+            "status": [result.status for result in kept],
+            "reason": [" ".join((result.reason or "").split()) for result in kept],
+            "norm": [str(flat.get("norm.name", "?")) for flat in flats],
+            "variant": norms,
+            "batch": [_count(flat.get("batch_size_per_device")) for flat in flats],
+            # A cell that died has no record of it, and yet belongs at its place on the axis.
+            "normalization_batch": [
+                _count(result.normalization_batch) or _count(flat.get(NORM_AXIS))
+                for result, flat in zip(kept, flats, strict=True)
+            ],
+            "placement": placements,
+            "model": [str(flat.get("model.name", "?")) for flat in flats],
+            "data": [str(flat.get("data.name", "?")) for flat in flats],
+            "image_size": [flat.get("data.image_size") for flat in flats],
+            "devices": [_devices(result, flat) for result, flat in zip(kept, flats, strict=True)],
+            "seed": [result.seed for result in kept],
+            "values_min": [
+                min((n for n in result.values_per_statistic.values() if n and n > 0), default=None) for result in kept
+            ],
+            "setting": [settings[key] for key in keys],
+        },
+        dtype=object,
+    ).astype(dict.fromkeys(("batch", "normalization_batch"), "Int64"))
+    names = dict.fromkeys(name for result in kept for name in result.metrics)
+    ended = [result.metrics if result.status == "ok" else {} for result in kept]
+    metrics = pd.DataFrame({name: [found.get(name) for found in ended] for name in names}, dtype=float)
+    cells = pd.concat([cells, metrics.add_prefix(METRIC)], axis=1)
+    order = pd.DataFrame(
+        {
+            "setting": [setting.index for setting in cells.setting],
+            "norm": [_rank(_NORMS_FIRST, norm) for norm in cells.norm],
+            "variant": cells.variant,
+            "first": [_rank(_PLACEMENTS_FIRST, placement) for placement in cells.placement],
+            **{name: cells[name] for name in ("placement", "devices")},
+            **{name: cells[name].fillna(0) for name in ("batch", "normalization_batch")},
+            "seed": cells.seed,
+        }
     )
-    return Table(tuple(rows), tuple(settings.values()), differing, repeated)
+    cells = cells.loc[order.sort_values(list(order), kind="stable").index].reset_index(drop=True)
+    return Table(cells, tuple(settings.values()), differing, repeated)
 
 
 def _rank(order: Sequence[str], name: str) -> int:
@@ -221,31 +296,11 @@ def _variants(
     return variants
 
 
-def _row(result: CellResult, flat: Mapping[str, Any], setting: Setting, variant: str, placement: str) -> Row:
-    values = result.values_per_statistic.values()
-    return Row(
-        result=result,
-        flat=flat,
-        norm=str(flat.get("norm.name", "?")),
-        variant=variant,
-        batch=_count(flat.get("batch_size_per_device")),
-        # A cell that died has no record of it, and yet belongs at its place on the axis.
-        normalization_batch=_count(result.normalization_batch) or _count(flat.get(NORM_AXIS)),
-        placement=placement,
-        model=str(flat.get("model.name", "?")),
-        data=str(flat.get("data.name", "?")),
-        image_size=flat.get("data.image_size"),
-        devices=result.world_size if result.status == "ok" else _asked_devices(flat) or result.world_size,
-        seed=result.seed,
-        values_min=min((n for n in values if n and n > 0), default=None),
-        setting=setting,
-    )
-
-
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _asked_devices(flat: Mapping[str, Any]) -> int | None:
+def _devices(result: CellResult, flat: Mapping[str, Any]) -> int:
+    """How many devices a cell ran on, or was asked to."""
     devices, nodes = _count(flat.get("trainer.devices")), _count(flat.get("trainer.num_nodes"))
-    return devices * (nodes or 1) if devices else None
+    return devices * (nodes or 1) if devices and result.status != "ok" else result.world_size
