@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from normzoo.sweep.hydra_errors import config_error, user_error
-from normzoo.training.config import check_keys, complete
+from normzoo.training.config import CellConfig, parse
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Composer:
         self._is_group = cache(self._look_for_group)
         self._composed: dict[tuple[str, ...], tuple[bytes, str]] = {}
 
-    def compose(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Composition]:
-        """The plain configuration of a cell, resolved, its recipe applied, and how it is composed whole where it runs.
+    def compose(self, overrides: Sequence[str]) -> tuple[CellConfig, Composition]:
+        """Parse the configuration of a cell, and tell how it is composed whole where it runs.
 
         Raises:
             hydra.errors.HydraException: As Hydra raises it, for overrides that cannot be.
@@ -102,9 +102,7 @@ class Composer:
             if told is None:
                 raise
             raise told from error
-        config = complete(config)
-        check_keys(config, overrides, raw)
-        return config, composition
+        return parse(config, overrides, raw), composition
 
     def _quickly(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Composition, str]:
         """As composed, but for the defaults list, and its groups' text.

@@ -134,7 +134,7 @@ class Expected:
     def seconds(self, cell: Cell) -> float | None:
         """Of the cell; None where nothing has run yet."""
         for sums, likeness in zip(self._sums, self.likenesses, strict=True):
-            seconds, cost = sums.get(repr(likeness(cell.config)), (0.0, 0.0))
+            seconds, cost = sums.get(repr(likeness(cell.config.plain)), (0.0, 0.0))
             if cost:
                 return seconds / cost * (1.0 if likeness is _but_the_seed else cell.cost)
         return None

@@ -23,7 +23,7 @@ class Watch:
     def __init__(self, cells: Sequence[Cell], every_s: float = 1.0) -> None:
         self.cells, self.every_s = cells, every_s
         labels, costs = [cell.label for cell in cells], [cell.cost for cell in cells]
-        self.progress = Progress(labels, costs, len(cells), norms=[cell.config["norm"]["name"] for cell in cells])
+        self.progress = Progress(labels, costs, len(cells), norms=[cell.config.norm["name"] for cell in cells])
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 

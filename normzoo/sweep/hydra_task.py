@@ -7,9 +7,11 @@ import logging
 import math
 import sys
 import traceback
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -24,7 +26,7 @@ from normzoo.sweep.sweeper import size
 from normzoo.text import counted, printable
 from normzoo.training.cell import run_cell, write_probe
 from normzoo.training.checkpoint import CHECKPOINT
-from normzoo.training.config import check_hydra, check_keys, complete
+from normzoo.training.config import CellConfig, parse
 from normzoo.training.distributed import rank
 
 log = logging.getLogger("normzoo")
@@ -43,7 +45,7 @@ def train(config: DictConfig) -> float:
     here = contextlib.chdir(hydra.runtime.cwd) if hydra.job.chdir else contextlib.nullcontext()
     try:
         with here:
-            result = run_cell(plain(config), folder)
+            result = run_cell(parsed(config), folder)
     except KeyboardInterrupt:
         if hydra.mode == RunMode.MULTIRUN:
             raise
@@ -92,6 +94,32 @@ class CheckOutput(Callback):
             )
 
 
+def check_hydra(config: Any) -> None:
+    """Refuse what nothing reads of Hydra's own part of a configuration.
+
+    Args:
+        config: With Hydra's node.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    subdir = sweep.get("subdir")
+    if subdir != "${hydra.job.num}":
+        raise UserError(
+            f"hydra.sweep.subdir={subdir}: a cell's folder has the name of the cell, by which a sweep goes on; leave "
+            "it out, and choose the folder of the sweep with hydra.sweep.dir"
+        )
+    for line in config.hydra.overrides.hydra:
+        node: Any = OmegaConf.structured(HydraConf)
+        for name in line.lstrip("+~").partition("=")[0].split(".")[1:]:
+            if not isinstance(node, DictConfig) or not is_dataclass(OmegaConf.get_type(node)):
+                break  # whatever an engine or a callback may take
+            if name not in node.keys():  # noqa: SIM118 (of itself it says that what is missing is not in it)
+                raise UserError(f"{line}: nothing reads it; there are {', '.join(node)}")
+            node = node._get_node(name)
+
+
 def _plan_alone(config: DictConfig) -> NoReturn:
     """Say what would become of a single cell, and end.
 
@@ -105,7 +133,7 @@ def _plan_alone(config: DictConfig) -> NoReturn:
     task = copy.copy(config)
     with read_write(task), open_dict(task):
         del task["hydra"]
-    refused, _ = Verdicts().of(plain(task))
+    refused, _ = Verdicts().of(parsed(task))
     if refused is not None:
         raise UserError(f"the cell cannot be: {refused}")
     state = "continues from its checkpoint" if (folder / CHECKPOINT).exists() else "to run"
@@ -113,16 +141,15 @@ def _plan_alone(config: DictConfig) -> NoReturn:
     sys.exit(0)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration resolved to dicts and lists, complete and checked for keys, as `run_cell` takes it.
+def parsed(config: DictConfig) -> CellConfig:
+    """Resolve and parse what Hydra has composed.
 
     Raises:
         UserError: If a value refers to what is not there, or the configuration cannot be.
     """
     try:
-        whole = complete(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise config_error(error) or error from error
     raw = json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
-    check_keys(whole, HydraConfig.get().overrides.task, raw)
-    return whole
+    return parse(plain, HydraConfig.get().overrides.task, raw)

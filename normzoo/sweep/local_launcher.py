@@ -30,7 +30,7 @@ from normzoo.sweep.signals import Stop, interrupt_by_what_ends
 from normzoo.sweep.supervisor import Ending
 from normzoo.text import counted, wrapped
 from normzoo.training.callbacks import error_so_far
-from normzoo.training.resources import processor_cores, resources
+from normzoo.training.resources import processor_cores
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import CellLauncher, NormzooLauncher
@@ -56,7 +56,7 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     with contextlib.nullcontext() if dry_run else cell_server() as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
         leases = Leases(visible_gpus(), processor_cores())
-        n_jobs = max(1, leases.at_once(resources(cell.config) for cell in planned.to_run[: launcher.n_jobs]))
+        n_jobs = max(1, leases.at_once(cell.config.resources for cell in planned.to_run[: launcher.n_jobs]))
         folder = launcher.config.hydra.sweep.dir
         if planned.options.dry_run:
             print(table(planned, n_jobs, folder))
@@ -75,7 +75,7 @@ class _Run:
     def __init__(self, launcher: "NormzooLauncher", planned: Plan, n_jobs: int) -> None:
         self.launcher, self.cells, self.resume = launcher, planned.to_run, planned.options.resume
         labels, costs = [cell.label for cell in self.cells], [cell.cost for cell in self.cells]
-        norms = [cell.config["norm"]["name"] for cell in self.cells]
+        norms = [cell.config.norm["name"] for cell in self.cells]
         self.progress = Progress(labels, costs, n_jobs, norms=norms)
         self.stop = Stop(self._say_draining)
         self.said_waiting = False
@@ -94,9 +94,9 @@ class _Run:
             _run_cell,
             (self.launcher.hydra_context, self.launcher.task_function, cell.composition),
             log=cell.folder / "cell.log",
-            need=resources(cell.config),
+            need=cell.config.resources,
             limits=limits(cell.config),
-            environment={"OMP_NUM_THREADS": str(cell.config["trainer"]["threads"])},
+            environment={"OMP_NUM_THREADS": str(cell.config.trainer.threads)},
         )
 
     def _claim(self, index: int) -> Claim | Elsewhere:

@@ -14,9 +14,8 @@ from normzoo.sweep.supervisor import Ending
 from normzoo.sweep.tally import clock
 from normzoo.training.callbacks import curve_so_far, tidy
 from normzoo.training.cell import describe
-from normzoo.training.distributed import CRASHES, GRACE_S, world_size
-from normzoo.training.instantiate import Config
-from normzoo.training.sweep_options import SweepOptions, sweep_options
+from normzoo.training.config import CellConfig
+from normzoo.training.distributed import CRASHES, GRACE_S
 
 MOST_LOGGED = 2**24  # bytes of a log that are kept
 AGAIN = "sweep.retry=failed runs it again"
@@ -37,7 +36,7 @@ def settle(cell: Cell, ending: Ending) -> CellResult:
     """
     result = cell.result(new=True)
     if result is None:
-        status, reason = cause(ending, sweep_options(cell.config), cell)
+        status, reason = cause(ending, cell)
         result = failed(cell, status, reason, ending.seconds)
     elif result.status in ("error", "killed") and ending.oom_kills and "SIGKILL" in (result.reason or ""):
         # One of its processes was ended, and the cell cannot have known by whom.
@@ -79,9 +78,9 @@ def record(cell: Cell, result: CellResult) -> None:
             result.reason = f"{error} {result.reason}"
 
 
-def cause(ending: Ending, options: SweepOptions, cell: Cell) -> tuple[str, str]:
+def cause(ending: Ending, cell: Cell) -> tuple[str, str]:
     """The status and the reason of a cell whose process ended without a record of its own."""
-    log = f"{cell.folder.name}/cell.log"
+    log, options = f"{cell.folder.name}/cell.log", cell.config.sweep
     if ending.cause == "timeout":
         limit = clock(options.time_limit or 0.0)
         return "timeout", (
@@ -89,7 +88,7 @@ def cause(ending: Ending, options: SweepOptions, cell: Cell) -> tuple[str, str]:
         )
     if ending.cause == "silence":
         limit = clock(options.stall_limit or 0.0)
-        of = "it hangs" if world_size(cell.config) == 1 else "its ranks hang, all of them"
+        of = "it hangs" if cell.config.world_size == 1 else "its ranks hang, all of them"
         return "timeout", (
             f"{of}: no batch has begun and nothing has been printed for longer than sweep.stall_limit={limit}"
             f"{_how_far(cell)}; raise the limit if it only takes long, and {AGAIN}"
@@ -110,10 +109,10 @@ def cause(ending: Ending, options: SweepOptions, cell: Cell) -> tuple[str, str]:
     return "error", f"its process ended with exit code {ending.code} and left no result; see {log}; {AGAIN}"
 
 
-def limits(config: Config) -> Limits:
+def limits(config: CellConfig) -> Limits:
     """What the cell may take. Of ranks of which one hangs the others say so first, and say which."""
-    options = sweep_options(config)
-    patience = 4 * GRACE_S if world_size(config) > 1 else 0.0
+    options = config.sweep
+    patience = 4 * GRACE_S if config.world_size > 1 else 0.0
     silence = None if options.stall_limit is None else options.stall_limit + patience
     return Limits(options.time_limit, options.memory_limit, silence)
 
@@ -138,7 +137,7 @@ def _how_far(cell: Cell) -> str:
     curve = curve_so_far(cell.folder)
     if not curve:
         return ""
-    epochs = cell.config["trainer"]["max_epochs"] or -1
+    epochs = cell.config.trainer.max_epochs or -1
     return f", in epoch {curve[-1].get('epoch', 0) + 1}" + (f" of {epochs}" if epochs > 0 else "")
 
 

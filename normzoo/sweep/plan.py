@@ -19,7 +19,6 @@ from normzoo.results import (
     NO_RECORD,
     CellResult,
     NewerSchemaError,
-    cell_id,
     read_result,
     stamp,
     write_atomic,
@@ -30,16 +29,15 @@ from normzoo.sweep.cell_lock import Claim
 from normzoo.sweep.claims_manifest import gather, write_claims
 from normzoo.sweep.compose import Composer, Composition
 from normzoo.sweep.hydra_errors import user_error
+from normzoo.sweep.hydra_task import check_hydra
 from normzoo.sweep.precheck import Verdicts
 from normzoo.sweep.rejected import check_any, record_refused, say_refused
 from normzoo.text import counted, wrapped
 from normzoo.training.callbacks import tidy
 from normzoo.training.cell import write_probe
 from normzoo.training.checkpoint import CHECKPOINT
-from normzoo.training.config import check_hydra
+from normzoo.training.config import CellConfig, SweepOptions, sweep_options
 from normzoo.training.distributed import under_torchrun
-from normzoo.training.instantiate import batch_over_devices
-from normzoo.training.sweep_options import SweepOptions, sweep_options
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import CellLauncher
@@ -64,7 +62,7 @@ class Cell:
     """One cell of a sweep, planned."""
 
     composition: Composition
-    config: dict[str, Any]
+    config: CellConfig
     folder: Path
     overrides: tuple[str, ...] = ()
     label: str = ""
@@ -86,10 +84,10 @@ class Cell:
     @property
     def cost(self) -> float:
         """Roughly, in batches."""
-        trainer, batches = self.config["trainer"], self.num_train / batch_over_devices(self.config)
-        epochs, steps = trainer["max_epochs"], trainer.get("max_steps") or -1
+        trainer, batches = self.config.trainer, self.num_train / self.config.batch_over_devices
+        epochs, steps = trainer.max_epochs, trainer.max_steps
         ends = [epochs * batches] if epochs is not None and epochs >= 0 else []
-        ends += [steps * trainer.get("accumulate_grad_batches", 1)] if steps >= 0 else []
+        ends += [steps * trainer.accumulate_grad_batches] if steps >= 0 else []
         return min(ends, default=batches) + BATCHES_TO_START
 
     @property
@@ -163,8 +161,8 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
         )
     check_hydra(launcher.config)
     folder = Path(launcher.config.hydra.sweep.dir).absolute()
-    block = launcher.config.get("sweep") or OmegaConf.create()
-    options = sweep_options({"sweep": OmegaConf.to_container(block, resolve=True)})
+    block: Any = OmegaConf.to_container(launcher.config.get("sweep") or OmegaConf.create(), resolve=True)
+    options = sweep_options(block)
     search = searches(launcher.config)
     if search and options.dry_run:
         raise UserError("sweep.dry_run=true plans a grid; a search only finds its cells as it goes")
@@ -184,8 +182,8 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             uncomposed.setdefault(str(error).splitlines()[0], []).append(_label(overrides, constant))
             asked.append(None)
             continue
-        identity = cell_id(config)
-        claimed.append((identity, config.get("claim")))
+        identity = config.identity
+        claimed.append((identity, config.plain.get("claim")))
         if identity not in cells:
             own = {"job.id": str(number), "job.num": number, "sweep.dir": str(folder), "sweep.subdir": identity}
             composition = replace(composition, own={f"hydra.{key}": value for key, value in own.items()})

@@ -5,6 +5,7 @@ stand, and which shapes reach them, is the same whatever norm it is and, but for
 that is found out once, with a stand-in for the norm, and each norm is then tried on those shapes alone.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -14,19 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.training.check import RefusedError, check_optimizer, check_options, check_shapes, missing_options
-from normzoo.training.instantiate import (
-    Config,
-    build_data,
-    build_model,
-    build_norm,
-    build_probes,
-    build_study,
-    global_batch,
-)
-from normzoo.training.names import check_trainer
-from normzoo.training.numbers import check_numbers
-from normzoo.training.trainable import chosen
+from normzoo.training.check import RefusedError, check_optimizer, check_options, check_shapes, check_trainer
+from normzoo.training.config import CellConfig
+from normzoo.training.instantiate import build_data, build_model, build_norm, build_probes, build_study
 
 # What a cell's check does not look at.
 _IRRELEVANT = frozenset({"seed", "evaluation", "experiment", "sweep", "claim", "report", "probe"})
@@ -51,10 +42,11 @@ class Verdicts:
         self._tried: dict[str, Tried] = {}
         self._known: dict[str, str | None] = {}
 
-    def of(self, config: Config) -> tuple[str | None, int]:
+    def of(self, config: CellConfig) -> tuple[str | None, int]:
         """Why the cell is refused, None if it is not, and the number of its training samples, 0 without any."""
+        if config.invalid is not None:
+            return config.invalid, 0
         try:
-            check_numbers(config)
             if build_study(config):
                 return None, 0  # it measures something of its own, and says itself what it cannot
             data = self._dataset(config)
@@ -62,22 +54,21 @@ class Verdicts:
             return str(error), 0
         return self._refusal(config, data), data.num_train
 
-    def _refusal(self, config: Config, data: Any) -> str | None:
-        options = {key: value for key, value in config.items() if key not in _IRRELEVANT}
-        refused = self._once(
-            _key("options", options, list(missing_options(config))),
-            lambda: check_options(config, data, devices_here=self.devices_here),
-        )
+    def _refusal(self, config: CellConfig, data: Any) -> str | None:
+        plain = config.plain
+        options = {key: value for key, value in plain.items() if key not in _IRRELEVANT}
+        check = functools.partial(check_options, config, data, devices_here=self.devices_here)
+        refused = self._once(_key("options", options), check)
         if refused is None:
-            refused = self._once(_key("probe", config.get("probe")), lambda: build_probes(config))
+            refused = self._once(_key("probe", config.probe), lambda: build_probes(config))
         if refused is None and self.devices_here:
-            refused = self._once(_key("trainer", config["trainer"]), lambda: check_trainer(config))
+            refused = self._once(_key("trainer", plain["trainer"]), lambda: check_trainer(config))
         if refused is None:
-            key = _key("optimizer", config["optimizer"], global_batch(config))
+            key = _key("optimizer", plain["optimizer"], config.global_batch)
             refused = self._once(key, lambda: check_optimizer(config))
         if refused is None:
-            shapes = [config[key] for key in _SHAPES], [config["trainer"].get(key) for key in _SHAPES_OF_TRAINER]
-            key = _key("shapes", config["optimizer"].get("trains"), *shapes)
+            shapes = [plain[key] for key in _SHAPES], [plain["trainer"].get(key) for key in _SHAPES_OF_TRAINER]
+            key = _key("shapes", config.optimizer.trains, *shapes)
             refused = self._once(key, lambda: self._check_shapes(config, data))
         return refused
 
@@ -90,10 +81,12 @@ class Verdicts:
                 self._known[key] = str(error)
         return self._known[key]
 
-    def _check_shapes(self, config: Config, data: Any) -> None:
-        places = self._places_in(config, data) if chosen(config) == "all" else None  # others look into the model
+    def _check_shapes(self, config: CellConfig, data: Any) -> None:
+        places = (
+            self._places_in(config, data) if config.optimizer.trains == "all" else None
+        )  # others look into the model
         if places is not None:
-            samples = config["batch_size_per_device"]
+            samples = config.batch_size_per_device
             try:
                 check_shapes(config, data, lambda: NormsAlone(self._tried_of(config), places, samples))
                 return
@@ -103,29 +96,29 @@ class Verdicts:
         # Of what is unusual the model itself says best what it is.
         check_shapes(config, data, lambda: build_model(config, data.image_shape, data.num_classes))
 
-    def _tried_of(self, config: Config) -> "Tried":
-        key = _key(config["norm"])
+    def _tried_of(self, config: CellConfig) -> "Tried":
+        key = _key(config.norm)
         if key not in self._tried:
             self._tried[key] = Tried(build_norm(config))
         return self._tried[key]
 
-    def _places_in(self, config: Config, data: Any) -> "Places | None":
-        key = _key(config["model"], config["placement"], data.image_shape, data.num_classes)
+    def _places_in(self, config: CellConfig, data: Any) -> "Places | None":
+        key = _key(config.model, config.placement, data.image_shape, data.num_classes)
         if key not in self._places:
             self._places[key] = find_places(config, data)
         return self._places[key]
 
-    def _dataset(self, config: Config) -> Any:
-        key = _key(config["data"])
+    def _dataset(self, config: CellConfig) -> Any:
+        key = _key(config.data)
         if key not in self._data:
             # Whether a batch fits is asked of each cell.
-            self._data[key] = _read({**config, "batch_size_per_device": 1})
+            self._data[key] = _read(config.changed(batch_size_per_device=1))
         if isinstance(self._data[key], UserError):
             raise self._data[key]
         return self._data[key]
 
 
-def _read(config: Config) -> Any:
+def _read(config: CellConfig) -> Any:
     """The data set, read; or why it cannot be."""
     try:
         data: Any = build_data(config)
@@ -203,7 +196,7 @@ class NormsAlone(nn.Module):
                 self.taken.add(given)
 
 
-def find_places(config: Config, data: Any) -> Places | None:
+def find_places(config: CellConfig, data: Any) -> Places | None:
     """Where the norms of the cell's model stand; None where that cannot be told for all norms and batches at once."""
     places = Places()
     try:

@@ -31,8 +31,8 @@ from normzoo.sweep.signals import interrupt_by_what_ends
 from normzoo.sweep.worker import LOG, STAMP, InOwnProcess, this_process
 from normzoo.text import wrapped
 from normzoo.training.cell import describe
-from normzoo.training.instantiate import Config
-from normzoo.training.resources import Resources, processor_cores, resources
+from normzoo.training.config import CellConfig
+from normzoo.training.resources import Resources, processor_cores
 from normzoo.training.temporary import short_folder, where_full
 
 if TYPE_CHECKING:
@@ -116,14 +116,16 @@ def _say_failed(cell: Cell, reason: str) -> None:
     log.info("%s", wrapped(f"{cell.label}: {outcome(failed(cell, 'error', reason))}"))
 
 
-def needed_by(config: Config, launcher: "EngineLauncher") -> Resources:
+def needed_by(config: CellConfig, launcher: "EngineLauncher") -> Resources:
     """Return what a cell asks of its engine; whether it gets GPUs depends on where its engine runs it."""
-    accelerator = config["trainer"]["accelerator"]
     if launcher.devices_here:
-        return resources(config)
+        return config.resources
     # A login node knows nothing of the other nodes, but a Ray cluster can be asked.
-    asks = accelerator in ("gpu", "cuda")
-    return resources(config, asks or (launcher.extra == "ray" and accelerator == "auto" and _ray_has_gpus(launcher)))
+    accelerator = config.trainer.accelerator
+    gpu = accelerator in ("gpu", "cuda") or (
+        launcher.extra == "ray" and accelerator == "auto" and _ray_has_gpus(launcher)
+    )
+    return config.resources_on(gpu=gpu)
 
 
 def fitted(extra: str, options: dict[str, Any], needed: Resources, cells: Sequence[Cell]) -> dict[str, Any]:

@@ -18,15 +18,14 @@ from normzoo.sweep.cell_lock import Claim
 from normzoo.sweep.claimed import claimed
 from normzoo.sweep.compose import Composition
 from normzoo.sweep.devices import Leases, visible_gpus
-from normzoo.sweep.hydra_task import plain
+from normzoo.sweep.hydra_task import parsed
 from normzoo.sweep.job import Job
 from normzoo.sweep.outcome import failed, limits, settle
 from normzoo.sweep.plan import Cell
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.signals import Stop
 from normzoo.sweep.supervisor import Ending
-from normzoo.training.resources import on_gpu, processor_cores, resources
-from normzoo.training.sweep_options import sweep_options
+from normzoo.training.resources import processor_cores
 
 LOG = "cell.log"
 STAMP = "NORMZOO_STAMP"  # the variable that has the stamp of the record that was there when the cell was planned
@@ -73,20 +72,19 @@ class InOwnProcess:
         if self.sweep is not None and self.sweep[0] != os.getpid():
             end_with(*self.sweep)
         folder = Path(HydraConfig.get().runtime.output_dir)
-        cell = Cell(Composition(b""), plain(config), folder, stamp=os.environ.get(STAMP, ""))
-        options = sweep_options(cell.config)
-        gpus = visible_gpus() if on_gpu(cell.config) else []  # those that the engine lends
+        cell = Cell(Composition(b""), parsed(config), folder, stamp=os.environ.get(STAMP, ""))
+        gpus = visible_gpus() if cell.config.on_gpu else []  # those that the engine lends
         job = Job(
             self.task,
             (config,),
             log=cell.folder / LOG,
-            need=replace(resources(cell.config), gpus=len(gpus)),
+            need=replace(cell.config.resources, gpus=len(gpus)),
             limits=limits(cell.config),
-            environment={"OMP_NUM_THREADS": str(cell.config["trainer"]["threads"])},
+            environment={"OMP_NUM_THREADS": str(cell.config.trainer.threads)},
         )
 
         def claim(index: int) -> Claim | Elsewhere:
-            return claimed(cell, resume=options.resume)
+            return claimed(cell, resume=cell.config.sweep.resume)
 
         def end(index: int, ending: Ending) -> None:
             settle(cell, ending)

@@ -22,8 +22,8 @@ from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, read_file, write_atomic, write_result
 from normzoo.training.checkpoint import CHECKPOINT
-from normzoo.training.distributed import AGENT, under_torchrun, world_size, world_size_here
-from normzoo.training.instantiate import Config
+from normzoo.training.config import CellConfig
+from normzoo.training.distributed import AGENT, under_torchrun, world_size_here
 from normzoo.training.module import CHECK_EVERY
 from normzoo.training.shape_trace import Shapes, values_per_statistic
 from normzoo.training.trainable import counts
@@ -41,16 +41,16 @@ class RankCheck(Callback):
     dropout would leave out the same units in each.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: CellConfig) -> None:
         self.config = config
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._sigterm = signal.getsignal(signal.SIGTERM)  # Lightning has not yet set its own
-        actual, asked = world_size_here(), world_size(self.config)
+        actual, asked = world_size_here(), self.config.world_size
         if actual != asked:
-            nodes = self.config["trainer"]["num_nodes"]
+            nodes = self.config.trainer.num_nodes
             raise RuntimeError(
-                f"{actual} processes train together, but trainer.devices={self.config['trainer']['devices']} and "
+                f"{actual} processes train together, but trainer.devices={self.config.trainer.devices} and "
                 f"trainer.num_nodes={nodes} ask for {asked}; batch sizes and learning rates would not be those recorded"
             )
 
@@ -61,7 +61,7 @@ class RankCheck(Callback):
             # as if all were well.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if trainer.global_rank > 0:
-            seed = mix(self.config["seed"], trainer.global_rank)
+            seed = mix(self.config.seed, trainer.global_rank)
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)
@@ -173,7 +173,7 @@ class Recorder(Callback):
                 key: value for key, value in (curve[-1] if curve else {}).items() if key not in ("epoch", "samples")
             }
             metrics["steps"] = metrics.pop("step", trainer.global_step)
-            metrics |= counts(module.model, module.config)  # type: ignore[arg-type]
+            metrics |= counts(module.model, module.config.optimizer.trains)  # type: ignore[arg-type, union-attr]
             arrays: dict[str, Any] = {}
             for probe in self.probes:
                 metrics.update(probe.summary())

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -17,41 +17,37 @@ import torch
 
 from normzoo.errors import UserError, cannot_write
 from normzoo.recording import write_recording
-from normzoo.results import CellResult, cell_id, check_no_newer, read_result, stamp, write_atomic, write_result
+from normzoo.results import CellResult, check_no_newer, read_result, stamp, write_atomic, write_result
 from normzoo.text import bounded
 from normzoo.training.callbacks import curve_so_far
 from normzoo.training.check import RefusedError, check_cell, check_devices
 from normzoo.training.checkpoint import find_checkpoint
-from normzoo.training.config import complete
+from normzoo.training.config import CellConfig, parse
 from normzoo.training.distributed import (
     GRACE_S,
     RankError,
-    has_ranks,
     launch,
     lost_another,
     rank,
     says_out_of_memory,
     under_torchrun,
     waited_in_vain,
-    world_size,
 )
 from normzoo.training.fit import Run, fit
-from normzoo.training.instantiate import Config, Parts, build_data, build_study
-from normzoo.training.numbers import check_numbers
-from normzoo.training.resources import on_gpu, processor_name
-from normzoo.training.sweep_options import sweep_options
+from normzoo.training.instantiate import Parts, build_data, build_study
+from normzoo.training.resources import processor_name
 from normzoo.training.temporary import make_sockets_folder, where_full
 
 ERROR = "error.txt"
 
 
-def run_cell(config: Config, folder: Path) -> CellResult | None:
+def run_cell(config: CellConfig | Mapping[str, Any], folder: Path) -> CellResult | None:
     """Train the cell `config` and write `result.json` into `folder`.
 
-    A half-done cell goes on from the checkpoint in its folder, unless `config["sweep"]["resume"]` is false.
+    A half-done cell goes on from the checkpoint in its folder, unless `sweep.resume` is false.
 
     Args:
-        config: Resolved, plain (`OmegaConf.to_container(..., resolve=True)`).
+        config: Parsed, or plain as `OmegaConf.to_container(..., resolve=True)` gives it.
         folder: The cell's own; made if absent.
 
     Returns:
@@ -66,7 +62,7 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
     """
     write_probe(folder)
     check_no_newer(folder)
-    config = complete(config)
+    config = parse(config)
     record = describe(config)
     before = stamp(folder)
     if rank() == 0:
@@ -74,7 +70,8 @@ def run_cell(config: Config, folder: Path) -> CellResult | None:
     try:
         with _refusing():
             make_sockets_folder()
-            check_numbers(config)
+            if config.invalid is not None:
+                raise UserError(config.invalid)
             study = build_study(config)
         return _study(study, config, folder, record) if study else _train(config, folder, record)
     except RefusedError as error:
@@ -107,22 +104,21 @@ def write_probe(folder: Path) -> None:
         raise cannot_write(folder, error, "hydra.run.dir or hydra.sweep.dir") from error
 
 
-def describe(config: Config) -> dict[str, Any]:
+def describe(config: CellConfig) -> dict[str, Any]:
     """What a record says of a cell before it has trained."""
-    gpu = on_gpu(config)
+    gpu = config.on_gpu
     return {
-        "cell": cell_id(config),
-        "config": dict(config),
-        "seed": config["seed"]
-        if type(config["seed"]) is int and abs(config["seed"]) < 2**63
-        else 0,  # another is refused; `config` has it
+        "cell": config.identity,
+        "config": dict(config.plain),
+        # Another is refused; `config` has it.
+        "seed": config.seed if type(config.seed) is int and abs(config.seed) < 2**63 else 0,
         "time": {"started": datetime.now(UTC).isoformat(timespec="seconds")},
         "device": {
             # A GPU's own name is asked for once the cell trains: asking starts CUDA in this process.
             "name": "cuda" if gpu else processor_name(),
             "type": "cuda" if gpu else "cpu",
             "cores": os.cpu_count(),
-            "threads": config["trainer"]["threads"],
+            "threads": config.trainer.threads,
         },
         "versions": dict(package_versions()),
     }
@@ -154,10 +150,10 @@ def _is_to_write(error: Exception, folder: Path, before: object) -> bool:
     return rank() == 0 and stamp(folder) == before
 
 
-def _study(study: Callable[..., Any], config: Config, folder: Path, record: dict[str, Any]) -> CellResult:
+def _study(study: Callable[..., Any], config: CellConfig, folder: Path, record: dict[str, Any]) -> CellResult:
     started = time.perf_counter()
-    lightning.seed_everything(config["seed"], workers=True, verbose=False)
-    torch.set_num_threads(config["trainer"]["threads"])
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_num_threads(config.trainer.threads)
     metrics, arrays = study(Parts(config))
     if arrays:
         write_recording(folder, arrays)
@@ -167,26 +163,26 @@ def _study(study: Callable[..., Any], config: Config, folder: Path, record: dict
     return read_result(folder)
 
 
-def _train(config: Config, folder: Path, record: dict[str, Any]) -> CellResult | None:
+def _train(config: CellConfig, folder: Path, record: dict[str, Any]) -> CellResult | None:
     started = time.perf_counter()
     with _refusing():
         check_devices(config)
-        ranks = has_ranks(config)
-        lightning.seed_everything(config["seed"], workers=True, verbose=False)
+        ranks = not under_torchrun() and (config.world_size > 1 or config.trainer.strategy == "torchrun")
+        lightning.seed_everything(config.seed, workers=True, verbose=False)
         # A process forked from one that has computed in several threads would wait for them, and it has none of them.
-        torch.set_num_threads(1 if ranks else config["trainer"]["threads"])
+        torch.set_num_threads(1 if ranks else config.trainer.threads)
         data: Any = build_data(config)
         data.prepare_data()
         data.setup("fit")
         passage = check_cell(config, data)
-    checkpoint = find_checkpoint(folder, record["cell"], resume=sweep_options(config).resume)
+    checkpoint = find_checkpoint(folder, record["cell"], resume=config.sweep.resume)
     run = Run(config, folder, record, passage, started, checkpoint)
     if not ranks:
         fit(run, data)
         return read_result(folder) if rank() == 0 else None
     start_method = _start_method(config)
     # Ranks that are forked have the data in memory; others read it again, which costs less than to pickle it.
-    launch(world_size(config), folder, start_method, fit, run, data if start_method == "fork" else None)
+    launch(config.world_size, folder, start_method, fit, run, data if start_method == "fork" else None)
     return read_result(folder)
 
 
@@ -201,8 +197,8 @@ def _refusing() -> Iterator[None]:
         raise RefusedError(str(error)) from error
 
 
-def _start_method(config: Config) -> str:
-    return "spawn" if on_gpu(config) else "fork"  # CUDA does not outlive a fork
+def _start_method(config: CellConfig) -> str:
+    return "spawn" if config.on_gpu else "fork"  # CUDA does not outlive a fork
 
 
 @cache

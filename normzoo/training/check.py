@@ -1,7 +1,9 @@
 """What can be known of a cell before it trains: whether it can be."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,25 +12,21 @@ from torch import nn
 from normzoo.errors import UserError
 from normzoo.registry import norm_layers
 from normzoo.text import counted
-from normzoo.training.distributed import check_nodes, world_size
+from normzoo.training.config import CellConfig
+from normzoo.training.distributed import check_nodes
 from normzoo.training.follows import check_follows
 from normzoo.training.instantiate import (
-    Config,
-    batch_over_devices,
     build_model,
     build_norm,
     build_optimizer,
     build_placement,
     build_probes,
-    global_batch,
     norm_info,
-    schedule,
 )
 from normzoo.training.loggers import check_logger
-from normzoo.training.names import check_names, check_trainer
-from normzoo.training.resources import on_gpu, processor_cores
+from normzoo.training.resources import processor_cores
 from normzoo.training.shape_trace import Passage, passage_of
-from normzoo.training.trainable import choose_trained, chosen
+from normzoo.training.trainable import choose_trained
 
 PROCESSES_PER_CORE = 4  # of one cell: slower than one for each core, and the same result; more are a slip of the hand
 
@@ -37,14 +35,13 @@ class RefusedError(UserError):
     """This combination cannot be, though each of its parts is fine: an instance norm on a 1×1 map, for instance."""
 
 
-def check_devices(config: Config) -> None:
+def check_devices(config: CellConfig) -> None:
     """Refuse a trainer that asks for more devices than this machine has.
 
     Raises:
         UserError: Naming what was asked for and what there is.
     """
-    trainer = config["trainer"]
-    devices, accelerator = trainer["devices"], trainer["accelerator"]
+    devices, accelerator = config.trainer.devices, config.trainer.accelerator
     gpus, cores = torch.cuda.device_count(), len(processor_cores())
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(f"trainer.accelerator={accelerator} is not supported; choose auto, cpu or gpu")
@@ -52,23 +49,23 @@ def check_devices(config: Config) -> None:
         raise UserError(
             f"trainer.accelerator={accelerator}, but this machine has no CUDA device; use trainer.accelerator=cpu"
         )
-    check_nodes(config)
-    if on_gpu(config) and devices > gpus:
+    check_nodes(devices, config.trainer.num_nodes)
+    if config.on_gpu and devices > gpus:
         raise UserError(
             f"trainer.devices={devices}, but this machine has {counted(gpus, 'GPU')}; ask for at most {gpus}"
         )
-    if not on_gpu(config) and devices > PROCESSES_PER_CORE * cores:
+    if not config.on_gpu and devices > PROCESSES_PER_CORE * cores:
         raise UserError(
             f"trainer.devices={devices}, but this machine has {counted(cores, 'processor core')}; ask for at most "
             f"{PROCESSES_PER_CORE * cores}, which take turns"
         )
 
 
-def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Passage:
+def check_cell(config: CellConfig, data: Any, *, devices_here: bool = True) -> Passage:
     """Check the options, build the cell's model without memory and pass one batch's shape through it.
 
     Args:
-        config: The resolved configuration, its numbers looked at by `check_numbers`.
+        config: Valid.
         data: Its data module, set up.
         devices_here: Whether it trains on this machine, so that its devices can be counted.
 
@@ -87,63 +84,61 @@ def check_cell(config: Config, data: Any, *, devices_here: bool = True) -> Passa
     return check_shapes(config, data, lambda: build_model(config, data.image_shape, data.num_classes))
 
 
-def check_options(config: Config, data: Any, *, devices_here: bool = True) -> None:
+def check_options(config: CellConfig, data: Any, *, devices_here: bool = True) -> None:
     """What `check_cell` finds out, and raises, before it builds an optimizer and the model."""
-    check_names(config)
     if devices_here:
         check_devices(config)
-    check_logger(config)
-    per_device, accumulated = config["batch_size_per_device"], config["trainer"].get("accumulate_grad_batches", 1)
-    together = global_batch(config)
+    check_logger(config.logger)
+    per_device, accumulated = config.batch_size_per_device, config.trainer.accumulate_grad_batches
+    together = config.global_batch
     if together > data.num_train:
         accumulates = f" or trainer.accumulate_grad_batches={accumulated}" if accumulated > 1 else ""
         raise RefusedError(
             f"a global batch of {together} samples is larger than the training set of {data.num_train}: "
-            f"lower batch_size_per_device={per_device} or trainer.devices={config['trainer']['devices']}{accumulates}"
+            f"lower batch_size_per_device={per_device} or trainer.devices={config.trainer.devices}{accumulates}"
         )
-    name = config["norm"]["name"]
+    name = config.norm["name"]
     kind = norm_info(config).kind
     if kind != "layer":
         raise RefusedError(
             f"{name} is of kind {kind!r}, and a model is built of layers: put it into yours in code, with "
             f"normzoo.create({name!r}, ...); normzoo.list_norms(kind='layer') lists those that can be swept"
         )
-    missing = list(missing_options(config))
-    if missing:
-        raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=<value>")
     build_norm(config)
     build_placement(config)
     check_follows(config, data)
-    check_recipe(config)
 
 
-def check_recipe(config: Config) -> None:
-    """Refuse a recipe that the schedule does not take.
+def check_trainer(config: CellConfig) -> None:
+    """Have Lightning look at the trainer's options together, before it does so in the middle of a sweep.
 
     Raises:
-        RefusedError: Naming the ingredient.
+        UserError: With what it says, such as that a strategy needs a GPU.
     """
-    decay = ((config.get("recipe") or {}).get("applied") or {}).get("decay", 1)
-    schedule = config["optimizer"].get("schedule")
-    if decay != 1 and schedule != "exponential":
-        raise RefusedError(
-            f"recipe.decay={decay} needs a schedule that decays at a rate, and optimizer.schedule is {schedule}: "
-            f"set optimizer.schedule=exponential, or recipe.decay=1"
-        )
+    from normzoo.training.fit import build_trainer  # which itself has what was checked
+
+    alone = config.changed(logger={}, trainer={**config.plain["trainer"], "devices": 1, "num_nodes": 1})
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            build_trainer(alone, Path(), [])
+    except Exception as error:  # whatever a plugin of it raises
+        raise UserError(f"trainer={config.trainer.name}: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
 
 
-def check_optimizer(config: Config) -> None:
-    """Refuse options of the optimizer, its schedule and what it trains that are wrong in themselves.
+def check_optimizer(config: CellConfig) -> None:
+    """Refuse options that the optimizer does not take.
 
     Raises:
         UserError: Naming the option.
     """
     build_optimizer(config, [nn.Parameter(torch.zeros(1))])
-    schedule(config, 1)
-    chosen(config)
 
 
-def check_shapes(config: Config, data: Any, build: Callable[[], nn.Module]) -> Passage:
+def check_shapes(config: CellConfig, data: Any, build: Callable[[], nn.Module]) -> Passage:
     """Pass the shapes of the cell's batches through the model that `build` makes, all of it without memory.
 
     Raises:
@@ -152,9 +147,9 @@ def check_shapes(config: Config, data: Any, build: Callable[[], nn.Module]) -> P
     try:
         with torch.device("meta"):
             model = build()
-            choose_trained(model, config)
-            plan_processes(model, world_size(config))
-            passage = passage_of(model, torch.empty(config["batch_size_per_device"], *data.image_shape))
+            choose_trained(model, config.optimizer.trains)
+            plan_processes(model, config.world_size)
+            passage = passage_of(model, torch.empty(config.batch_size_per_device, *data.image_shape))
             _check_last_batch(model, config, data)
             return passage
     except (UserError, TypeError, ValueError, RuntimeError) as error:
@@ -168,16 +163,16 @@ def plan_processes(model: nn.Module, processes: int) -> None:
             layer.planned_processes = processes  # type: ignore[assignment]
 
 
-def _check_last_batch(model: nn.Module, config: Config, data: Any) -> None:
+def _check_last_batch(model: nn.Module, config: CellConfig, data: Any) -> None:
     """Pass through the model what the last, short batch of an epoch leaves to each process, if it is kept."""
-    together = batch_over_devices(config)
+    together = config.batch_over_devices
     batches, left = divmod(data.num_train, together)
-    limit = config["trainer"].get("limit_train_batches", 1.0)
+    limit = config.trainer.limit_train_batches
     limit = 1.0 if limit is None else limit  # as Lightning has it
     reached = limit == 1.0 if isinstance(limit, float) else limit > batches
     if getattr(data, "drop_last", True) or not left or not reached:
         return
-    processes = world_size(config)
+    processes = config.world_size
     plan_processes(model, min(left, processes))
     for size in {math.ceil(left / processes), left // processes} - {0}:
         try:
@@ -187,12 +182,3 @@ def _check_last_batch(model: nn.Module, config: Config, data: Any) -> None:
                 f"the last batch of an epoch holds {left} of the {data.num_train} images: {error}; or set "
                 f"data.drop_last=true, or another data.train_size"
             ) from error
-
-
-def missing_options(config: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """The options that a config file leaves to be given (`???`), by their full names."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from missing_options(value, f"{within}{key}.")
-        elif value == "???":
-            yield f"{within}{key}"

@@ -1,179 +1,254 @@
-"""A configuration as it comes from Hydra: what is missing is filled in, and what nothing reads is refused."""
+"""One cell's configuration, parsed once: recipe applied, defaults filled in, checked, and what follows from it."""
 
-import difflib
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
-from hydra.conf import HydraConf
-from omegaconf import DictConfig, OmegaConf
+import torch
 
 from normzoo.errors import UserError
-from normzoo.training.recipe import apply_recipe
-from normzoo.training.sweep_options import sweep_options
+from normzoo.results import cell_id
+from normzoo.training.config_check import check_keys, find_invalid
+from normzoo.training.defaults import complete
+from normzoo.training.resources import Resources
 
-GROUPS = ("norm", "placement", "model", "data", "optimizer", "trainer", "logger", "probe", "study", "recipe")
+RETRY = ("none", "failed", "all")
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-# What a cell cannot do without, and what stands in for it as in conf/; None where nothing can. To fill in more would
-# rename cells that have trained without it.
-_DEFAULTS: dict[str, Any] = {
-    "seed": 0,
-    "batch_size_per_device": 32,
-    "norm": {"name": None},
-    "placement": {},
-    "model": {"_target_": None},
-    "data": {"_target_": None},
-    "optimizer": {
-        "_target_": None, "base_lr": None, "base_batch": 32, "lr_rule": "linear", "schedule": "cosine",
-        "milestones": [], "warmup": 0.0,
-    },
-    "trainer": {
-        "accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "max_epochs": 2, "deterministic": True,
-        "threads": 1, "enable_progress_bar": False,
-    },
-    "logger": {},
-    "evaluation": {"train_samples": 5000, "population_samples": 1024},
-}  # fmt: skip
-
-# What is read where not every key of a group reaches a constructor, which refuses those it does not take.
-_READ = {
-    "": {*GROUPS, "seed", "batch_size_per_device", "evaluation", "sweep", "claim", "hydra"},
-    "evaluation": {"train_samples", "population_samples"},
-    "claim": {"name", "statement", "source", "quick", "grids"},
-}
-
-# Arguments that normzoo itself gives, and the option that decides them, if one does.
-GIVEN = {
-    "model.norm": "norm",
-    "model.placement": "placement",
-    "model.in_channels": None,
-    "model.num_classes": None,
-    "data.batch_size": "batch_size_per_device",
-    "data.seed": "seed",
-    "optimizer.lr": "optimizer.base_lr",
-    "optimizer.params": "optimizer.trains",
-    "trainer.callbacks": "probe",
-    "trainer.logger": "logger",
-    "trainer.default_root_dir": "hydra.run.dir",
-    "trainer.plugins": None,
-    "trainer.use_distributed_sampler": None,
-    "trainer.num_sanity_val_steps": None,
-    "trainer.enable_model_summary": None,
-}
-
-_SEVERAL = re.compile(rf"\+*({'|'.join(set(GROUPS) - {'probe'})})(?:@\S*)?=\[(.*,.*)\]")
+_RULES: dict[str, Callable[[float], float]] = {"linear": float, "sqrt": math.sqrt, "none": lambda ratio: 1.0}
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with what it lacks and its recipe applied.
+@dataclass(frozen=True)
+class TrainerOptions:
+    """The group `trainer`: what normzoo reads of it, and as `arguments` what Lightning's trainer takes."""
+
+    arguments: dict[str, Any]
+    name: str | None = None
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    max_epochs: int | None = None
+    max_steps: int = -1
+    accumulate_grad_batches: int = 1
+    limit_train_batches: int | float | None = 1.0
+    precision: int | str | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """The group `optimizer`: what normzoo reads of it, and as `arguments` what torch's optimizer takes."""
+
+    arguments: dict[str, Any]
+    base_lr: float
+    name: str | None = None
+    base_batch: int = 32
+    lr_rule: str = "linear"
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = ()
+    decay_rate: float = math.nan
+    decay_every: float = math.nan
+    warmup: float = 0.0
+    trains: str = "all"
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep's cells run; nothing here decides what comes of them.
 
     Args:
-        config: Resolved and plain; it is left as it is.
-
-    Raises:
-        UserError: If nothing can stand in for what is missing, or a group is no mapping.
+        resume: Whether cells that an earlier run finished are skipped and half-done ones continued.
+        retry: Which others run again on resume: `none`, `failed` (error, killed, oom, timeout) or `all`.
+        dry_run: Whether the plan is printed and nothing trains.
+        time_limit: Seconds a cell may take; None without limit.
+        memory_limit: GiB of memory that a cell's processes may have for themselves; None without limit.
+        stall_limit: Seconds for which a cell that has begun may end no batch and print nothing; None without limit.
+        checkpoint_every: Seconds between two checkpoints of a cell at least; None for none at all.
     """
-    whole = dict(config)
-    for group, default in _DEFAULTS.items():
-        if not isinstance(default, Mapping):
-            whole.setdefault(group, default)
-            continue
-        given = whole.get(group)
-        if not isinstance(given, Mapping | None):
-            raise UserError(f"{group}={given!r:.60} must be a mapping of options, as those below conf/{group} are")
-        whole[group] = {**default, **(given or {})}
-        for key, value in default.items():
-            found = whole[group][key]
-            if value is None and found in (None, "???"):
-                of = f" of {group}={given['name']}" if given and key != "name" and "name" in given else ""
-                how = f"add {group}.{key}" if given else f"choose one with {group}=..., or give {group}.{key}"
-                raise UserError(f"{group}.{key}{of} is missing, and nothing can stand in for it: {how}")
-            if value is None and key != "base_lr" and not isinstance(found, str):
-                raise UserError(f"{group}.{key}={found!r:.60} must be a name")
-    for group in ("probe", "study", "recipe", "claim", "sweep"):
-        if not isinstance(whole.get(group) or {}, Mapping):
-            raise UserError(f"{group}={whole[group]!r:.60} must be a mapping of options, or be left out")
-    return apply_recipe(whole)
+
+    resume: bool = True
+    retry: str = "none"
+    dry_run: bool = False
+    time_limit: float | None = None
+    memory_limit: float | None = None
+    stall_limit: float | None = 300.0
+    checkpoint_every: float | None = 60.0
 
 
-def check_keys(config: Mapping[str, Any], overrides: Iterable[str] = (), raw: str = "") -> None:
-    """Refuse what nothing reads, and what is given elsewhere.
+@dataclass(frozen=True)
+class CellConfig:
+    """What a cell is, from `parse`.
 
     Args:
-        config: From `complete`.
+        plain: As Hydra resolves it, complete and its recipe applied: what the record and the identity hold.
+        seed: Of everything drawn.
+        batch_size_per_device: What BatchNorm sees.
+        norm, placement, model, data, logger, probe, study, evaluation: Options by name, as the things take them.
+        trainer: Of the trainer.
+        optimizer: Of the optimizer and its schedule.
+        sweep: How the cell runs; nothing there decides what comes of it.
+        invalid: Why it cannot be, as far as that can be told without its data and model; None if nothing is wrong. It
+            is no error yet, since the cell's record is to say so.
+    """
+
+    plain: dict[str, Any]
+    seed: int
+    batch_size_per_device: int
+    norm: dict[str, Any]
+    placement: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    logger: dict[str, Any]
+    probe: dict[str, Any]
+    study: dict[str, Any]
+    evaluation: dict[str, Any]
+    trainer: TrainerOptions
+    optimizer: OptimizerOptions
+    sweep: SweepOptions
+    invalid: str | None
+
+    @cached_property
+    def identity(self) -> str:
+        """The cell's name, by what decides its result."""
+        return cell_id(self.plain)
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together, on all machines."""
+        return self.trainer.devices * self.trainer.num_nodes
+
+    @property
+    def batch_over_devices(self) -> int:
+        """Samples that all processes pass through their models at once."""
+        return self.batch_size_per_device * self.world_size
+
+    @property
+    def global_batch(self) -> int:
+        """Samples for each optimizer step: the batches of all processes over which gradients are accumulated."""
+        return self.batch_over_devices * self.trainer.accumulate_grad_batches
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate: `base_lr` scaled from `base_batch` to the global batch by `lr_rule`.
+
+        linear: Goyal et al. 2017 (arXiv:1706.02677), section 2.1; sqrt: Krizhevsky 2014 (arXiv:1404.5997), section 5.
+        """
+        return self.optimizer.base_lr * _RULES[self.optimizer.lr_rule](self.global_batch / self.optimizer.base_batch)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the cell trains on GPUs of this machine."""
+        return self.trainer.accelerator != "cpu" and torch.cuda.device_count() > 0
+
+    @property
+    def resources(self) -> Resources:
+        """What the cell needs of this machine."""
+        return self.resources_on(gpu=self.on_gpu)
+
+    def resources_on(self, *, gpu: bool) -> Resources:
+        """Count a GPU for each process if it trains on GPUs, and cores for its processes and data workers."""
+        devices = self.trainer.devices
+        cores = devices * (self.trainer.threads + self.data.get("num_workers", 0))
+        return Resources(devices if gpu else 0, cores)
+
+    def changed(self, **groups: Any) -> "CellConfig":
+        """The cell with other groups."""
+        return _typed({**self.plain, **groups})
+
+
+def parse(config: Mapping[str, Any] | CellConfig, overrides: Iterable[str] = (), raw: str = "") -> CellConfig:
+    """Parse a configuration as Hydra resolves it; what is parsed already is left as it is.
+
+    Args:
+        config: Plain; it is left as it is.
         overrides: That it was composed from.
         raw: Its text before references were resolved: a key that others refer to is read.
 
     Raises:
-        UserError: Naming the key, and the one that was meant.
+        UserError: If something is missing, nothing reads a key, or the recipe or the options of the sweep cannot be.
+            Of another value that cannot be `CellConfig.invalid` says why.
     """
-    overrides = list(overrides)
-    for line in overrides:
-        several = _SEVERAL.fullmatch(line)
-        if several:
-            group, first = several[1], several[2].split(",")[0].strip()
-            raise UserError(f"{line}: a cell has one {group}: choose {group}={first}, or sweep over several with -m")
-    for key in unread(config):
-        name = key.rpartition(".")[2]
-        if not re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", "\n".join([raw, *overrides])):
-            raise UserError(f"nothing reads {key}; {meant_by(key)}")
-    for name, probe in (config.get("probe") or {}).items():
-        if not isinstance(probe, Mapping) or "_target_" not in probe:
-            raise UserError(f"probe.{name}={probe!r:.60} is no probe: a mapping with a _target_, or probe=[{name}]")
-    for group in ("study", "logger"):
-        options = set(config.get(group) or {}) - {"name"}
-        if options and "_target_" not in options:
-            raise UserError(f"{group} has {', '.join(sorted(map(str, options)))} and no _target_ that takes it")
-    sweep_options(config)
+    if isinstance(config, CellConfig):
+        return config
+    whole = complete(config)
+    check_keys(whole, overrides, raw)
+    return _typed(whole)
 
 
-def check_hydra(config: Any) -> None:
-    """Refuse what is not read of Hydra's own part of a configuration.
+def _typed(whole: dict[str, Any]) -> CellConfig:
+    trainer = {key: value for key, value in whole["trainer"].items() if key not in ("name", "threads")}
+    ours = {field.name for field in fields(OptimizerOptions)} - {"arguments"}
+    optimizer = {key: value for key, value in whole["optimizer"].items() if key not in ours}
+    groups = ("norm", "placement", "model", "data", "logger", "probe", "study", "evaluation")
+    return CellConfig(
+        plain=whole,
+        seed=whole["seed"],
+        batch_size_per_device=whole["batch_size_per_device"],
+        trainer=_read(TrainerOptions, whole["trainer"], trainer),
+        optimizer=_read(OptimizerOptions, whole["optimizer"], optimizer),
+        sweep=sweep_options(whole.get("sweep")),
+        invalid=find_invalid(whole),
+        **{group: whole.get(group) or {} for group in groups},
+    )
 
-    Args:
-        config: With Hydra's node.
+
+def _read(kind: Any, group: Mapping[str, Any], arguments: dict[str, Any]) -> Any:
+    known = {field.name for field in fields(kind)} - {"arguments"}
+    return kind(arguments=arguments, **{key: value for key, value in group.items() if key in known})
+
+
+def sweep_options(block: Mapping[str, Any] | None) -> SweepOptions:
+    """Parse the block `sweep`, resolved and plain; what is left out has its default.
 
     Raises:
-        UserError: Naming the key.
+        UserError: If one is none of what it can be.
     """
-    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    subdir = sweep.get("subdir")
-    if subdir != "${hydra.job.num}":
-        raise UserError(
-            f"hydra.sweep.subdir={subdir}: a cell's folder has the name of the cell, by which a sweep goes on; leave "
-            "it out, and choose the folder of the sweep with hydra.sweep.dir"
-        )
-    for line in config.hydra.overrides.hydra:
-        node: Any = OmegaConf.structured(HydraConf)
-        for name in line.lstrip("+~").partition("=")[0].split(".")[1:]:
-            if not isinstance(node, DictConfig) or not is_dataclass(OmegaConf.get_type(node)):
-                break  # whatever an engine or a callback may take
-            if name not in node.keys():  # noqa: SIM118 (of itself it says that what is missing is not in it)
-                raise UserError(f"{line}: nothing reads it; there are {', '.join(node)}")
-            node = node._get_node(name)
+    given = dict(block or {})
+    known = SweepOptions.__dataclass_fields__
+    for name in given:
+        if name not in known:
+            raise UserError(f"sweep.{name} is unknown; there are {', '.join(f'sweep.{option}' for option in known)}")
+    for name in ("resume", "dry_run"):
+        if not isinstance(given.get(name, True), bool):
+            raise UserError(f"sweep.{name}={given[name]} must be true or false")
+    if given.get("retry", "none") not in RETRY:
+        raise UserError(f"sweep.retry={given['retry']} must be one of {', '.join(RETRY)}")
+    if given.get("memory_limit") is not None:
+        given["memory_limit"] = _positive("sweep.memory_limit", given["memory_limit"], "GiB, such as 4 or 0.5")
+    for name, zero in (("time_limit", False), ("stall_limit", False), ("checkpoint_every", True)):
+        if given.get(name) is not None:
+            given[name] = duration(f"sweep.{name}", given[name], zero=zero)
+    return SweepOptions(**given)
 
 
-def unread(config: Mapping[str, Any]) -> Iterator[str]:
-    """The keys that nothing reads, or that normzoo gives itself."""
-    for group, known in _READ.items():
-        options = (config.get(group) or {}) if group else config
-        yield from (f"{group}.{key}".lstrip(".") for key in options if key not in known)
-    for name in GIVEN:
-        group, _, key = name.partition(".")
-        if key in config[group]:
-            yield name
-
-
-def meant_by(key: str, known: Sequence[str] | None = None) -> str:
-    """What a key that nothing reads was meant to be.
+def duration(name: str, value: object, *, zero: bool = False) -> float:
+    """Parse seconds, from a number of them or from a text such as `90s`, `45m`, `2h` or `1h30m`.
 
     Args:
-        known: The names it may have within its group.
+        name: Of the option, for the error.
+        zero: Whether 0 is allowed.
+
+    Raises:
+        UserError: If it is neither, or not positive.
     """
-    group, _, name = key.rpartition(".")
-    if key in GIVEN:
-        return f"write {GIVEN[key]}=..." if GIVEN[key] else "normzoo gives it itself"
-    known = sorted(known or _READ[group])
-    near = [f"{group}.{one}".lstrip(".") for one in difflib.get_close_matches(name, known, n=1)]
-    return f"did you mean {near[0]}?" if near else f"{group or 'a cell'} has {', '.join(known)}"
+    how = "seconds or a text such as 90s, 45m, 2h or 1h30m"
+    if isinstance(value, str) and not re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", value.lower())
+        if not parts or not re.fullmatch(r"(\s*\d+(\.\d+)?\s*[smhd])+\s*", value.lower()):
+            raise UserError(f"{name}={value} is no time; give {how}")
+        value = sum(float(count) * SECONDS[unit] for count, unit in parts)
+    return _positive(name, value, how, zero=zero)
+
+
+def _positive(name: str, value: object, how: str, *, zero: bool = False) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise UserError(f"{name}={value} must be a positive number of {how}, or null for none")
+    return number

@@ -34,7 +34,6 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from normzoo.errors import UserError
-from normzoo.training.instantiate import Config
 from normzoo.training.parent_death import die_with_parent
 
 AGENT = ".ranks"  # in the cell's folder
@@ -66,11 +65,6 @@ class RankError(RuntimeError):
         self.status, self.trace = status, trace
 
 
-def world_size(config: Config) -> int:
-    """The processes that the configuration asks for, on all machines."""
-    return config["trainer"]["devices"] * config["trainer"]["num_nodes"]
-
-
 def world_size_here() -> int:
     """The processes that there are."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -87,18 +81,12 @@ def rank() -> int:
     return int(os.environ["RANK"]) if under_torchrun() else 0
 
 
-def has_ranks(config: Config) -> bool:
-    """Whether the cell trains in processes other than the one that asks."""
-    return not under_torchrun() and (world_size(config) > 1 or config["trainer"]["strategy"] == "torchrun")
-
-
-def check_nodes(config: Config) -> None:
+def check_nodes(devices: int, nodes: int) -> None:
     """Refuse a number of processes that is not the one torchrun has started.
 
     Raises:
         UserError: Naming both.
     """
-    devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
     if under_torchrun():
         started, here = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         if (started, here) != (devices * nodes, devices):

@@ -22,13 +22,12 @@ from torch.distributed.constants import default_pg_timeout
 from normzoo.training.callbacks import Divergence, EpochLines, RankCheck, Recorder
 from normzoo.training.check import plan_processes
 from normzoo.training.checkpoint import Checkpoints, WholeFiles
+from normzoo.training.config import CellConfig
 from normzoo.training.convolutions import convolving
-from normzoo.training.distributed import DDP, rank, under_torchrun, world_size
-from normzoo.training.instantiate import Config, build_data, build_model, build_probes, learning_rate
+from normzoo.training.distributed import DDP, rank, under_torchrun
+from normzoo.training.instantiate import build_data, build_model, build_probes
 from normzoo.training.module import Classifier
-from normzoo.training.resources import on_gpu
 from normzoo.training.shape_trace import Passage, values_per_statistic
-from normzoo.training.sweep_options import sweep_options
 from normzoo.training.trainable import choose_trained
 
 log = logging.getLogger("normzoo")
@@ -39,7 +38,7 @@ class Run:
     """A cell that has been checked and is to be trained.
 
     Args:
-        config: Resolved and plain.
+        config: Parsed.
         folder: The cell's.
         record: What is known of it beforehand.
         passage: What a batch meets in its model.
@@ -47,7 +46,7 @@ class Run:
         checkpoint: What it goes on from, None at its beginning.
     """
 
-    config: Config
+    config: CellConfig
     folder: Path
     record: dict[str, Any]
     passage: Passage
@@ -63,25 +62,25 @@ def fit(run: Run, data: Any = None) -> None:
         data: The data module, set up; None in a process that reads it for itself.
     """
     config = run.config
-    lightning.seed_everything(config["seed"], workers=True, verbose=False)
-    torch.set_num_threads(config["trainer"]["threads"])
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_num_threads(config.trainer.threads)
     if data is None:
         data = build_data(config)
         data.setup("fit")
     model = build_model(config, data.image_shape, data.num_classes)
-    choose_trained(model, config)
-    plan_processes(model, world_size(config))
+    choose_trained(model, config.optimizer.trains)
+    plan_processes(model, config.world_size)
     few = [name for name, count in values_per_statistic(model, run.passage.shapes)[0].items() if count == 2]
     if few and rank() == 0:
         log.warning("each statistic of %s averages 2 values, so that a normalized value is only ±1", ", ".join(few))
     probes = build_probes(config)
-    recorder = Recorder(run.folder, run.record, run.passage.shapes, learning_rate(config), run.started, probes)
-    every, goes_on = sweep_options(config).checkpoint_every, run.checkpoint is not None
+    recorder = Recorder(run.folder, run.record, run.passage.shapes, config.lr, run.started, probes)
+    every, goes_on = config.sweep.checkpoint_every, run.checkpoint is not None
     checkpoints = Checkpoints(run.folder, run.record["cell"], every, probes, goes_on=goes_on)
     callbacks = [RankCheck(config), Divergence(), EpochLines(), *probes, recorder, checkpoints]
     trainer = build_trainer(config, run.folder, callbacks)
-    plain = config["trainer"].get("precision") in (None, 32, "32", "32-true") and not on_gpu(config)
-    context = convolving(config["batch_size_per_device"], run.passage.multiply_adds if plain else ())
+    plain = config.trainer.precision in (None, 32, "32", "32-true") and not config.on_gpu
+    context = convolving(config.batch_size_per_device, run.passage.multiply_adds if plain else ())
     handlers = _handlers()
     try:
         trainer.fit(Classifier(model, data.num_classes, config, context), datamodule=data, ckpt_path=run.checkpoint)
@@ -106,8 +105,8 @@ class Unmeasured(PassThroughProfiler):
 _NOTHING = nullcontext()
 
 
-def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
-    """The Lightning trainer of `config["trainer"]`, for a process of which all others have been started already."""
+def build_trainer(config: CellConfig, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    """The Lightning trainer of the configuration, for a process of which all others have been started already."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # Of the loaders it is not true that they cannot go on within an epoch; Lightning knows another way alone.
@@ -117,16 +116,15 @@ def build_trainer(config: Config, folder: Path, callbacks: list[lightning.Callba
         ".*is smaller than the logging interval.*",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message)
-    arguments = {key: value for key, value in config["trainer"].items() if key not in ("name", "threads")}
-    arguments["accelerator"] = "cuda" if on_gpu(config) else "cpu"
+    arguments = {**config.trainer.arguments, "accelerator": "cuda" if config.on_gpu else "cpu"}
     if arguments["strategy"] in DDP:
-        limit = sweep_options(config).stall_limit
+        limit = config.sweep.stall_limit
         timeout = default_pg_timeout if limit is None else timedelta(seconds=min(limit, 1e6))
         arguments["strategy"] = DDPStrategy(timeout=timeout) if under_torchrun() else "auto"
     if not under_torchrun():
         # Lightning would start the others by running the command line again, and with it the whole sweep.
-        assert world_size(config) == 1
-    logger_config = {key: value for key, value in config["logger"].items() if key != "name"}
+        assert config.world_size == 1
+    logger_config = {key: value for key, value in config.logger.items() if key != "name"}
     return lightning.Trainer(
         **{"enable_checkpointing": False, "profiler": Unmeasured(), **arguments},
         callbacks=callbacks,

@@ -11,7 +11,8 @@ from normzoo._conformance.facts import operations
 from normzoo.errors import UserError
 from normzoo.probes._layers import all_norms
 from normzoo.registry import info
-from normzoo.training.instantiate import Config, build_model
+from normzoo.training.config import CellConfig
+from normzoo.training.instantiate import build_model
 
 log = logging.getLogger("normzoo")
 
@@ -28,16 +29,16 @@ class _Marker(nn.BatchNorm2d):
         return torch.i0(input)
 
 
-def check_follows(config: Config, data: Any) -> None:
+def check_follows(config: CellConfig, data: Any) -> None:
     """Refuse a model that computes the same whatever `norm` is, or wherever `placement` puts it.
 
     Raises:
         UserError: Naming what it ignores, and the norms that it builds instead.
     """
-    if str(config["model"].get("_target_")).startswith("normzoo."):
+    if str(config.model.get("_target_")).startswith("normzoo."):
         return  # its tests say the same
-    plain = info(config["norm"]["name"]).name == "identity"
-    key = json.dumps([config["model"], config["placement"], data.image_shape, data.num_classes, plain], default=str)
+    plain = info(config.norm["name"]).name == "identity"
+    key = json.dumps([config.model, config.placement, data.image_shape, data.num_classes, plain], default=str)
     if key not in _known:
         try:
             _known[key] = ignored(config, data, plain)
@@ -47,14 +48,14 @@ def check_follows(config: Config, data: Any) -> None:
         raise UserError(_known[key])
 
 
-def ignored(config: Config, data: Any, plain: bool) -> str | None:
+def ignored(config: CellConfig, data: Any, plain: bool) -> str | None:
     """What the model ignores, in words; None if nothing.
 
     Args:
         plain: Whether the norm is `identity`, which a model without norms may be swept with.
     """
-    title = f"model={config['model'].get('name') or config['model'].get('_target_')}"
-    order, where = (config["placement"].get(key, usual) for key, usual in (("order", "pre_act"), ("where", "all")))
+    title = f"model={config.model.get('name') or config.model.get('_target_')}"
+    order, where = (config.placement.get(key, usual) for key, usual in (("order", "pre_act"), ("where", "all")))
     model, everywhere = _computes(config, data, order, "all")
     own = [f"{name} ({type(layer).__name__})" for name, layer in all_norms(model) if not isinstance(layer, _Marker)]
     listed = ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
@@ -72,9 +73,9 @@ def ignored(config: Config, data: Any, plain: bool) -> str | None:
     return None
 
 
-def _computes(config: Config, data: Any, order: str, where: Any) -> tuple[nn.Module, list[str]]:
+def _computes(config: CellConfig, data: Any, order: str, where: Any) -> tuple[nn.Module, list[str]]:
     """The model with the marker for its norm, and the operations that a batch passes through."""
-    placed = {**config, "placement": {"order": order, "where": where}}
+    placed = config.changed(placement={"order": order, "where": where})
     with torch.device("meta"), torch.no_grad():
         model = build_model(placed, data.image_shape, data.num_classes, _Marker)
         return model, operations(model.train(), (torch.empty(2, *data.image_shape),))

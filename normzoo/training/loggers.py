@@ -1,6 +1,7 @@
 """Loggers beside a cell's own record, each run named by what it is: norm, batch size, seed and cell."""
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from hydra.utils import get_object
 from lightning.pytorch import loggers
 
 from normzoo.errors import UserError
-from normzoo.training.instantiate import Config
 
 # What has to be there besides Lightning: the modules, any of which will do, and the extra that brings them.
 _NEEDS = {
@@ -19,13 +19,12 @@ _NEEDS = {
 }
 
 
-def check_logger(config: Config) -> None:
+def check_logger(logger: Mapping[str, Any]) -> None:
     """Refuse a logger that is not there, or whose package is not installed.
 
     Raises:
         UserError: Naming the package and how to get it.
     """
-    logger = config["logger"]
     try:
         get_object(logger["_target_"]) if "_target_" in logger else None
     except Exception as error:  # as an import may raise

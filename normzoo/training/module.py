@@ -20,8 +20,9 @@ from normzoo.probes.train_eval_gap import (
     with_population_statistics,
 )
 from normzoo.results import decisive
+from normzoo.training.config import CellConfig
 from normzoo.training.convolutions import Convolving
-from normzoo.training.instantiate import Config, batch_over_devices, build_optimizer, schedule
+from normzoo.training.instantiate import build_optimizer, schedule
 from normzoo.training.trainable import trained
 
 # Steps between looks at what the processes must agree on, such as a finite loss: a look makes a GPU wait.
@@ -38,12 +39,12 @@ class Classifier(LightningModule):
         convolving: The context in which batches of its `batch_size_per_device` are convolved.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, config: Config, convolving: Convolving) -> None:
+    def __init__(self, model: nn.Module, num_classes: int, config: CellConfig, convolving: Convolving) -> None:
         super().__init__()
         self.model = model
         self.convolving = convolving
         self.config = config
-        self.save_hyperparameters(decisive(config))  # for the loggers, which show runs by them
+        self.save_hyperparameters(decisive(config.plain))  # for the loggers, which show runs by them
         self.num_classes = num_classes
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.curve: list[dict[str, float | int | None]] = []
@@ -70,7 +71,7 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.config, trained(self.model))
         total_steps = int(self.trainer.estimated_stepping_batches)
-        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.config, total_steps))
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.config.optimizer, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
@@ -155,11 +156,11 @@ class Classifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         running = self._error()
-        evaluation = self.config["evaluation"]
+        evaluation = self.config.evaluation
         point: dict[str, float | int | None] = {
             "epoch": self.current_epoch + (not self.ended),
             "step": self.global_step,
-            "samples": (self.trainer.fit_loop.total_batch_idx + 1) * batch_over_devices(self.config),
+            "samples": (self.trainer.fit_loop.total_batch_idx + 1) * self.config.batch_over_devices,
             "val_error_running": running,
             **self._gap(running, evaluation["population_samples"]),
             "train_error": self._error_over(self.model, self._batches("train", None, evaluation["train_samples"])),
@@ -174,7 +175,7 @@ class Classifier(LightningModule):
         """The error with recomputed statistics and with those of the current batch, where they differ."""
         if not differs(self.model):
             return {"val_error_population": running, "val_error_batch": running}
-        size = self.config["batch_size_per_device"]
+        size = self.config.batch_size_per_device
         population = None
         if can_recalibrate(self.model):
             inputs = (x.to(self.device) for x, _ in self._batches("train", size, population_samples))

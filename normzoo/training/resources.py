@@ -1,14 +1,10 @@
-"""What a cell needs of a machine, worked out once for every launcher, and what the machine has."""
+"""What a cell needs of a machine, and what the machine has."""
 
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch
 
 
 @dataclass(frozen=True)
@@ -17,23 +13,6 @@ class Resources:
 
     gpus: int = 0
     cores: int = 1
-
-
-def on_gpu(config: Mapping[str, Any]) -> bool:
-    """Return whether the cell trains on GPUs of this machine."""
-    return config["trainer"]["accelerator"] != "cpu" and torch.cuda.device_count() > 0
-
-
-def resources(config: Mapping[str, Any], gpu: bool | None = None) -> Resources:
-    """Return what a cell needs: a GPU per process if it trains on GPUs, and cores for its processes and data workers.
-
-    Args:
-        config: The cell's, resolved.
-        gpu: Whether it will train on GPUs; by default, whether it would on this machine.
-    """
-    trainer, workers = config["trainer"], (config.get("data") or {}).get("num_workers", 0)
-    gpu = on_gpu(config) if gpu is None else gpu
-    return Resources(trainer["devices"] if gpu else 0, trainer["devices"] * (trainer["threads"] + workers))
 
 
 def processor_cores() -> list[int]:

@@ -8,7 +8,6 @@ from torch.nn.utils import parametrize
 
 from normzoo.errors import UserError
 from normzoo.probes._layers import all_norms, weight_layers
-from normzoo.training.instantiate import Config
 
 CHOICES = {
     "all": "every parameter",
@@ -20,19 +19,18 @@ CHOICES = {
 PER_CHANNEL = 2  # as many as a norm with a weight and a bias has for a channel
 
 
-def choose_trained(model: nn.Module, config: Config) -> None:
+def choose_trained(model: nn.Module, choice: str) -> None:
     """Freeze what `optimizer.trains` leaves out, in place; running statistics go on moving.
 
     Args:
         model: As initialized.
-        config: `optimizer.trains` is one of `CHOICES`; `all` if it is not there.
+        choice: One of `CHOICES`.
 
     Raises:
-        UserError: If it is none of them, or leaves nothing to train.
+        UserError: If it leaves nothing to train.
 
     Source: `norms` and `sampled` are compared by Frankle, Schwab & Morcos 2020, arXiv:2003.00152, sections 3 and 4.
     """
-    choice = chosen(config)
     if choice == "all":
         return
     layers = [module for module, _ in weight_layers(model).values()]
@@ -55,26 +53,14 @@ def choose_trained(model: nn.Module, config: Config) -> None:
         )
 
 
-def chosen(config: Config) -> str:
-    """Which of `CHOICES` is asked for.
-
-    Raises:
-        UserError: If it is none of them.
-    """
-    choice = config["optimizer"].get("trains", "all")
-    if choice not in tuple(CHOICES):
-        raise UserError(f"optimizer.trains={choice} is none; choose one of {', '.join(CHOICES)}")
-    return choice
-
-
 def trained(model: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters that are trained."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
-def counts(model: nn.Module, config: Config) -> dict[str, float]:
+def counts(model: nn.Module, choice: str) -> dict[str, float]:
     """How many numbers are trained and how many the model has; nothing of a model that is trained as a whole."""
-    if chosen(config) == "all":
+    if choice == "all":
         return {}
     drawn = sum(module.frozen.numel() - module.index.numel() for module in model.modules() if isinstance(module, _Some))
     return {

@@ -10,6 +10,7 @@ import normzoo
 from normzoo.errors import UserError
 from normzoo.norms.batch_norm import BatchNorm
 from normzoo.probes.bn_algorithm import bn_algorithm, gradients, normalize
+from normzoo.training.config import CellConfig, parse
 from normzoo.training.instantiate import Parts
 
 
@@ -49,8 +50,9 @@ class StudyParts(Parts):
         return build
 
 
-def config(name: str = "batch_norm", seed: int = 0) -> dict[str, Any]:
-    return {"seed": seed, "norm": {"name": name}}
+def config(name: str = "batch_norm", seed: int = 0) -> CellConfig:
+    others = {group: {"_target_": "any"} for group in ("model", "data")}
+    return parse({"seed": seed, "norm": {"name": name}, "optimizer": {"_target_": "any", "base_lr": 0.1}, **others})
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "batch_norm_scratch"])

@@ -135,10 +135,11 @@ def test_a_cell_measures_the_update_that_its_optimizer_made(config: Any, tmp_pat
 
     import lightning
 
+    from normzoo.training.config import parse
     from normzoo.training.instantiate import Parts
 
     lightning.seed_everything(0, verbose=False)
-    parts = Parts(cell)
+    parts = Parts(parse(cell))
     data = parts.data()
     model = parts.model(data)
     x, y = next(iter(data.train_dataloader()))

@@ -4,12 +4,12 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from normzoo.errors import UserError
-from normzoo.training.sweep_options import SweepOptions, duration, sweep_options
+from normzoo.training.config import SweepOptions, duration, sweep_options
 
 
 def test_the_defaults_are_those_of_the_config() -> None:
     with initialize_config_module("normzoo.conf", version_base="1.3"):
-        assert sweep_options(compose("train")) == SweepOptions() == sweep_options({})
+        assert sweep_options(compose("train").sweep) == SweepOptions() == sweep_options(None)
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_the_defaults_are_those_of_the_config() -> None:
 )  # fmt: skip
 def test_times(value: object, seconds: float) -> None:
     assert duration("sweep.time_limit", value) == seconds
-    assert sweep_options({"sweep": {"time_limit": value}}).time_limit == seconds
+    assert sweep_options({"time_limit": value}).time_limit == seconds
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_times(value: object, seconds: float) -> None:
 )
 def test_what_cannot_be_is_named(option: str, value: object, words: str) -> None:
     with pytest.raises(UserError, match=f"sweep.{option}.*{words}"):
-        sweep_options({"sweep": {option: value}})
+        sweep_options({option: value})
 
 
 def test_a_checkpoint_at_every_epoch_and_none() -> None:
-    assert sweep_options({"sweep": {"checkpoint_every": 0}}).checkpoint_every == 0
-    assert sweep_options({"sweep": {"checkpoint_every": None}}).checkpoint_every is None
+    assert sweep_options({"checkpoint_every": 0}).checkpoint_every == 0
+    assert sweep_options({"checkpoint_every": None}).checkpoint_every is None

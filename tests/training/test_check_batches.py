@@ -11,6 +11,7 @@ import torch
 import normzoo
 from normzoo.training.cell import run_cell
 from normzoo.training.check import RefusedError, check_cell, plan_processes
+from normzoo.training.config import parse
 from normzoo.training.instantiate import build_data
 from normzoo.training.shape_trace import Shapes, values_per_statistic
 
@@ -18,10 +19,11 @@ Compose = Callable[..., dict[str, Any]]
 
 
 def checked(config: dict[str, Any]) -> Shapes:
-    data = build_data(config)
+    cell = parse(config)
+    data = build_data(cell)
     data.prepare_data()
     data.setup("fit")
-    return check_cell(config, data, devices_here=False).shapes
+    return check_cell(cell, data, devices_here=False).shapes
 
 
 @pytest.mark.parametrize(

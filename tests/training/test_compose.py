@@ -20,7 +20,7 @@ from omegaconf import Container, DictConfig, ListConfig, OmegaConf, open_dict, r
 
 from normzoo.errors import UserError
 from normzoo.sweep.compose import Composer
-from normzoo.sweep.hydra_task import plain
+from normzoo.sweep.hydra_task import parsed
 from normzoo.sweep.sweeper import cells
 
 
@@ -54,7 +54,7 @@ class Sweep:
         return self.hydra.load_sweep_config(master, overrides)
 
     def compare(self, overrides: list[str]) -> None:
-        """The composer's configuration equals Hydra's, node by node, and so does its plain form."""
+        """The composer's configuration equals Hydra's, node by node, and so does what is parsed of it."""
         config, composition = self.composer.compose(overrides)
         expected = self.hydra.load_sweep_config(self.master, overrides)
         assert facts(composition.config()) == facts(expected)
@@ -62,7 +62,7 @@ class Sweep:
             expected.hydra.runtime.output_dir = "/sweep"
             HydraConfig.instance().set_config(expected)
             del expected["hydra"]
-        assert config == plain(expected)
+        assert config == parsed(expected)
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_a_value_that_refers_to_one_that_each_cell_gives(tmp_path: Path) -> None
     sweep = Sweep(f"hydra.searchpath=[file://{tmp_path}]")
     for epochs in (1, 2):
         sweep.compare(["experiment=mine", f"epochs={epochs}"])
-        assert sweep.composer.compose(["experiment=mine", f"epochs={epochs}"])[0]["trainer"]["max_epochs"] == epochs
+        assert sweep.composer.compose(["experiment=mine", f"epochs={epochs}"])[0].trainer.max_epochs == epochs
     assert len(sweep.asked) == 1
     for overrides in ([], ["seed=1"], ["+name=${hydra:job.name}"]):
         with pytest.raises(UserError, match="Missing mandatory value: epochs") as told:

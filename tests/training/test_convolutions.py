@@ -12,6 +12,7 @@ from torch.backends import mkldnn
 
 from normzoo.training import fit
 from normzoo.training.cell import run_cell
+from normzoo.training.config import parse
 from normzoo.training.convolutions import Convolving, convolving
 from normzoo.training.instantiate import build_model
 from normzoo.training.shape_trace import passage_of
@@ -39,7 +40,7 @@ def test_multiply_adds_by_hand() -> None:
     ],
 )  # fmt: skip
 def test_which_batches_are_small(config: Compose, model: str, side: int, batch: int, small: bool) -> None:
-    built = build_model(config(f"model={model}", f"data.image_size={side}"), (1, side, side), 10)
+    built = build_model(parse(config(f"model={model}", f"data.image_size={side}")), (1, side, side), 10)
     assert convolving(batch, multiply_adds(built, batch, 1, side, side)).small is small
 
 

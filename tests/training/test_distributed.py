@@ -25,6 +25,7 @@ from normzoo.results import read_result, read_results
 from normzoo.training.callbacks import RankCheck
 from normzoo.training.cell import run_cell
 from normzoo.training.check import check_devices
+from normzoo.training.config import parse
 from normzoo.training.distributed import RankError
 
 Compose = Callable[..., dict[str, Any]]
@@ -190,18 +191,18 @@ def test_numbers_of_devices_in_one_sweep_in_any_order(
 
 def test_processes_may_share_cores_but_not_gpus(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normzoo.training.check.processor_cores", lambda: [0, 1])
-    check_devices(config("trainer.devices=8"))
+    check_devices(parse(config("trainer.devices=8")))
     with pytest.raises(UserError, match=r"trainer.devices=9, .* 2 processor cores; ask for at most 8"):
-        check_devices(config("trainer.devices=9"))
+        check_devices(parse(config("trainer.devices=9")))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    check_devices(config("trainer=gpu", "trainer.devices=4"))
+    check_devices(parse(config("trainer=gpu", "trainer.devices=4")))
     with pytest.raises(UserError, match=r"trainer.devices=5, .* 4 GPUs; ask for at most 4"):
-        check_devices(config("trainer=gpu", "trainer.devices=5"))
+        check_devices(parse(config("trainer=gpu", "trainer.devices=5")))
 
 
 def test_a_number_of_processes_that_is_not_the_configured_one_is_an_error(config: Compose, tmp_path: Path) -> None:
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=1, logger=False, callbacks=[RankCheck(config("trainer.devices=2"))],
+        accelerator="cpu", devices=1, logger=False, callbacks=[RankCheck(parse(config("trainer.devices=2")))],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     with pytest.raises(RuntimeError, match=r"1 processes train together, but trainer.devices=2 .* ask for 2"):

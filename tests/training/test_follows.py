@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from normzoo import UserError
+from normzoo.training.config import parse
 from normzoo.training.follows import check_follows, ignored
 
 DATA = SimpleNamespace(image_shape=(1, 8, 8), num_classes=10)
@@ -76,7 +77,11 @@ class Partly(Follows):
 
 def of(model, norm="group_norm", order="pre_act", where="all"):
     chosen = {"name": model.__name__, "_target_": f"{__name__}.{model.__name__}"}
-    return {"model": chosen, "norm": {"name": norm}, "placement": {"name": "p", "order": order, "where": where}}
+    placement = {"name": "p", "order": order, "where": where}
+    data, optimizer = {"_target_": "any"}, {"_target_": "any", "base_lr": 0.1}
+    return parse(
+        {"model": chosen, "norm": {"name": norm}, "placement": placement, "data": data, "optimizer": optimizer}
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -134,9 +139,9 @@ def test_norms_that_stay_are_said(caplog):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_our_own_models_follow(model, config):
-    whole = config(f"model={model}", "data=synthetic")
+    whole = parse(config(f"model={model}", "data=synthetic"))
     for order, where in itertools.product(("pre_act", "post_act"), ("all", "none", "first", "last", "all_but_last")):
-        placed = {**whole, "placement": {"order": order, "where": where}}
+        placed = whole.changed(placement={"order": order, "where": where})
         assert ignored(placed, DATA, plain=False) is None
 
 

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from normzoo.errors import UserError
 from normzoo.results import cell_id
 from normzoo.sweep.precheck import Verdicts
-from normzoo.training.config import GIVEN, check_keys, complete
+from normzoo.training.config import parse
+from normzoo.training.config_check import GIVEN
 
 Cli = Callable[..., tuple[int, str, str]]
 Compose = Callable[..., dict[str, Any]]
@@ -58,20 +59,16 @@ def test_any_deleted_key_has_a_default_or_a_line(key: str, verdicts: Verdicts) -
     config = without(key)
     if key in NEEDED:
         with pytest.raises(UserError, match=rf"\A{key}.* is missing, and nothing can stand in for it"):
-            complete(config)
+            parse(config)
         return
-    config = complete(config)
-    check_keys(config)
-    assert verdicts.of(config)[0] is None
+    assert verdicts.of(parse(config))[0] is None
 
 
 @pytest.mark.parametrize("value", [None, "x", []], ids=repr)
 def test_any_odd_value_passes_or_has_a_line(value: Any, verdicts: Verdicts) -> None:
     for key in keys(WHOLE):
         try:
-            config = complete(with_value(key, value))
-            check_keys(config)
-            reason = verdicts.of(config)[0]
+            reason = verdicts.of(parse(with_value(key, value)))[0]
         except UserError as error:
             reason = str(error)
         assert reason is None or reason.strip(), key
@@ -80,14 +77,15 @@ def test_any_odd_value_passes_or_has_a_line(value: Any, verdicts: Verdicts) -> N
 def test_defaults_are_those_of_the_configs() -> None:
     shipped = composed("batch_size_per_device=32", "trainer=default")
     for key in set(keys(WHOLE)) - NEEDED:
-        filled = OmegaConf.select(OmegaConf.create(complete(without(key))), key)
+        filled = OmegaConf.select(OmegaConf.create(parse(without(key)).plain), key)
         if filled is not None and not isinstance(filled, DictConfig):
             assert filled == OmegaConf.select(OmegaConf.create(shipped), key), key
 
 
 def test_nothing_is_added_to_what_is_complete() -> None:
-    assert complete(WHOLE) == {**WHOLE, "recipe": complete(WHOLE)["recipe"]}
-    assert cell_id(complete(WHOLE)) == cell_id(WHOLE)
+    whole = parse(WHOLE)
+    assert whole.plain == {**WHOLE, "recipe": whole.plain["recipe"]}
+    assert whole.identity == cell_id(WHOLE)
 
 
 UNREAD = {
@@ -105,9 +103,7 @@ UNREAD = {
 @pytest.mark.parametrize("key", UNREAD)
 def test_what_nothing_reads_is_refused(key: str, verdicts: Verdicts) -> None:
     try:
-        config = complete(with_value(key, 1))
-        check_keys(config)
-        said = verdicts.of(config)[0] or "not refused"
+        said = verdicts.of(parse(with_value(key, 1)))[0] or "not refused"
     except UserError as error:
         said = str(error)
     assert UNREAD[key] in said
@@ -119,17 +115,15 @@ def test_what_a_constructor_takes_passes(verdicts: Verdicts) -> None:
         ("norm.eps", 1e-3), ("model.widths", [8, 8, 8, 8]), ("data.noise", 0.1), ("trainer.max_steps", 5),
         ("trainer.gradient_clip_algorithm", "norm"), ("optimizer.dampening", 0.1),
     ):  # fmt: skip
-        config = complete(with_value(key, value))
-        check_keys(config)
-        assert verdicts.of(config)[0] is None, key
+        assert verdicts.of(parse(with_value(key, value)))[0] is None, key
 
 
 def test_a_key_that_values_refer_to_is_read() -> None:
-    config = complete(with_value("width", 8))
-    check_keys(config, raw='{"model": {"widths": ["${width}"]}}')
-    check_keys(config, ["+width=8", "model.widths=[${width}]"])
+    config = with_value("width", 8)
+    parse(config, raw='{"model": {"widths": ["${width}"]}}')
+    parse(config, ["+width=8", "model.widths=[${width}]"])
     with pytest.raises(UserError, match="nothing reads width"):
-        check_keys(config, ["+width=8"])
+        parse(config, ["+width=8"])
 
 
 OWN = {

@@ -13,22 +13,20 @@ from normzoo.norms.batch_norm import BatchNorm
 from normzoo.sweep import precheck as module
 from normzoo.sweep.precheck import Verdicts, find_places
 from normzoo.training.check import check_cell
+from normzoo.training.config import CellConfig, parse
 from normzoo.training.instantiate import build_data
-from normzoo.training.numbers import check_numbers
 
 Compose = Callable[..., dict[str, Any]]
 Cells = Iterator[dict[str, Any]]
 
 
-def alone(cell: dict[str, Any], known: dict[str, Any]) -> str | None:
+def alone(cell: CellConfig, known: dict[str, Any]) -> str | None:
     """What the check of this cell alone says; None if nothing is wrong with it."""
-    try:
-        check_numbers(cell)
-    except UserError as error:
-        return str(error)
-    key = repr(cell["data"])
+    if cell.invalid is not None:
+        return cell.invalid
+    key = repr(cell.data)
     if key not in known:
-        known[key] = build_data({**cell, "batch_size_per_device": 1})
+        known[key] = build_data(cell.changed(batch_size_per_device=1))
         known[key].prepare_data()
         known[key].setup("fit")
     try:
@@ -42,9 +40,10 @@ def compare(cells: Cells) -> list[str | None]:
     verdicts, known = Verdicts(devices_here=False), {}
     found = []
     for cell in cells:
-        expected = alone(cell, known)
-        assert verdicts.of(cell)[0] == expected, cell
-        assert verdicts.of({**cell, "seed": 7})[0] == expected
+        parsed = parse(cell)
+        expected = alone(parsed, known)
+        assert verdicts.of(parsed)[0] == expected, cell
+        assert verdicts.of(parsed.changed(seed=7))[0] == expected
         found.append(expected)
     return found
 
@@ -112,14 +111,14 @@ def test_a_model_is_built_once_for_all_norms_batches_and_rates(config: Compose, 
     for norm, batch, seed, rate in product(("batch_norm", "group_norm"), (2, 4), (0, 1), (0.1, 0.2)):
         optimizer = {**base["optimizer"], "base_lr": rate}
         cell = {**base, "norm": {"name": norm}, "batch_size_per_device": batch, "seed": seed, "optimizer": optimizer}
-        assert verdicts.of(cell)[0] is None
+        assert verdicts.of(parse(cell))[0] is None
     assert len(built) == 1
 
 
 def test_a_norm_says_without_its_model_what_it_cannot(config: Compose, built: list[object]) -> None:
     verdicts = Verdicts(devices_here=False)
     for batch in (2, 4):
-        refused, _ = verdicts.of(config("norm=instance_norm", f"batch_size_per_device={batch}"))
+        refused, _ = verdicts.of(parse(config("norm=instance_norm", f"batch_size_per_device={batch}")))
         assert refused is not None
         assert f"got the shape ({batch}, " in refused
     assert len(built) == 1  # to find the places
@@ -136,13 +135,13 @@ def test_a_norm_is_given_each_input_once(config: Compose, monkeypatch: pytest.Mo
     monkeypatch.setattr(BatchNorm, "forward", noted)
     verdicts = Verdicts(devices_here=False)
     for placement, batch in product(("pre_act", "post_act", "last_only"), (2, 4)):
-        assert verdicts.of(config(f"placement={placement}", f"batch_size_per_device={batch}"))[0] is None
+        assert verdicts.of(parse(config(f"placement={placement}", f"batch_size_per_device={batch}")))[0] is None
     assert given
     assert len(given) == len(set(given))
 
 
 def test_large_inputs_take_no_memory(config: Compose) -> None:
-    cell = config("data.train_size=4000", "batch_size_per_device=4000", "data.image_size=32")
+    cell = parse(config("data.train_size=4000", "batch_size_per_device=4000", "data.image_size=32"))
     data = build_data(cell)
     data.prepare_data()
     data.setup("fit")

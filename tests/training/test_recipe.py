@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from normzoo.errors import UserError
 from normzoo.results import cell_id
 from normzoo.sweep import local_launcher as multirun
-from normzoo.training.check import RefusedError, check_recipe
+from normzoo.training.config import parse
+from normzoo.training.defaults import apply_recipe
 from normzoo.training.instantiate import build_optimizer, schedule
-from normzoo.training.recipe import apply_recipe
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -121,22 +122,22 @@ def test_a_schedule_that_cannot_decay_faster_makes_another_cell_that_is_refused(
 ) -> None:
     plain, faster = (apply_recipe(config(*overrides, recipe)) for recipe in ("recipe=none", "recipe.decay=6"))
     assert cell_id(plain) != cell_id(faster)
-    check_recipe(plain)
-    check_recipe(apply_recipe(config("optimizer.schedule=exponential", "recipe.decay=6")))
-    with pytest.raises(RefusedError, match=r"recipe.decay=6 needs .* optimizer.schedule is cosine: set optimizer"):
-        check_recipe(faster)
+    assert parse(plain).invalid is None
+    assert parse(config("optimizer.schedule=exponential", "recipe.decay=6")).invalid is None
+    needs = parse(faster).invalid
+    assert re.match(r"recipe.decay=6 needs .* optimizer.schedule is cosine: set optimizer", needs or "")
 
 
 def test_an_exponential_schedule(config: Compose) -> None:
-    halved = schedule(config("optimizer.schedule=exponential"), 100)
+    halved = schedule(parse(config("optimizer.schedule=exponential")).optimizer, 100)
     assert [halved(step) for step in (0, 25, 50, 100)] == pytest.approx([1, 0.5**0.5, 0.5, 0.25])
-    faster = schedule(apply_recipe(config("optimizer.schedule=exponential", "recipe.decay=2")), 100)
+    faster = schedule(parse(config("optimizer.schedule=exponential", "recipe.decay=2")).optimizer, 100)
     assert faster(25) == pytest.approx(0.5)
-    build_optimizer(config("optimizer.schedule=exponential"), [torch.nn.Parameter(torch.zeros(1))])
+    build_optimizer(parse(config("optimizer.schedule=exponential")), [torch.nn.Parameter(torch.zeros(1))])
     for option in ("decay_rate", "decay_every"):
-        with pytest.raises(UserError, match=rf"optimizer.{option}=0 must be a positive number"):
-            schedule(config("optimizer.schedule=exponential", f"optimizer.{option}=0"), 100)
-    assert schedule(config("optimizer.decay_rate=0"), 100)(0) == 1
+        invalid = parse(config("optimizer.schedule=exponential", f"optimizer.{option}=0")).invalid
+        assert f"optimizer.{option}=0 must be a positive number" in (invalid or "")
+    assert parse(config("optimizer.decay_rate=0")).invalid is None
 
 
 def test_a_sweep_over_recipes_records_what_they_made(

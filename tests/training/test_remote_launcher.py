@@ -20,13 +20,14 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
 
 from normzoo.commands import train as command
-from normzoo.results import cell_id, read_result, read_results
+from normzoo.results import read_result, read_results
 from normzoo.sweep import fork_server
 from normzoo.sweep.compose import Composition
 from normzoo.sweep.folder_progress import Watch
 from normzoo.sweep.outcome import NEVER_BEGUN
 from normzoo.sweep.plan import Cell
 from normzoo.sweep.worker import InOwnProcess
+from normzoo.training.config import parse
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -290,8 +291,8 @@ def test_the_watch_waits_for_a_cell_that_another_sweep_has_given_up(
 ) -> None:
     cells = []
     for seed in ("seed=0", "seed=1"):
-        whole = config(*SHORT[:2], seed)
-        cells.append(Cell(Composition(b""), whole, tmp_path / "s" / cell_id(whole), label=seed))
+        cell = parse(config(*SHORT[:2], seed))
+        cells.append(Cell(Composition(b""), cell, tmp_path / "s" / cell.identity, label=seed))
         leave("killed", seed, reason=f"{NEVER_BEGUN}; the engine says: no")
     with Watch(cells, every_s=0.01) as watch:
         time.sleep(0.2)
@@ -371,18 +372,18 @@ def test_slurm_is_asked_for_what_the_cells_need(
     assert [result.status for result in results] == ["ok", "ok"], out + err
 
 
-def test_gpus_are_asked_for_where_the_trainer_says_so() -> None:
+def test_gpus_are_asked_for_where_the_trainer_says_so(config: Callable[..., dict[str, Any]]) -> None:
     from hydra_plugins.normzoo_sweep import RayLauncher, SubmititSlurmLauncher
 
     from normzoo.sweep.remote_launcher import fitted, needed_by
     from normzoo.training.resources import Resources
 
-    config = {"trainer": {"devices": 4, "threads": 2, "accelerator": "gpu"}, "data": {"num_workers": 3}}
+    cell = parse(config("trainer=gpu", "trainer.devices=4", "trainer.threads=2", "+data.num_workers=3"))
     slurm = SubmititSlurmLauncher(cpus_per_task=None, gpus_per_node=None)
-    needed = needed_by(config, slurm)
+    needed = needed_by(cell, slurm)
     assert needed == Resources(gpus=4, cores=20)
     assert fitted("slurm", slurm.options, needed, []) == {"cpus_per_task": 20, "gpus_per_node": 4}
-    assert needed_by({**config, "trainer": {**config["trainer"], "accelerator": "auto"}}, slurm).gpus == 0
+    assert needed_by(cell.changed(trainer={**cell.plain["trainer"], "accelerator": "auto"}), slurm).gpus == 0
     ray = RayLauncher(ray={"init": {}, "remote": {"max_calls": 1, "num_cpus": 1}})
     remote = fitted("ray", ray.options, needed, [])["ray"]["remote"]
     assert remote == {"max_calls": 1, "num_cpus": 1, "num_gpus": 4}

@@ -17,6 +17,7 @@ from normzoo.sweep.claimed import claimed
 from normzoo.sweep.compose import Composition
 from normzoo.sweep.plan import Cell
 from normzoo.training.cell import describe
+from normzoo.training.config import parse
 
 Cli = Callable[..., tuple[int, str, str]]
 Sweep = Callable[..., tuple[int, str, str]]
@@ -164,7 +165,7 @@ def test_a_dry_run_tells_times_from_the_cells_that_have_run(sweep: Sweep, leave:
 def test_a_dry_run_in_a_new_folder_tells_times_from_the_sweeps_beside_it(
     sweep: Sweep, leave: Callable[..., Path], config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    here = describe(config())["device"]
+    here = describe(parse(config()))["device"]
     ran: dict[str, Any] = {"metrics": {"steps": 12}, "time": {"wall_s": 31.2}, "device": here}
     leave("ok", "norm=identity", **ran)
     leave("ok", "norm=group_norm", "model=mlp", **{**ran, "device": {**here, "name": "another machine"}})

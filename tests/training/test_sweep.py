@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from normzoo.results import read_result, read_results
-from normzoo.training.instantiate import learning_rate
+from normzoo.training.config import parse
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -117,10 +118,10 @@ def test_the_gpu_experiments_compose_to_the_protocols() -> None:
         cifar10 = compose("train", ["experiment=cifar10_small_batch"])
     assert (imagenet.trainer.devices, imagenet.trainer.max_epochs, imagenet.data.image_size) == (8, 100, 224)
     # Wu & He: lr 0.1 for 32 images on each of 8 GPUs.
-    assert learning_rate(imagenet) == pytest.approx(0.1)
+    assert parse(OmegaConf.to_container(imagenet, resolve=True)).lr == pytest.approx(0.1)
     assert (cifar10.trainer.devices, cifar10.model.name, cifar10.data.name) == (1, "resnet20", "cifar10")
     # He et al.: lr 0.1 for a batch of 128.
-    assert learning_rate(cifar10) == pytest.approx(0.1)
+    assert parse(OmegaConf.to_container(cifar10, resolve=True)).lr == pytest.approx(0.1)
 
 
 def test_tab_completion(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

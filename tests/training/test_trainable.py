@@ -9,18 +9,18 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import nn
 
-from normzoo.results import cell_id
 from normzoo.training.cell import run_cell
 from normzoo.training.check import RefusedError
+from normzoo.training.config import CellConfig, parse
 from normzoo.training.instantiate import build_model, build_optimizer
 from normzoo.training.trainable import choose_trained, counts, trained
 
 SMALL = ("data=digits", "trainer=cpu", "data.train_size=128", "data.val_size=40", "trainer.max_epochs=1")
 
 
-def config_of(*overrides: str) -> Any:
+def config_of(*overrides: str) -> CellConfig:
     with initialize_config_module("normzoo.conf", version_base="1.3"):
-        return OmegaConf.to_container(compose("train", [*SMALL, *overrides]), resolve=True)
+        return parse(OmegaConf.to_container(compose("train", [*SMALL, *overrides]), resolve=True))  # type: ignore[arg-type]
 
 
 def moved(choice: str, *overrides: str) -> tuple[nn.Module, set[str]]:
@@ -28,7 +28,7 @@ def moved(choice: str, *overrides: str) -> tuple[nn.Module, set[str]]:
     config = config_of(f"optimizer.trains={choice}", *overrides)
     torch.manual_seed(0)
     model = build_model(config, (1, 8, 8), 10)
-    choose_trained(model, config)
+    choose_trained(model, config.optimizer.trains)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = build_optimizer(config, trained(model))
     for _ in range(3):
@@ -57,8 +57,10 @@ def test_sampled_weights_are_as_many_as_a_norm_has_and_the_others_keep_still() -
     norms = config_of("optimizer.trains=norms")
     other = build_model(norms, (1, 8, 8), 10)
     whole = sum(parameter.numel() for parameter in other.parameters())
-    choose_trained(other, norms)
-    assert counts(model, config) == counts(other, norms) == {"trained_parameters": 240.0, "parameters": float(whole)}
+    choose_trained(other, norms.optimizer.trains)
+    assert (
+        counts(model, "sampled") == counts(other, "norms") == {"trained_parameters": 240.0, "parameters": float(whole)}
+    )
     torch.manual_seed(0)
     start: Any = build_model(config, (1, 8, 8), 10)
     conv: Any = model.get_submodule("stages.0.conv")
@@ -69,10 +71,10 @@ def test_sampled_weights_are_as_many_as_a_norm_has_and_the_others_keep_still() -
 def test_by_default_all_are_trained() -> None:
     config = config_of()
     model = build_model(config, (1, 8, 8), 10)
-    choose_trained(model, config)
+    choose_trained(model, config.optimizer.trains)
     assert len(list(trained(model))) == len(list(model.parameters()))
-    assert counts(model, config) == {}
-    assert cell_id(config) != cell_id(config_of("optimizer.trains=norms"))
+    assert counts(model, "all") == {}
+    assert config.identity != config_of("optimizer.trains=norms").identity
 
 
 def test_a_cell_is_trained_so_and_says_how_many(tmp_path: Path) -> None:
