@@ -72,6 +72,7 @@ class InMemory(ImageData):
         self.val_shift = check_shift(val_shift)
         self.mean: Tensor | None = None
         self.std: Tensor | None = None
+        self.at_once = 1  # training batches that are handed out as one slice, see `TensorLoader`
         self._counts: dict[str, int] = {}
         self._splits: dict[str, Images] = {}
 
@@ -147,6 +148,7 @@ class InMemory(ImageData):
             world_size=self.world_size,
             reshuffle=self.order != "fixed",
             classes_per_batch=self.classes_per_batch if training else None,
+            at_once=self.at_once if training else 1,
             augment=augment,
             draws=draws,
         )

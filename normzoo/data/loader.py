@@ -128,6 +128,7 @@ class TensorLoader:
         batch_size, shuffle, drop_last, seed, rank, world_size: See `EpochSampler`.
         reshuffle: See `EpochSampler`.
         classes_per_batch: Number of classes in a shuffled batch.
+        at_once: Batches returned as one slice; the last slice of a pass may hold fewer.
         augment: Called as `augment(x, draws)` on each chunk; draws (len(x), `draws`) are uniform in [0, 1) and depend
             on (seed, epoch, position in the order) only, hence not on the number of ranks.
         draws: Draws per sample.
@@ -146,11 +147,12 @@ class TensorLoader:
         world_size: int = 1,
         reshuffle: bool = True,
         classes_per_batch: int | None = None,
+        at_once: int = 1,
         augment: Augment | None = None,
         draws: int = 3,
     ) -> None:
         self.x, self.y = x, y
-        self.batch_size = batch_size
+        self.batch_size, self.at_once = batch_size, at_once
         self.batch_sampler = None  # Lightning reads it from every loader with a sampler
         self.augment, self.draws = augment, draws
         self.sampler = EpochSampler(
@@ -173,14 +175,19 @@ class TensorLoader:
         """Make the next pass start after `batches` batches."""
         self.sampler.skip(batches)
 
-    def __len__(self) -> int:
+    @property
+    def batches(self) -> int:
+        """Number of batches in a pass."""
         return -(-len(self.sampler) // self.batch_size)
+
+    def __len__(self) -> int:
+        return -(-self.batches // self.at_once)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A generator reads the epoch at the first batch: Lightning creates the iterator of a resumed epoch before it
         # calls set_epoch.
         epoch, first, index = self.sampler.take()
-        batch = self.batch_size
+        batch = self.batch_size * self.at_once
         sample_bytes = self.x[0].numel() * self.x.element_size()
         chunk = max(1, CHUNK_BYTES // (sample_bytes * batch)) * batch
         draws = self._draws(epoch)[first:]

@@ -21,10 +21,10 @@ from normzoo.errors import UserError
 from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, read_file, write_atomic, write_result
+from normzoo.training.at_once import CHECK_EVERY
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.config import CellConfig
 from normzoo.training.distributed import AGENT, under_torchrun, world_size_here
-from normzoo.training.module import CHECK_EVERY
 from normzoo.training.shape_trace import Shapes, values_per_statistic
 from normzoo.training.trainable import counts
 
@@ -86,10 +86,13 @@ class EpochLines(Callback):
 class Divergence(Callback):
     """Ends the training of a model whose loss has ceased to be finite."""
 
+    takes_slices = True
+
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % CHECK_EVERY == 0 or trainer.is_last_batch:
+        at_once: int = module.at_once  # type: ignore[assignment]
+        if (batch_idx + 1) * at_once % CHECK_EVERY == 0 or trainer.is_last_batch:
             lost: bool = module.lost()  # type: ignore[operator]
             if not trainer.strategy.reduce_boolean_decision(not lost, all=True):
                 module.diverged = True  # type: ignore[assignment]

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from normzoo.errors import UserError
 from normzoo.registry import norm_layers
 from normzoo.results import write_atomic
+from normzoo.training.at_once import CHECK_EVERY
 from normzoo.training.distributed import rank
-from normzoo.training.module import CHECK_EVERY
 
 CHECKPOINT = "checkpoint.ckpt"
 SCHEMA = 1
@@ -115,6 +115,8 @@ class Checkpoints(Callback):
         goes_on: Whether this process has found a checkpoint to go on from.
     """
 
+    takes_slices = True
+
     def __init__(
         self, folder: Path, cell: str, every: float | None, probes: Sequence[Callback] = (), *, goes_on: bool = False
     ) -> None:
@@ -147,7 +149,8 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        done = batch_idx + 1
+        at_once: int = module.at_once  # type: ignore[assignment]
+        done = (batch_idx + 1) * at_once
         look = trainer.world_size == 1 or done % CHECK_EVERY == 0  # to agree on it takes time
         between = done % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
         # A validation within the epoch would be due at the very batch that a continued training thinks done.

@@ -4,7 +4,6 @@ import logging
 import signal
 import threading
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.constants import default_pg_timeout
 
@@ -95,16 +93,6 @@ def fit(run: Run, data: Any = None) -> None:
         raise KeyboardInterrupt
 
 
-class Unmeasured(PassThroughProfiler):
-    """Lightning's profiler that measures nothing, without a generator for each of the many entries a batch makes."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return _NOTHING
-
-
-_NOTHING = nullcontext()
-
-
 def build_trainer(config: CellConfig, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
     """The Lightning trainer of the configuration, for a process of which all others have been started already."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -126,7 +114,7 @@ def build_trainer(config: CellConfig, folder: Path, callbacks: list[lightning.Ca
         assert config.world_size == 1
     logger_config = {key: value for key, value in config.logger.items() if key != "name"}
     return lightning.Trainer(
-        **{"enable_checkpointing": False, "profiler": Unmeasured(), **arguments},
+        **{"enable_checkpointing": False, **arguments},
         callbacks=callbacks,
         # Said and not detected: in a batch job Lightning would take this process for one of the job's.
         plugins=[TorchElasticEnvironment() if under_torchrun() else LightningEnvironment(), WholeFiles()],

@@ -1,9 +1,9 @@
 """The LightningModule that trains one classifier and measures it under three kinds of statistics."""
 
-import inspect
 import itertools
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +20,11 @@ from normzoo.probes.train_eval_gap import (
     with_population_statistics,
 )
 from normzoo.results import decisive
+from normzoo.training.at_once import CHECK_EVERY, batches_at_once
 from normzoo.training.config import CellConfig
 from normzoo.training.convolutions import Convolving
 from normzoo.training.instantiate import build_optimizer, schedule
 from normzoo.training.trainable import trained
-
-# Steps between looks at what the processes must agree on, such as a finite loss: a look makes a GPU wait.
-CHECK_EVERY = 50
 
 
 class Classifier(LightningModule):
@@ -57,13 +55,21 @@ class Classifier(LightningModule):
         self.val_loss_sum = torch.zeros(())
         self._steps_summed = 0
         self._val_samples = 0
+        self.at_once = 1
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes here which hook runs, many times a batch; a module would look whether that is a parameter.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+    def setup(self, stage: str) -> None:
+        self._take(batches_at_once(self.trainer))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches_at_once"] = self.at_once
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._take(checkpoint.get("batches_at_once", 1))  # in which Lightning has counted
+
+    def _take(self, at_once: int) -> None:
+        """Make each `training_step` one of so many batches and optimizer steps."""
+        self.at_once, self.automatic_optimization = at_once, at_once == 1
+        self.trainer.datamodule.at_once = at_once  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -71,6 +77,9 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.config, trained(self.model))
         total_steps = int(self.trainer.estimated_stepping_batches)
+        if self.at_once > 1:  # Lightning has counted slices
+            loader: Any = self.trainer.train_dataloader
+            total_steps = total_steps // len(loader) * loader.batches
         factor = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.config.optimizer, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
@@ -78,8 +87,24 @@ class Classifier(LightningModule):
         self._steps_summed = 0
         self.loss_sum, self.left_out = (torch.zeros((), device=self.device) for _ in range(2))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, y = batch
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
+        if self.automatic_optimization:
+            return self._loss(*batch)
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        size = self.config.batch_size_per_device
+        for x, y in zip(*(part.split(size) for part in batch), strict=True):
+            optimizer.step(partial(self._gradients, optimizer, x, y))
+            schedule.step()
+        return None
+
+    def _gradients(self, optimizer: Any, x: Tensor, y: Tensor) -> Tensor:
+        loss = self._loss(x, y)
+        optimizer.zero_grad()
+        self.backward(loss)  # `manual_backward` scales it, which float32 does not need, and calls hooks that nobody has
+        return loss
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         self._tell_scale(scaled=True)
         with self.convolving:
             loss = F.cross_entropy(self.model(x), y)
@@ -90,9 +115,6 @@ class Classifier(LightningModule):
         with self.convolving:
             super().backward(loss, *args, **kwargs)
         self._tell_scale(scaled=False)  # probes run backwards of their own
-
-    # Lightning looks at it before every batch, and Python would put it together anew each time.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def _sum_up(self, loss: Tensor) -> None:
         self._steps_summed += 1
@@ -157,10 +179,11 @@ class Classifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         running = self._error()
         evaluation = self.config.evaluation
+        batches = self.global_step if self.at_once > 1 else self.trainer.fit_loop.total_batch_idx + 1
         point: dict[str, float | int | None] = {
             "epoch": self.current_epoch + (not self.ended),
             "step": self.global_step,
-            "samples": (self.trainer.fit_loop.total_batch_idx + 1) * self.config.batch_over_devices,
+            "samples": batches * self.config.batch_over_devices,
             "val_error_running": running,
             **self._gap(running, evaluation["population_samples"]),
             "train_error": self._error_over(self.model, self._batches("train", None, evaluation["train_samples"])),
@@ -169,7 +192,10 @@ class Classifier(LightningModule):
         }
         self.curve.append(point)
         if self.trainer.loggers:
-            self.log_dict({k: v for k, v in point.items() if isinstance(v, float)}, rank_zero_only=True)
+            errors = {key: value for key, value in point.items() if isinstance(value, float)}
+            # Lightning's own axis counts slices.
+            axis = {"epoch": float(self.current_epoch), "step": float(self.global_step - (not self.ended))}
+            self.log_dict(errors | axis, rank_zero_only=True)
 
     def _gap(self, running: float | None, population_samples: int | None) -> dict[str, float | None]:
         """The error with recomputed statistics and with those of the current batch, where they differ."""

@@ -1,0 +1,85 @@
+"""What a training step of a cell costs beside that of a plain loop over the same data, model and optimizer."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from torch.nn import functional as F
+
+from normzoo.bench.figure import Figure
+from normzoo.training.cell import run_cell
+from normzoo.training.check import check_cell
+from normzoo.training.convolutions import convolving
+from normzoo.training.instantiate import build_data, build_model, build_optimizer, schedule
+from normzoo.training.trainable import trained
+
+CASES = tuple((model, batch) for model in ("plain_cnn", "lenet5") for batch in (2, 8, 32))
+TARGET = 1.15
+
+
+def small_steps(
+    cases: Sequence[tuple[str, int]] = CASES, steps: int = 300, rounds: int = 5, target: float = TARGET
+) -> Iterator[Figure]:
+    """A figure for each model and batch: a cell's milliseconds a step to a plain loop's, measured in turn.
+
+    Args:
+        cases: Model and batch.
+        steps: Of each training.
+        rounds: How often each of the two is trained; the figure is the ratio of their medians.
+        target: That it is to reach.
+    """
+    for model, batch in cases:
+        config = _config(model, batch, steps)
+        ours, plain = [], []
+        for _ in range(rounds):
+            ours.append(_cell(config))
+            plain.append(_loop(config))
+        note = f"medians of {statistics.median(ours):.2f} and {statistics.median(plain):.2f} ms, {steps} steps each"
+        ratio = statistics.median(ours) / statistics.median(plain)
+        yield Figure(f"step of {model}, batch {batch}, to a plain loop", "×", target, True, (ratio,), note)
+
+
+def _config(model: str, batch: int, steps: int) -> dict[str, Any]:
+    side = 28 if model == "lenet5" else 8
+    overrides = [
+        f"model={model}", "norm=batch_norm", "data=synthetic", f"data.image_size={side}", f"data.train_size={batch * steps}",
+        f"batch_size_per_device={batch}", "data.val_size=64", "trainer=cpu", "trainer.max_epochs=1",
+    ]  # fmt: skip
+    with initialize_config_module("normzoo.conf", version_base="1.3"):
+        return OmegaConf.to_container(compose("train", overrides), resolve=True)  # type: ignore[return-value]
+
+
+def _cell(config: dict[str, Any]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        result = run_cell(config, Path(folder) / "cell")
+    assert result is not None
+    return float(result.time["ms_per_step"])
+
+
+def _loop(config: dict[str, Any]) -> float:
+    """Milliseconds a step of what one would write by hand."""
+    data: Any = build_data(config)
+    data.setup("fit")
+    torch.manual_seed(config["seed"])
+    model = build_model(config, data.image_shape, data.num_classes).train()
+    convolved = convolving(config["batch_size_per_device"], check_cell(config, data).multiply_adds)
+    optimizer = build_optimizer(config, trained(model))
+    batches = data.train_dataloader()
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config, len(batches)))
+    loss_sum = torch.zeros(())
+    started = time.perf_counter()
+    for x, y in batches:
+        with convolved:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        rate.step()
+        loss_sum += loss.detach()
+    return 1e3 * (time.perf_counter() - started) / len(batches)
