@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
@@ -22,23 +22,23 @@ _BATCH_HOOKS = (
 )
 
 
-def batches_at_once(trainer: Trainer) -> int:
+def batches_at_once(trainer: Any) -> int:
     """Tell how many batches one `training_step` may take: `CHECK_EVERY`, or 1 where anything looks at single ones.
 
     A callback with hooks of a batch says that it expects slices of several by a true attribute `takes_slices`.
     """
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = trainer.datamodule
     plain = (
         isinstance(trainer.strategy, SingleDeviceStrategy)
         and isinstance(trainer.profiler, PassThroughProfiler)
         and trainer.precision == "32-true"
         and trainer.accumulate_grad_batches == 1
         and not trainer.gradient_clip_val
-        and not trainer.overfit_batches  # type: ignore[attr-defined]
+        and not trainer.overfit_batches
         and trainer.max_steps == -1
         and all(type(one) is float and one == 1 for one in (trainer.limit_train_batches, trainer.val_check_interval))
     )
-    others = [one for one in trainer.callbacks if not getattr(one, "takes_slices", False)]  # type: ignore[attr-defined]
+    others = [one for one in trainer.callbacks if not getattr(one, "takes_slices", False)]
     single = any(_overrides(one, Callback, _BATCH_HOOKS) for one in others)
     if not plain or single or not isinstance(data, InMemory) or _overrides(data, InMemory, _DATA_HOOKS):
         return 1

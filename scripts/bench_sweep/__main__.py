@@ -9,7 +9,7 @@ from normzoo.bench.measure import BUSY, load, machine, write_json
 from normzoo.bench.measurement import Measurement
 from normzoo.bench.other_load import OtherLoad
 from normzoo.errors import UserError, exit_with
-from scripts.bench_sweep import convolutions, figures, template
+from scripts.bench_sweep import convolutions, figures, steps, template
 
 DESCRIPTION = """What a sweep costs beside its training, and how near the convolutions of small batches come to the
 faster of two ways, measured here and now: medians with the lowest and highest value, each with its target. Nothing else
@@ -19,7 +19,7 @@ baseline of scripts/template_baseline; --quick, with a part of that grid, takes 
   python -m scripts.bench_sweep --quick
   python -m scripts.bench_sweep --only overhead planning --rounds 5 --json sweep.json"""
 
-SUBJECTS = ("overhead", "planning", "report", "cores", "convolutions", "template")
+SUBJECTS = ("overhead", "planning", "report", "cores", "convolutions", "steps", "template")
 
 
 def measure_sweep(
@@ -46,6 +46,7 @@ def measure_sweep(
         "report": lambda: figures.report_seconds(rounds=rounds),
         "cores": lambda: figures.two_cores(rounds=rounds),
         "convolutions": lambda: convolutions.small_batches(rounds=rounds),
+        "steps": lambda: steps.small_steps(rounds=rounds),
         "template": lambda: template.against_template(keep=keep),
     }
     if quick:
@@ -57,6 +58,7 @@ def measure_sweep(
             "convolutions": lambda: convolutions.small_batches(
                 tuple(convolutions.cases(["plain_cnn", "lenet5"])), rounds=1
             ),
+            "steps": lambda: steps.small_steps(steps=100, rounds=2),
             "template": lambda: template.against_template(part, keep=keep and keep / "quick"),
         }
     return (measure() for name, measure in measures.items() if only is None or name in only)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import pytest
@@ -27,7 +27,7 @@ LONG = ("data.train_size=243", "data.drop_last=false", "batch_size_per_device=4"
 class Taught(lightning.Callback):
     """Keeps the weights that a training ends with, and kills its process when $CUT steps are done."""
 
-    weights: list[torch.Tensor] = []
+    weights: ClassVar[list[torch.Tensor]] = []
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         module.model.register_forward_pre_hook(lambda *_: self._cut(trainer))
@@ -76,7 +76,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     "overrides",
     [
         ("norm=batch_renorm", "++data.augment=true"),
-        ("norm=cross_iteration_batch_norm", "optimizer=adamw", "data.drop_last=true"),
+        pytest.param(
+            ("norm=cross_iteration_batch_norm", "optimizer=adamw", "data.drop_last=true"), marks=pytest.mark.slow
+        ),
         ("norm=group_norm", "trainer.check_val_every_n_epoch=2", "optimizer.schedule=step"),
     ],
     ids=lambda overrides: overrides[0],
@@ -95,7 +97,7 @@ def test_steps_at_once_are_the_steps_made_singly(
     assert together.metrics["steps"] == 2 * (61 - ("data.drop_last=true" in overrides))
 
 
-@pytest.mark.parametrize("at_once", [50, 1])
+@pytest.mark.parametrize("at_once", [50, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_cell_killed_within_an_epoch_goes_on_as_it_has_begun(
     long: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
