@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from normzoo.bench.measurement import Measurement
 from normzoo.training.cell import run_cell
 from normzoo.training.check import check_cell
+from normzoo.training.config import CellConfig, parse
 from normzoo.training.convolutions import convolving
 from normzoo.training.instantiate import build_data, build_model, build_optimizer, schedule
 from normzoo.training.trainable import trained
@@ -40,33 +41,33 @@ def small_steps(cases: Sequence[tuple[str, int]] = CASES, steps: int = 200, roun
     return Measurement("a step, to that of a plain loop, at most", "×", 1.15, True, (max(told.values()),), note)
 
 
-def _config(model: str, batch: int, steps: int) -> dict[str, Any]:
+def _config(model: str, batch: int, steps: int) -> CellConfig:
     side = 28 if model == "lenet5" else 8
     overrides = [
         f"model={model}", "norm=batch_norm", "data=synthetic", f"data.image_size={side}", "data.val_size=64",
         f"data.train_size={batch * steps}", f"batch_size_per_device={batch}", "trainer=cpu", "trainer.max_epochs=1",
     ]  # fmt: skip
     with initialize_config_module("normzoo.conf", version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides), resolve=True)  # type: ignore[return-value]
+        return parse(OmegaConf.to_container(compose("train", overrides), resolve=True))  # type: ignore[arg-type]
 
 
-def _cell(config: dict[str, Any]) -> float:
+def _cell(config: CellConfig) -> float:
     with tempfile.TemporaryDirectory() as folder:
         result = run_cell(config, Path(folder) / "cell")
     assert result is not None
     return float(result.time["ms_per_step"])
 
 
-def _loop(config: dict[str, Any]) -> float:
+def _loop(config: CellConfig) -> float:
     """Milliseconds a step of what one would write by hand."""
     data: Any = build_data(config)
     data.setup("fit")
-    torch.manual_seed(config["seed"])
+    torch.manual_seed(config.seed)
     model = build_model(config, data.image_shape, data.num_classes).train()
-    convolved = convolving(config["batch_size_per_device"], check_cell(config, data).multiply_adds)
+    convolved = convolving(config.batch_size_per_device, check_cell(config, data).multiply_adds)
     optimizer = build_optimizer(config, trained(model))
     batches = data.train_dataloader()
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config, len(batches)))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config.optimizer, len(batches)))
     loss_sum = torch.zeros(())
     started = time.perf_counter()
     for x, y in batches:
