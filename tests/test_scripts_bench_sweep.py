@@ -298,7 +298,7 @@ def test_what_others_take_is_what_the_machine_does_beyond_us(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [(["--only", "speed"], "overhead, planning"), (["--rounds", "0"], "1 or")]
+    ("options", "says"), [(["--only", "speed"], "overhead, planning"), (["--rounds", "0"], "at least 1")]
 )
 def test_bad_options_are_refused(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -208,4 +208,4 @@ def _plain_config(launcher: Any) -> dict[str, Any]:
     from normzoo.sweep.compose import Composer
 
     composer = Composer(launcher.hydra_context.config_loader, launcher.config, "sweep")
-    return json.loads(json.dumps(composer.compose([])[0]))
+    return json.loads(json.dumps(composer.compose([])[0].plain))

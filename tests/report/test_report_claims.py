@@ -339,7 +339,8 @@ def test_cells_that_all_came_to_nothing_are_judged_and_drawn(
         cell(norm, 2, seed, status=status, config=config) for norm in ("identity", "batch_norm") for seed in (0, 1)
     ]
     claim = import_module(f"normzoo.claims.{name}")
-    assert claim.judge(cells).verdict in ("not measured", "does not hold here")
+    # Nets that diverged have not learned, and cannot be compared.
+    assert claim.judge(cells).verdict in ("not measured", "does not hold here", "cannot be told")
     drawn(ClaimCells(name, "A.", "S", ()), cells, claim.draw)
     assert not recwarn.list
 
