@@ -156,7 +156,7 @@ class Mixes(Synthetic):
         (1, {"data": lightning.LightningDataModule()}),
         (10, {"data": Synthetic(batch_size=2000, train_size=2000, image_size=20)}),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
 )
 def test_steps_are_made_singly_where_anything_looks_at_them(
     tmp_path: Path, expected: int, options: dict[str, Any]
