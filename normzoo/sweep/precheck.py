@@ -126,6 +126,10 @@ def _read(config: CellConfig) -> Any:
         getattr(data, "survey", lambda: data.setup("fit"))()
     except UserError as error:
         return error
+    except Exception as error:  # whatever a data module of the user's raises
+        return UserError(
+            f"data={config.data.get('name') or config.data.get('_target_')}: {type(error).__name__}: {error}"
+        )
     return data
 
 

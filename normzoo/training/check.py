@@ -151,8 +151,9 @@ def check_shapes(config: CellConfig, data: Any, build: Callable[[], nn.Module]) 
             passage = passage_of(model, torch.empty(config.batch_size_per_device, *data.image_shape))
             _check_last_batch(model, config, data)
             return passage
-    except (UserError, TypeError, ValueError, RuntimeError) as error:
-        raise RefusedError(str(error)) from error
+    except Exception as error:  # whatever a model of the user's raises
+        told = isinstance(error, (UserError, TypeError, ValueError, RuntimeError))
+        raise RefusedError(str(error) if told else f"{type(error).__name__}: {error}") from error
 
 
 def plan_processes(model: nn.Module, processes: int) -> None:

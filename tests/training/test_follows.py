@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from normzoo import UserError
+from normzoo.sweep.precheck import Verdicts
 from normzoo.training.config import parse
 from normzoo.training.follows import check_follows, ignored
 
@@ -34,6 +35,11 @@ class Follows(nn.Module):
         for norm in self.norms:
             x = norm(x).relu() if self.order == "pre_act" else norm(x.relu())
         return self.fc(x.mean((2, 3)))
+
+
+class Raises(Follows):
+    def build(self, norm, i):
+        return {}["width"]
 
 
 class Copies(Follows):
@@ -156,3 +162,16 @@ def test_a_sweep_refuses_the_cells_and_says_why(cli, tiny, tmp_path, monkeypatch
     code, _, err = cli(*command)
     assert code == 2
     assert "model=theirs ignores norm=; it builds norms of its own: 1 (BatchNorm1d)" in err
+
+
+def test_whatever_a_model_or_data_of_the_users_raises_refuses_its_cell_alone(config, monkeypatch):
+    own = parse({**config(), "model": {"_target_": f"{__name__}.Raises"}})
+    verdicts = Verdicts()
+    assert "KeyError: 'width'" in verdicts.of(own)[0]
+    assert verdicts.of(parse(config()))[0] is None
+
+    def broken(self):
+        raise LookupError("no such split")
+
+    monkeypatch.setattr("normzoo.data.synthetic.Synthetic.read", broken)
+    assert verdicts.of(parse(config("data.train_size=97")))[0] == "data=synthetic: LookupError: no such split"
