@@ -67,6 +67,8 @@ def override_error(error: Exception, overrides: Sequence[str]) -> UserError:
         return _no_key_error(line, key, overrides) if cause.startswith("Key ") else UserError(f"{line}: {cause}")
     if absent := re.match(r"Could not delete from config\. '(\S+)' does not exist", text):
         return _no_key_error(f"~{absent[1]}", absent[1], overrides)
+    if text.startswith("Config group override deletion value must be a string"):
+        return _nameless_choice_error(overrides) or UserError(_on_a_line(text))
     if merged := re.match(r"Error merging override (.+)", text):
         return UserError(f"{merged[1]}: {cause}")
     return UserError(_on_a_line(text))
@@ -214,7 +216,8 @@ def _parsed(overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
     for line in overrides:
         with suppress(Exception):
             parsed = parser.parse_override(line)
-            if not parsed.is_delete() and not parsed.is_sweep_override():
+            deletes = parsed.is_delete() and parsed.value() is None
+            if not deletes and not parsed.is_sweep_override():
                 yield line, parsed.key_or_group, parsed.value()
 
 

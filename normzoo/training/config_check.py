@@ -13,6 +13,7 @@ from lightning import Trainer
 from lightning.pytorch.strategies import StrategyRegistry
 
 from normzoo.errors import UserError
+from normzoo.registry import UnknownNormError, info
 from normzoo.training.distributed import DDP
 from normzoo.training.trainable import CHOICES
 
@@ -219,6 +220,9 @@ def _literals(annotation: Any) -> Iterator[Any]:
 def _check_choices(config: Mapping[str, Any]) -> None:
     """Refuse what is still to be given, a choice that there is not, and a rate or recipe that its schedule lacks."""
     missing = list(_missing_options(config))
+    with contextlib.suppress(UnknownNormError):
+        if info(config["norm"]["name"]).kind != "layer":  # refused as such, whatever its options
+            missing = [option for option in missing if not option.startswith("norm.")]
     if missing:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=<value>")
     optimizer = config["optimizer"]
