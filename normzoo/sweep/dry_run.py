@@ -1,5 +1,6 @@
 """The plan of a sweep as a table, with the time its cells are expected to take."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -126,7 +127,7 @@ class Expected:
                 continue
             batches = (record.metrics.get("steps") or 0) * accumulated
             for sums, likeness in zip(self._sums, self.likenesses, strict=True):
-                key = repr(likeness(record.config))
+                key = _key(likeness(record.config))
                 seconds, cost = sums.get(key, (0.0, 0.0))
                 # What differs in nothing but the seed costs the same, whatever it is.
                 sums[key] = seconds + wall, cost + (1.0 if likeness is _but_the_seed else batches + BATCHES_TO_START)
@@ -134,10 +135,14 @@ class Expected:
     def seconds(self, cell: Cell) -> float | None:
         """Of the cell; None where nothing has run yet."""
         for sums, likeness in zip(self._sums, self.likenesses, strict=True):
-            seconds, cost = sums.get(repr(likeness(cell.config.plain)), (0.0, 0.0))
+            seconds, cost = sums.get(_key(likeness(cell.config.plain)), (0.0, 0.0))
             if cost:
                 return seconds / cost * (1.0 if likeness is _but_the_seed else cell.cost)
         return None
+
+
+def _key(likeness: Any) -> str:
+    return json.dumps(likeness, sort_keys=True, default=str)
 
 
 def _is_amount(value: Any) -> TypeGuard[float]:
