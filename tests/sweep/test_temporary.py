@@ -76,7 +76,7 @@ def test_the_next_program_removes_what_killed_ones_have_left_and_nothing_else(
 
 
 def test_a_program_that_ends_leaves_none(tmp_path: Path) -> None:
-    script = "from normzoo.sweep import temporary; temporary.LONGEST = 1000; temporary.make_sockets_folder()"
+    script = "from normzoo.training import temporary; temporary.LONGEST = 1000; temporary.make_sockets_folder()"
     subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True, timeout=60)
     assert list(tmp_path.iterdir()) == []
 
