@@ -15,7 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
-from environments import build
+
+from tests.environments import build
 
 # nohup, or a script that starts the suite in the background, has it ignore signals, and so would what tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

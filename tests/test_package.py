@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environments import ask, build, make_environment, normzoo, run
+
+from tests.environments import ask, build, make_environment, normzoo, run
 
 ROOT = Path(__file__).parents[1]
 

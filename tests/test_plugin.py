@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from environments import ask, build, make_environment, normzoo, run, site_packages
+
+from tests.environments import ask, build, make_environment, normzoo, run, site_packages
 
 pytestmark = pytest.mark.slow
 

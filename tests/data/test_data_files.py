@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from generated_data import idx_bytes, same, write_cifar_folder, write_idx_folder
 
 from normzoo.data import _files, _idx, mnist5k
 from normzoo.data.cifar10 import CIFAR10
@@ -26,6 +25,7 @@ from normzoo.data.fashion_mnist import FashionMNIST
 from normzoo.data.mnist import MNIST
 from normzoo.data.mnist5k import MNIST5k
 from normzoo.errors import UserError
+from tests.data.generated_data import idx_bytes, same, write_cifar_folder, write_idx_folder
 
 
 @pytest.fixture

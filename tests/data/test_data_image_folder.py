@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from generated_data import same, write_image_folder
 
 from normzoo.data.image_folder import ImageFolder
 from normzoo.errors import UserError
+from tests.data.generated_data import same, write_image_folder
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from generated_data import write_image_folder
 from PIL import Image
 
 from normzoo.data._images import EXTENSIONS, read_image
 from normzoo.data.image_folder import ImageFolder
 from normzoo.errors import UserError
+from tests.data.generated_data import write_image_folder
 
 RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257  # every 8-bit value, in 16 bits
 

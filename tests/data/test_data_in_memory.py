@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from generated_data import labels_of, same
 
 from normzoo.data.base import balanced_order
 from normzoo.data.digits import Digits
 from normzoo.data.pixels import crop_flip, resize
 from normzoo.data.synthetic import Synthetic
 from normzoo.errors import UserError
+from tests.data.generated_data import labels_of, same
 
 
 def ready(data: Any) -> Any:

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generated_data import write_idx_folder
 from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from normzoo.claims.lenet5_mnist import draw, judge
 from normzoo.training.cell import run_cell
+from tests.data.generated_data import write_idx_folder
 
 
 @pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])

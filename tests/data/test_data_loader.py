@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from generated_data import labels_of, write_image_folder
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from normzoo.data.image_folder import ImageFolder
 from normzoo.data.loader import EpochSampler, TensorLoader, generator
 from normzoo.data.synthetic import Synthetic
+from tests.data.generated_data import labels_of, write_image_folder
 
 
 def tensors(n: int) -> tuple[torch.Tensor, torch.Tensor]:

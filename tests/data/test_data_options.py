@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from generated_data import labels_of, same
 
 from normzoo.data.loader import TensorLoader, generator
 from normzoo.data.order import by_class
 from normzoo.data.pixels import distort, shifted
 from normzoo.data.synthetic import Synthetic
 from normzoo.errors import UserError
+from tests.data.generated_data import labels_of, same
 
 
 def ready(**options: Any) -> Any:

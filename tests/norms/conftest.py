@@ -1,10 +1,10 @@
 """Tests of norms run over the registry: a norm that is registered is tested."""
 
 import pytest
-from norm_cases import NAMES, NOT_STANDARDIZING
-from oracles import KEYWORDS
 
 import normzoo
+from tests.norms.norm_cases import NAMES, NOT_STANDARDIZING
+from tests.norms.oracles import KEYWORDS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

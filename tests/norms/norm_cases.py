@@ -1,11 +1,10 @@
 """Which norms there are, and layers and inputs to try them on."""
 
-import sample_oracles
 import torch
-import uncentred_oracles
 from torch import Tensor, nn
 
 import normzoo
+from tests.norms import sample_oracles, uncentred_oracles
 
 NAMES = [
     name

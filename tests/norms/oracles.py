@@ -8,13 +8,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import batch_oracles
-import mixture_oracles
 import numpy as np
-import sample_oracles
 import torch
-import uncentred_oracles
 from torch import Tensor, nn
+
+from tests.norms import batch_oracles, mixture_oracles, sample_oracles, uncentred_oracles
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

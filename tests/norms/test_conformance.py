@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from norm_cases import NAMES, NOT_THE_DERIVATIVE
-from oracles import expected
 
 import normzoo
 from normzoo.testing import checks
+from tests.norms.norm_cases import NAMES, NOT_THE_DERIVATIVE
+from tests.norms.oracles import expected
 
 # Checks that take seconds a norm; the default run asks them of a norm of each kind.
 LONG = {"compiles", "compiles_for_any_size", "exports", "exports_to_onnx", "gradgradcheck"}

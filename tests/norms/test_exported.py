@@ -1,11 +1,9 @@
 """That README may say that every norm exports, which the conformance suite checks one by one."""
 
 import pytest
-import test_conformance
-import test_norm_conditional
-import test_norm_weights
 
 import normzoo
+from tests.norms import test_conformance, test_norm_conditional, test_norm_weights
 
 MODULES = (test_conformance.all_checks, test_norm_conditional.conformance, test_norm_weights.all_checks)
 

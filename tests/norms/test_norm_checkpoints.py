@@ -6,10 +6,10 @@ import io
 
 import pytest
 import torch
-from norm_cases import a_norm
 from torch import nn
 
 import normzoo
+from tests.norms.norm_cases import a_norm
 
 CHANNELS = 64
 BUILT = {

@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conditional_oracles import NEEDED, ORACLES
-from norm_cases import CHANNELS, an_input
 from torch import nn
 
 import normzoo
 from normzoo.testing import checks
+from tests.norms.conditional_oracles import NEEDED, ORACLES
+from tests.norms.norm_cases import CHANNELS, an_input
 
 NAMES = normzoo.list_norms(kind="conditional")
 # The suite's weights are about 1 and positive; sums over many of them are too large to compare under autocast.

@@ -6,11 +6,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 from torch import nn
 
 import normzoo
 from normzoo.norms.cross_iteration_batch_norm import find_weight
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
 INPUTS = 5
 

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 from torch import nn
 
 import normzoo
 from normzoo.surgery.recalibrate import recalibrate
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
 
 def trained(rank):

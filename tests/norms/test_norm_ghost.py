@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from norm_cases import an_input, build
-from oracles import ghost_groups
+
+from tests.norms.norm_cases import an_input, build
+from tests.norms.oracles import ghost_groups
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from norm_cases import NOT_THE_DERIVATIVE, an_input, build
 from torch.autograd import gradcheck, gradgradcheck
 
 from normzoo.norms._standardize import standardize
+from tests.norms.norm_cases import NOT_THE_DERIVATIVE, an_input, build
 
 
 def small_case(name, keywords):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 
 import normzoo
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
 # torch refuses 0 in batch norm; this much does not show in float64.
 EPS = 1e-14

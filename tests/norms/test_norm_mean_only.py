@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 from torch import nn
 
 import normzoo
 from normzoo.surgery.recalibrate import recalibrate
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
 
 @pytest.mark.parametrize("dimensions", [2, 4])

@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from mixture_oracles import batch_channel_norm, batch_instance_norm
-from norm_cases import CHANNELS, an_input, build
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import normzoo
 from normzoo.surgery.recalibrate import recalibrate
+from tests.norms.mixture_oracles import batch_channel_norm, batch_instance_norm
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
 MIXTURES = ["batch_instance_norm", "ibn", "switchable_norm", "batch_channel_norm"]
 TRACKING = ["batch_instance_norm", "switchable_norm"]

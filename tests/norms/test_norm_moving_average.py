@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 from torch.autograd import gradcheck
 from torch.func import functional_call
-from transforms import assert_replicas, assert_same_compiled
 
 import normzoo
+from tests.norms.norm_cases import CHANNELS, an_input, build
+from tests.norms.transforms import assert_replicas, assert_same_compiled
 
 
 class Simulation:

@@ -5,11 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
-from transforms import assert_replicas, assert_same_compiled
 
 import normzoo
 from normzoo.norms._recurrence import recurrence
+from tests.norms.norm_cases import CHANNELS, an_input, build
+from tests.norms.transforms import assert_replicas, assert_same_compiled
 
 
 class Simulation:

@@ -7,10 +7,10 @@ import copy
 
 import pytest
 import torch
-from norm_cases import CHANNELS, NAMES, an_input, build
-from oracles import ORACLES, expected
 
 import normzoo
+from tests.norms.norm_cases import CHANNELS, NAMES, an_input, build
+from tests.norms.oracles import ORACLES, expected
 
 
 def test_every_norm_has_an_oracle():

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conditional_oracles import NEEDED
-from norm_cases import build
 
 import normzoo
+from tests.norms.conditional_oracles import NEEDED
+from tests.norms.norm_cases import build
 
 STATISTIC_OF_ONE_VALUE = [
     ("batch_norm", {}, (1, 4), "larger batch"),

@@ -5,11 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 from torch import nn
-from transforms import assert_replicas, assert_same_compiled, train_step
 
 import normzoo
+from tests.norms.norm_cases import CHANNELS, an_input, build
+from tests.norms.transforms import assert_replicas, assert_same_compiled, train_step
 
 SCHEDULE = {"warmup_steps": 2, "r_max_steps": 6, "d_max_steps": 4, "r_max": 1.5, "d_max": 0.4}
 FULL = {"warmup_steps": 0, "r_max_steps": 0, "d_max_steps": 0}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 
 import normzoo
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
 BATCH_NORMS = ["batch_norm", "batch_norm_scratch", "sync_batch_norm", "ghost_batch_norm"]
 

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
-from sample_oracles import ORACLES
 from torch import nn
 
 import normzoo
 from normzoo.norms.positional_norm import moment_shortcut
+from tests.norms.norm_cases import CHANNELS, an_input, build
+from tests.norms.sample_oracles import ORACLES
 
 
 def outputs_and_gradients(layer, x, g):

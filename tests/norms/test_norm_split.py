@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 from torch import nn
 
 import normzoo
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
 
 def parts_of(layer):

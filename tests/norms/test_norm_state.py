@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,6 +12,7 @@ import normzoo
 from normzoo._conformance.subject import Subject, same_named
 from normzoo._conformance.training import gradients
 from normzoo.testing import checks
+from tests.norms.norm_cases import CHANNELS, an_input
 
 # Past the steps in which the state has no part yet.
 SETTLED = {

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from conditional_oracles import NEEDED
-from norm_cases import CHANNELS, an_input
 from torch import nn
 
 import normzoo
+from tests.norms.conditional_oracles import NEEDED
+from tests.norms.norm_cases import CHANNELS, an_input
 
 LIKE_BATCH_NORM = ["batch_norm", "batch_norm_scratch", "local_batch_norm", "sync_batch_norm", "ghost_batch_norm"]
 NO_CUMULATIVE_AVERAGE = {"power_norm", "moving_average_batch_norm", "online_norm"}

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from norm_cases import CHANNELS, a_norm, an_input, build
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import normzoo
+from tests.norms.norm_cases import CHANNELS, a_norm, an_input, build
 
 BATCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 INSTANCE = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}

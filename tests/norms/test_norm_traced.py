@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from norm_cases import CHANNELS, a_norm, an_input
 from torch import nn
 
 import normzoo
+from tests.norms.norm_cases import CHANNELS, a_norm, an_input
 
 ALL = normzoo.list_norms()
 

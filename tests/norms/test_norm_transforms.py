@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from norm_cases import an_input, build
 from torch.func import functional_call, grad, stack_module_state, vmap
+
+from tests.norms.norm_cases import an_input, build
 
 
 def train_step(layer, x):

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from norm_cases import CHANNELS, an_input, build
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
-from uncentred_oracles import ORACLES
 
 import normzoo
 from normzoo.norms._reuse import reuse_memory
 from normzoo.surgery.recalibrate import recalibrate
+from tests.norms.norm_cases import CHANNELS, an_input, build
+from tests.norms.uncentred_oracles import ORACLES
 
 BATCH = ["evo_norm_b0", "evo_norm_b1", "evo_norm_b2"]
 SAMPLE = ["evo_norm_s0", "evo_norm_s1", "evo_norm_s2"]

@@ -5,8 +5,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from mixture_oracles import newton, zca
-from norm_cases import CHANNELS, an_input, build
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -14,6 +12,8 @@ import normzoo
 from normzoo.norms._kernels.inverse_root import inverse_root
 from normzoo.surgery.recalibrate import recalibrate
 from normzoo.testing import checks
+from tests.norms.mixture_oracles import newton, zca
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
 WHITENING = ["decorrelated_batch_norm", "iter_norm"]
 EPS = 1e-14

@@ -3,9 +3,10 @@
 import copy
 
 import torch
-from norm_cases import an_input
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
+
+from tests.norms.norm_cases import an_input
 
 
 def train_step(layer: nn.Module, x: Tensor) -> list[Tensor]:

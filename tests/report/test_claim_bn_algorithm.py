@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims._figure import _spread
 from normzoo.claims.bn_algorithm import _STATEMENTS, draw, judge
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 
 def record(norm: str = "batch_norm", seed: int = 0, status: str = "ok", **errors: float | None) -> CellResult:

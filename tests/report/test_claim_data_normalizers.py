@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims.data_normalizers import _PROMISES, NAMES, RAW, draw, judge
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 Losses = Mapping[str, float | None]  # None where they were not finite
 

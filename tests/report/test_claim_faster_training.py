@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims._reach import reach
 from normzoo.claims.faster_training import ARMS, LENET_NORMS, PLAIN, draw, judge
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 Errors = tuple[float, ...]  # at steps 10, 20, ...
 PUBLISHED: Mapping[str, Errors] = {

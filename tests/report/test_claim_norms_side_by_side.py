@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims.norms_side_by_side import ORDER, WITHOUT, draw, judge
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 Ends = Mapping[str, tuple[float, float]]  # loss after the first epoch, error after the last
 AS_PUBLISHED = {WITHOUT: (1.0, 9.0), "batch_norm": (0.4, 4.0), "group_norm": (0.5, 5.0), "layer_norm": (0.6, 6.0)}

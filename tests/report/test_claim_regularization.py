@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims.regularization import draw, judge
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 Errors = Mapping[tuple[str, float], float]
 PLAIN, DROPPED, BN, BOTH = ("identity", 0.0), ("identity", 0.5), ("batch_norm", 0.0), ("batch_norm", 0.5)

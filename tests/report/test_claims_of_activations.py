@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims import dying_relu, saturation
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 
 def saturated(root: Path, norm: str, seed: int, end: float, decades: float, *, scale: float = 1.0) -> CellResult:

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims import covariate_shift, noisy_batch_norm
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 
 def shifted(

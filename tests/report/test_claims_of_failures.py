@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims import (
@@ -16,6 +15,7 @@ from normzoo.claims import (
     train_test_mismatch,
 )
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 SEEDS = range(3)
 

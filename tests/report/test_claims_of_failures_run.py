@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from small_cells import ran
+
+from tests.report.small_cells import ran
 
 BY_CLASS = ("data.order=by_class", "data.classes_per_batch=2")
 ROUND = "study.rounds=1"

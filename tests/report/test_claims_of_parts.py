@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims import only_batch_norm, whitening
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 SEEDS = range(3)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from small_cells import ran
+
+from tests.report.small_cells import ran
 
 NOISE = "probe=[covariate_shift,activation_distribution,output_noise]"
 ARMS = {

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import made_up
 from matplotlib.figure import Figure
 
 from normzoo.claims import loss_smoothing, loss_surface
 from normzoo.results import CellResult
+from tests.report.made_up import made_up
 
 
 def landscape(root: Path, norm: str, seed: int, scale: float, beta: float, status: str = "ok") -> CellResult:

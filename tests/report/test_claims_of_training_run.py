@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from small_cells import ran
+
+from tests.report.small_cells import ran
 
 INCEPTION = ("model.width=0.05", "model.modules=[3a]")
 RECIPE = (*INCEPTION, "recipe=bn_accelerated")

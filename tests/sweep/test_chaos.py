@@ -25,10 +25,10 @@ from typing import Any
 
 import psutil
 import pytest
-from real import Sweep, alive, until
 
 from normzoo.recording import read_recording
 from normzoo.results import read_result, read_results
+from tests.sweep.real import Sweep, alive, until
 
 SEED = int(os.environ.get("NORMZOO_CHAOS_SEED", "0"))
 KINDS = ("sweep", "server", "keeper", "cell", "rank")

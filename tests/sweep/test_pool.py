@@ -379,7 +379,7 @@ SWEEP = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-import test_pool
+from tests.sweep import test_pool
 
 if __name__ == "__main__":
   with test_pool.fork_server(test_pool.PRELOAD, {{}}) as context, test_pool.Stop() as stop:
@@ -408,7 +408,7 @@ if __name__ == "__main__":
 def test_no_process_outlives_a_killed_sweep(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = tmp_path / "sweep.py"
-    script.write_text(SWEEP.format(here=str(Path(__file__).parent), pids=str(pids)))
+    script.write_text(SWEEP.format(here=str(Path(__file__).parents[2]), pids=str(pids)))
     sweep = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
     family_of = pids_in(pids, 4)
     below = psutil.Process(sweep.pid).children(recursive=True)

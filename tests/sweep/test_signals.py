@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from real import Sweep, alive, started, until
 
 from normzoo.results import read_results
+from tests.sweep.real import Sweep, alive, started, until
 
 
 def go_on_command(said: str) -> str:

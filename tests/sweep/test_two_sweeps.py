@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from real import Sweep, started, until
 
 from normzoo.results import read_results
+from tests.sweep.real import Sweep, started, until
 
 pytestmark = pytest.mark.slow
 

@@ -257,7 +257,7 @@ def two_machines(tmp_path: Path, tiny: tuple[str, ...]) -> Callable[..., list[su
 
     def run(*overrides: str) -> list[subprocess.CompletedProcess[str]]:
         command = [*torchrun, "train", *tiny, "trainer.num_nodes=2", "hydra.run.dir=out", *overrides]
-        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
         programs = [
             subprocess.Popen(
                 command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},

@@ -83,7 +83,7 @@ EXPECTED = {
 def test_every_death_is_recorded_with_its_cause_and_the_sweep_goes_on(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    targets = ",".join([*(f"test_outcome.{name}" for name in EXPECTED), PLAIN])
+    targets = ",".join([*(f"{__name__}.{name}" for name in EXPECTED), PLAIN])
     code, out, err = cli(
         "train", "-m", *tiny, f"model._target_={targets}", "hydra.sweep.dir=s",
         "sweep.time_limit=15s", "sweep.memory_limit=1", "sweep.checkpoint_every=null",
@@ -111,7 +111,12 @@ def test_every_death_is_recorded_with_its_cause_and_the_sweep_goes_on(
     assert "0 to run" in out, out + err
     assert "7 failed before" in out
     code, out, err = cli(
-        "train", "-m", *tiny, f"model._target_=test_outcome.Exits,{PLAIN}", "hydra.sweep.dir=s", "sweep.retry=failed"
+        "train",
+        "-m",
+        *tiny,
+        f"model._target_={__name__}.Exits,{PLAIN}",
+        "hydra.sweep.dir=s",
+        "sweep.retry=failed",
     )
     assert "1 to run" in out, out + err
 
@@ -122,12 +127,12 @@ def test_a_cell_that_hangs_is_ended_and_one_that_takes_long_is_not(
 ) -> None:
     monkeypatch.setattr("normzoo.sweep.outcome.GRACE_S", 0.1)
     _, out, err = cli(
-        "train", "-m", *tiny, "model._target_=test_outcome.Hangs,test_outcome.Slow", "hydra.sweep.dir=s",
+        "train", "-m", *tiny, f"model._target_={__name__}.Hangs,{__name__}.Slow", "hydra.sweep.dir=s",
         "sweep.stall_limit=2.5", "seed=0", f"trainer.devices={devices}", f"batch_size_per_device={8 // devices}",
     )  # fmt: skip
     results = {result.config["model"]["_target_"]: result for result in read_results(tmp_path / "s")[0]}
-    assert results["test_outcome.Slow"].status == "ok", out + err
-    hung = results["test_outcome.Hangs"]
+    assert results[f"{__name__}.Slow"].status == "ok", out + err
+    hung = results[f"{__name__}.Hangs"]
     assert hung.status == "timeout", out + err
     assert "longer than sweep.stall_limit=0:02" in (hung.reason or "")
     assert "raise the limit" in (hung.reason or "")
@@ -150,7 +155,7 @@ def only(folder: Path) -> CellResult:
 def test_a_cell_interrupted_from_elsewhere_was_killed(
     model: str, name: str, cli: Cli, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    _, out, err = cli("train", "-m", *tiny, f"model._target_=test_outcome.{model}", "seed=0", "hydra.sweep.dir=s")
+    _, out, err = cli("train", "-m", *tiny, f"model._target_={__name__}.{model}", "seed=0", "hydra.sweep.dir=s")
     result = only(tmp_path / "s")
     assert (result.status, f"({name})" in (result.reason or "")) == ("killed", True), out + err
 
@@ -158,7 +163,7 @@ def test_a_cell_interrupted_from_elsewhere_was_killed(
 def test_an_interrupted_cell_alone_says_whether_and_how_it_goes_on(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    model = "model._target_=test_outcome.Interrupted"
+    model = f"model._target_={__name__}.Interrupted"
     code, _, err = cli("train", *tiny, model, "hydra.run.dir=new one", "sweep.checkpoint_every=null")
     assert (code, err) == (
         130,
@@ -169,7 +174,7 @@ def test_an_interrupted_cell_alone_says_whether_and_how_it_goes_on(
     said, command = err.splitlines()
     assert said == "interrupted; this command goes on from its checkpoint:"
     assert command.split() == ["normzoo", "train", *tiny, model, "sweep.checkpoint_every=0", "hydra.run.dir=old"]
-    code, out, err = cli(*command.replace("test_outcome.Interrupted", PLAIN).split()[1:])
+    code, out, err = cli(*command.replace(f"{__name__}.Interrupted", PLAIN).split()[1:])
     assert "checkpoint.ckpt is of another cell" in out + err  # it is the one that is looked for
 
 
@@ -190,7 +195,7 @@ def test_a_rank_that_the_kernel_ended_for_want_of_memory(
     monkeypatch.setattr(multirun, "settle", with_a_count)
     cli(
         "train", "-m", *tiny, "trainer.devices=2", "trainer.max_epochs=4", "seed=0",
-        "model._target_=test_outcome.Killed", "hydra.sweep.dir=s",
+        f"model._target_={__name__}.Killed", "hydra.sweep.dir=s",
     )  # fmt: skip
     result = only(tmp_path / "s")
     assert result.status == "oom"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import composed
 from omegaconf import DictConfig, OmegaConf
 
 from normzoo.errors import UserError
@@ -15,6 +14,7 @@ from normzoo.results import cell_id
 from normzoo.sweep.precheck import Verdicts
 from normzoo.training.config import parse
 from normzoo.training.config_check import GIVEN
+from tests.training.conftest import composed
 
 Cli = Callable[..., tuple[int, str, str]]
 Compose = Callable[..., dict[str, Any]]

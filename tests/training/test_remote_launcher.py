@@ -15,7 +15,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from dying import die
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from omegaconf import OmegaConf
 
@@ -28,6 +27,7 @@ from normzoo.sweep.outcome import NEVER_BEGUN
 from normzoo.sweep.plan import Cell
 from normzoo.sweep.worker import InOwnProcess
 from normzoo.training.config import parse
+from tests.training.dying import die
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -67,13 +67,13 @@ def test_cells_run_die_and_are_not_run_twice(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs(engine)
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
     for name, value in RAY.items():
         monkeypatch.setenv(name, value)
     command = (
         "train", "-m", *tiny, *SHORT, f"hydra/launcher={engine}", *OPTIONS.get(engine, ()),
-        "model._target_=normzoo.models.plain_cnn.PlainCNN,dying.Dying", "norm=identity,instance_norm",
+        "model._target_=normzoo.models.plain_cnn.PlainCNN,tests.training.dying.Dying", "norm=identity,instance_norm",
     )  # fmt: skip
     code, out, err = cli(*command)
     assert "4 cells: 2 to run" in out, out + err

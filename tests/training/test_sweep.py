@@ -49,12 +49,12 @@ def test_a_sweep_refuses_runs_reports_and_does_not_repeat(cli: Cli, tiny: tuple[
 
 def test_a_cell_that_dies_does_not_end_the_sweep(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     code, out, err = cli(
-        "train", "-m", *tiny, "model._target_=normzoo.models.plain_cnn.PlainCNN,dying.Dying", "hydra.sweep.dir=s",
-        "hydra.launcher.n_jobs=1",
+        "train", "-m", *tiny, "model._target_=normzoo.models.plain_cnn.PlainCNN,tests.training.dying.Dying",
+        "hydra.sweep.dir=s", "hydra.launcher.n_jobs=1",
     )  # fmt: skip
     results = {result.config["model"]["_target_"]: result for result in read_results(tmp_path / "s")[0]}
     assert results["normzoo.models.plain_cnn.PlainCNN"].status == "ok", out + err
-    dead = results["dying.Dying"]
+    dead = results["tests.training.dying.Dying"]
     assert dead.status == "error"
     assert "exit code 7" in (dead.reason or "")
     assert "exit code 7" in out
