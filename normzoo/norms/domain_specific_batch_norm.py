@@ -96,6 +96,10 @@ class DomainSpecificBatchNorm(AffineNorm):
         """A random domain for each sample of `x`."""
         return torch.randint(self.num_domains, (x.shape[0],), device=x.device)
 
+    def tracked_inputs(self, x: Tensor, condition: Tensor) -> list[Tensor]:
+        """Return the samples of each domain, which its running statistics are of."""
+        return [x[condition == domain] for domain in range(self.num_domains)]
+
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         condition = check_labels(self, condition, x.shape[0], "a domain for each sample")

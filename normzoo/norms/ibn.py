@@ -71,6 +71,10 @@ class IBN(NormLayer, _NormBase):
             self.running_mean = self.running_mean[self.first_half :].clone()
             self.running_var = self.running_var[self.first_half :].clone()
 
+    def tracked_inputs(self, x: Tensor) -> list[Tensor]:
+        """Return the part of the input that the running statistics are of."""
+        return [x[:, self.first_half :]]
+
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         check_count(self, x.shape, MEND)

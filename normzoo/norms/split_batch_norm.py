@@ -95,6 +95,10 @@ class SplitBatchNorm(BatchNormBase):
         if self.uses_batch_statistics:
             check_count(self, input.shape, MEND, count=values_over(self, "N, *", input.shape))
 
+    def tracked_inputs(self, input: Tensor) -> list[Tensor]:
+        """Return the part of the input that the running statistics of the main batch norm are of."""
+        return [input.tensor_split(self.num_splits)[0]]
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from normzoo.surgery.recalibrate import averages_batches, differing_norms, recalibrate
+from normzoo.surgery.population import differing_norms, tracks
+from normzoo.surgery.recalibrate import recalibrate
 
 
 def differs(model: nn.Module) -> bool:
@@ -16,20 +17,20 @@ def differs(model: nn.Module) -> bool:
 
 def can_recalibrate(model: nn.Module) -> bool:
     """Return whether `normzoo.surgery.recalibrate` can recompute the statistics of every such norm."""
-    return all(map(averages_batches, differing_norms(model)))
+    return all(map(tracks, differing_norms(model)))
 
 
 def with_batch_statistics(model: nn.Module) -> nn.Module:
     """Copy the model in evaluation mode, with norms that use batch statistics."""
     twin = copy.deepcopy(model).eval()
     for layer in list(differing_norms(twin)):
-        layer.train()
+        layer.training = True  # not that of its children, such as dropout behind it
     return twin
 
 
 def with_population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Copy the model and recompute its running statistics over `batches`; see `normzoo.surgery.recalibrate`."""
-    return recalibrate(copy.deepcopy(model), batches)
+    return recalibrate(copy.deepcopy(model), batches).eval()
 
 
 @torch.no_grad()

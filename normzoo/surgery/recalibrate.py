@@ -1,92 +1,120 @@
-"""Recompute running statistics as the average of a trained model's batch statistics over the training set."""
+"""Recompute the running statistics of a trained model as those of the population, over the training set."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import contextlib
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch import nn
 
-from normzoo.registry import facts_of
+from normzoo.errors import UserError
+from normzoo.surgery.batches import Forward, run_batch, same_random_numbers, unwrap
+from normzoo.surgery.population import Population, collecting, tracks
 
 
-def differing_norms(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the norms, ours or others', that use different statistics in evaluation and in training.
+class NothingToRecalibrateError(UserError, ValueError):
+    """No layer has running statistics, or no batch came, to recompute them."""
 
-    The layer decides, not its class: a batch norm without running statistics does not differ, an instance norm with
-    them does. A layer can state it by an attribute `train_eval_differ`.
+
+def layers_to_recalibrate(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers whose running statistics can be recomputed, by name.
+
+    Raises:
+        NothingToRecalibrateError: A ValueError, if there is none, or it cannot be seen what they get.
     """
-    return (layer for layer in model.modules() if _differs(layer))
+    layers = {name: layer for name, layer in model.named_modules() if tracks(layer)}
+    for name, layer in layers.items():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise NothingToRecalibrateError(
+                f"layer {name!r} is scripted: recalibrate the model before torch.jit.script"
+            )
+        if any(buffer.is_meta for buffer in layer.buffers()):
+            raise NothingToRecalibrateError(f"layer {name!r} is on the meta device: load the model's weights first")
+    if not layers:
+        raise NothingToRecalibrateError(
+            f"no layer of {type(model).__name__} has running statistics that training moves, so there is nothing to "
+            f"recalibrate; frozen layers keep theirs (unfreeze them first)"
+        )
+    return layers
 
 
-def _differs(layer: nn.Module) -> bool:
-    if hasattr(layer, "train_eval_differ"):
-        return bool(layer.train_eval_differ)
-    facts, buffers = facts_of(layer), dict(layer.named_buffers())
-    if facts and facts.train_eval_differ:
-        return not facts.state or any(name in buffers for name in facts.state)
-    if isinstance(layer, _InstanceNorm) and not layer.track_running_stats:
-        return False  # it has running statistics, but ignores them
-    # Without a momentum, as in a frozen batch norm, running statistics are constants.
-    return hasattr(layer, "momentum") and bool(_running(layer))
+def recalibrate(
+    model: nn.Module, loader: Iterable[Any], *, batches: int | None = None, forward: Forward | None = None
+) -> nn.Module:
+    """Replace running statistics by those of the population: of all values that a layer gets over the loader.
 
+        mean = Σ n_b mean_b / n;  var = Σ n_b (var_b + (mean_b − mean)²) / n,  summed over batches b, var unbiased
 
-def averages_batches(layer: nn.Module) -> bool:
-    """Return whether the layer's running statistics are averages over batches, which `recalibrate` can recompute.
+    This is the BatchNorm paper's Algorithm 2, called PreciseBN by Wu & Johnson, exact whatever the sizes and the means
+    of the batches. Each norm normalizes by its batch's own statistics meanwhile, so that later layers get what they got
+    in training: use the training batch size. Norms with other statistics, such as a whitening matrix or, as torch's
+    instance norm, the mean over instances, get the average of those of the batches, weighted by their size.
 
-    A registered norm declares it by a method `reset_running_stats` and a `momentum`, as in torch's layers.
-    """
-    follows_torch = hasattr(layer, "reset_running_stats") or facts_of(layer) is None
-    tracks = getattr(layer, "track_running_stats", True)
-    return follows_torch and tracks and hasattr(layer, "momentum") and bool(_running(layer))
-
-
-def _running(layer: nn.Module) -> list[str]:
-    return [name for name, _ in layer.named_buffers(recurse=False) if name.startswith("running_")]
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Replace running statistics by the mean of the batch statistics over `batches`.
-
-    These are the population statistics of the BatchNorm paper's Algorithm 2, called PreciseBN by Wu & Johnson. Weights
-    do not change; other layers, such as dropout, and norms whose running statistics are not averages of batches stay in
-    evaluation mode.
+    Weights, momentum, training flags, random numbers, the other layers and the number of batches, which schedules
+    follow, stay as they are, and everything does if a batch raises. In several processes each takes batches of its own,
+    and all get the statistics of all batches; all must call. Pass an averaged model (SWA, EMA) as any other.
 
     Args:
-        model: Changed in place, and left in evaluation mode.
-        batches: Inputs of the training batch size, on the model's device.
+        model: Changed in place.
+        loader: Batches: inputs, pairs (input, target), or mappings whose entries the model's forward has arguments for.
+        batches: How many to take; None for all.
+        forward: How to call the model on a batch, if not as above: `lambda model, batch: model(batch["image"])`.
 
     Returns:
         The model.
 
+    Raises:
+        NothingToRecalibrateError: A ValueError, if no layer has running statistics, or the loader is empty.
+
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 2; Wu & Johnson 2021 (arXiv:2105.07576), section 3.
     """
-    model.eval()
-    layers = [layer for layer in differing_norms(model) if averages_batches(layer)]
-    momenta = [layer.momentum for layer in layers]
-    calls: Counter[nn.Module] = Counter()
-
-    def weigh(layer: nn.Module, _: object) -> None:
-        calls[layer] += 1
-        layer.momentum = 1 / calls[layer]  # type: ignore[assignment]
-
-    hooks = []
-    for layer in layers:
-        if hasattr(layer, "reset_running_stats"):
-            layer.reset_running_stats()  # type: ignore[operator]
-        layer.momentum = None  # type: ignore[assignment]  # torch's convention for a cumulative average
-        if facts_of(layer) is None and not isinstance(layer, _BatchNorm):
-            # torch's instance norm takes None for 0, so set the weight of the t-th batch, 1 / t, explicitly.
-            hooks.append(layer.register_forward_pre_hook(weigh))
-        layer.train()
+    if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
+        raise UserError(f"recalibrate: batches={batches!r} must be a positive integer, or None for all")
+    inside = unwrap(model)
+    layers = layers_to_recalibrate(inside)
+    flags = [(module, module.training) for module in inside.modules()]
+    seen = 0
     try:
-        for x in batches if layers else ():
-            model(x)
+        for module, _ in flags:
+            module.training = False
+        with torch.no_grad(), observed(inside, layers) as populations:
+            for batch in itertools.islice(loader, batches):
+                (forward or run_batch)(inside, batch)
+                seen += 1
     finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-    return model.eval()
+        for module, training in flags:
+            module.training = training
+    if batches is not None and seen < batches:
+        warnings.warn(f"recalibrate: asked for {batches} batches, but the loader has only {seen}", stacklevel=2)
+    finish(populations, layers)
+    return model
+
+
+@contextlib.contextmanager
+def observed(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[list[Population]]:
+    """Collect what these layers of the model get, whatever compiled it, and put random numbers back."""
+    # Compiled code would call no hook.
+    with torch.compiler.set_stance("force_eager"), same_random_numbers(model), collecting(layers.values()) as found:
+        yield found
+
+
+def finish(populations: list[Population], layers: Mapping[str, nn.Module]) -> None:
+    """Give the layers the statistics that were collected, and warn of those that got none or no numbers.
+
+    Raises:
+        NothingToRecalibrateError: A ValueError, if no layer got a batch.
+    """
+    got = dict(zip(layers, populations, strict=True))
+    if not any(population.batches for population in populations):
+        raise NothingToRecalibrateError(
+            "no batch came to any layer with running statistics: the loader is empty (an iterator can be used up), or "
+            "the model does not call these layers"
+        )
+    for population in populations:
+        population.finish()
+    if missed := [name for name, population in got.items() if not population.batches]:
+        warnings.warn(f"these layers were not called, and keep their statistics: {', '.join(missed)}", stacklevel=3)
+    if broken := [name for name, population in got.items() if not population.is_finite()]:
+        warnings.warn(f"the new statistics of these layers are not finite: {', '.join(broken)}", stacklevel=3)

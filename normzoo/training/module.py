@@ -207,9 +207,6 @@ class Classifier(LightningModule):
             inputs = (x.to(self.device) for x, _ in self._batches("train", size, population_samples))
             with self.trainer.precision_plugin.forward_context(), self.convolving:
                 population = with_population_statistics(self.model, inputs)
-            for buffer in population.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self._sum(buffer) / self.trainer.world_size)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         fits = size * self.trainer.world_size <= data.num_val
         with self.convolving:

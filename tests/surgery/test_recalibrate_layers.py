@@ -8,7 +8,8 @@ from torch import nn
 
 import normzoo
 from normzoo.probes.train_eval_gap import can_recalibrate, differs, with_batch_statistics
-from normzoo.surgery.recalibrate import recalibrate
+from normzoo.surgery.population import running_names, tracks
+from normzoo.surgery.recalibrate import NothingToRecalibrateError, recalibrate
 
 timm_layers = pytest.importorskip("timm.layers")
 
@@ -69,31 +70,26 @@ def test_a_layer_differs_where_its_outputs_do(layer):
     torch.testing.assert_close(with_batch_statistics(nn.Sequential(layer))(x), trained)
 
 
-def test_what_can_be_recalibrated_forgets_its_past_and_nothing_else_is_touched(layer):
+def test_what_is_recalibrated_forgets_its_past_and_nothing_else_is_touched(layer):
     twin = copy.deepcopy(layer)
     twin(100 * batches()[0])  # another past
     for each in (layer, twin):
         kept = copy.deepcopy(each)
-        recalibrate(nn.Sequential(each), batches())
-        if not differs(kept) or not can_recalibrate(kept):
+        if not any(map(tracks, each.modules())):
+            with pytest.raises(NothingToRecalibrateError):
+                recalibrate(each, batches())
             assert all(torch.equal(old, each.state_dict()[name]) for name, old in kept.state_dict().items())
+            continue
+        recalibrate(each, batches())
         assert getattr(each, "momentum", None) == getattr(kept, "momentum", None)
-    if differs(layer) and can_recalibrate(layer):
-        for name, buffer in layer.named_buffers():
-            if name.startswith("running_"):
-                torch.testing.assert_close(buffer, twin.get_buffer(name), rtol=1e-4, atol=1e-5, msg=name)
+        names = set(running_names(each))
+        for name, buffer in each.named_buffers(recurse=False):
+            first_count = name == "num_batches_tracked" and not kept.get_buffer(name)
+            assert name in names or first_count or torch.equal(buffer, kept.get_buffer(name)), name
+    for name in running_names(layer) if tracks(layer) else ():
+        torch.testing.assert_close(layer.get_buffer(name), twin.get_buffer(name), rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize(("name", "can"), [("online_norm", False), ("power_norm", False), ("evo_norm_b0", True)])
-def test_which_running_statistics_are_averages_of_batches(name, can):
-    assert can_recalibrate(nn.Sequential(normzoo.create(name, 8))) == can
-    assert not can_recalibrate(nn.Sequential(normzoo.create("online_norm", 8), nn.BatchNorm2d(8)))
-
-
-@pytest.mark.parametrize("build", [nn.InstanceNorm2d, timm_layers.EvoNorm2dB0, nn.BatchNorm2d])
-def test_layers_of_others_get_the_mean_of_the_batches(build):
-    layer = build(8) if build is not nn.InstanceNorm2d else build(8, track_running_stats=True)
-    recalibrate(layer, batches())
-    dims, per = ((2, 3), lambda v: v.mean(0)) if build is nn.InstanceNorm2d else ((0, 2, 3), lambda v: v)
-    expected = torch.stack([per(x.var(dims)) for x in batches()]).mean(0)
-    torch.testing.assert_close(layer.running_var, expected)
+@pytest.mark.parametrize("name", normzoo.list_norms(kind="layer", train_eval_differ=True))
+def test_every_norm_that_differs_in_evaluation_can_be_recalibrated(name):
+    assert can_recalibrate(nn.Sequential(normzoo.create(name, 8)))
