@@ -99,7 +99,7 @@ def freeze(model: nn.Module, *, statistics: bool = True, affine: bool = True, wh
                 name, "has a weight of zeros, and nothing before it will learn: freeze(affine=False), or leave it out"
             )
         memory = frozen(layer) or Frozen(layer)
-        layer.train = memory  # type: ignore[method-assign, assignment]
+        layer.train = memory
         if statistics:
             memory.statistics = True
             layer.training = False
