@@ -12,6 +12,7 @@ from typing import Any, TextIO
 # Control characters, what turns the direction of text or ends a line, and halves of characters, which are how Python
 # keeps the bytes of a name that is not UTF-8.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_FORMULA = frozenset("=+-@＝＋－＠")  # the first characters of what a spreadsheet runs
 _LONGEST = 4096  # characters of one message
 _LONGEST_VALUE = 300
 _LEAST = 40  # characters that a line of running text is to have
@@ -72,7 +73,7 @@ def code(text: str) -> str:
 
 def csv_cell(value: Any) -> Any:
     """The value; an apostrophe goes before a text that a spreadsheet would run: a formula, no number."""
-    if isinstance(value, str) and re.match(r"\s*[=+\-@＝＋－＠]", value) and not _is_number(value):
+    if isinstance(value, str) and value.lstrip()[:1] in _FORMULA and not _is_number(value):
         return f"'{value}"
     return value
 
@@ -87,7 +88,7 @@ def _is_number(text: str) -> bool:
 
 def counted(count: int, noun: str = "cell") -> str:
     """A count with its noun."""
-    return f"{count} {noun}{'s' * (count != 1)}"
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def wrapped(line: str, hang: int = 2, stream: TextIO | None = None) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from normzoo.claims import _figure, _page
 from normzoo.claims._finding import Check, Finding
 from normzoo.errors import UserError
-from normzoo.report.frame import displayed
+from normzoo.report.records import displayed
 from normzoo.results import CellResult, read_result, write_atomic
 from normzoo.sweep.claims_manifest import ClaimCells, read_claims
 from normzoo.text import printable

@@ -11,6 +11,7 @@ from normzoo.report.figure import looks, saved
 from normzoo.report.frame import build_table
 from normzoo.results import CellResult
 from normzoo.sweep.claims_manifest import ClaimCells
+from normzoo.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ def ran(records: Sequence[CellResult]) -> str:
     table = build_table(records)
     trained = table.cells[[not record.config.get("study") for record in table.cells.record]]
     parts = [] if trained.empty else [f"{describe.models(trained)} on {describe.data(trained)}"]
-    parts.append(f"{describe.number(len(table.cells), 'cell')}{f' ({gone})' if (gone := lost(records)) else ''}")
+    parts.append(f"{counted(len(table.cells), 'cell')}{f' ({gone})' if (gone := lost(records)) else ''}")
     parts += [
         describe.seeds(table.cells),
         describe.hardware(table.cells),

@@ -16,7 +16,7 @@ from normzoo.report import provenance as describe
 from normzoo.report.frame import build_table
 from normzoo.report.render import code, render, words
 from normzoo.results import CellResult
-from normzoo.text import bounded, printable
+from normzoo.text import bounded, counted, printable
 
 if TYPE_CHECKING:
     from normzoo.claims import Judged
@@ -44,7 +44,7 @@ def _section(one: "Judged", root: Path) -> dict[str, Any]:
         "figure": Markup(quote(one.figure.relative_to(root).as_posix())) if one.figure else "",
         "command": _command(one),
         "error": one.error and bounded(one.error),
-        "missing": missing and f"{describe.number(missing, 'cell')} of {len(one.claim.cells)} without a record.",
+        "missing": missing and f"{counted(missing, 'cell')} of {len(one.claim.cells)} without a record.",
         "run": f"{describe.counts(table)}; {describe.seeds(table.cells)}; {describe.time(table.cells)}.",
         "records": one.records,
     }
@@ -115,4 +115,4 @@ def _mark(check: Check) -> str:
 def _narrow(one: "Judged") -> str:
     if one.finding is None or not one.finding.narrow:
         return ""
-    return f" ({one.finding.narrow} of {describe.number(len(one.finding.checks), 'check')} narrow)"
+    return f" ({one.finding.narrow} of {counted(len(one.finding.checks), 'check')} narrow)"

@@ -9,7 +9,7 @@ from normzoo.claims._draw import band, log_scale, whole_ticks
 from normzoo.claims._finding import Check, Finding
 from normzoo.claims._recorded import series
 from normzoo.recording import read_recording
-from normzoo.report.chance import at_edge
+from normzoo.report.checks import at_edge
 from normzoo.report.errors_axis import mark_lost
 from normzoo.report.series import Stat
 from normzoo.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION

@@ -7,7 +7,7 @@ from normzoo.claims._axis import TRAINS, along, common, draw_along, errors, trai
 from normzoo.claims._cells import Outcome, lost, split, where
 from normzoo.claims._compare import exceeds, show
 from normzoo.claims._finding import Check, Finding
-from normzoo.report.chance import at_edge
+from normzoo.report.checks import at_edge
 from normzoo.report.series import Stat
 from normzoo.report.style import norm_style
 from normzoo.results import CellResult

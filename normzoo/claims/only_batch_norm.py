@@ -8,7 +8,7 @@ from normzoo.claims._compare import below, exceeds, show
 from normzoo.claims._draw import CHANCE, log_scale
 from normzoo.claims._finding import Check, Finding
 from normzoo.claims._statistics import mark
-from normzoo.report.chance import at_edge
+from normzoo.report.checks import at_edge
 from normzoo.report.series import Stat
 from normzoo.report.style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILLION
 from normzoo.results import CellResult

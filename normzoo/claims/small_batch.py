@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from normzoo.claims._cells import spread, text, where
-from normzoo.claims._finding import Check, Finding
-from normzoo.report.checks import LARGE, SMALL, UNKNOWN, run_checks
+from normzoo.claims._finding import Finding
+from normzoo.report.checks import LARGE, SMALL, run_checks
 from normzoo.report.figure import draw_on
 from normzoo.report.frame import build_table
 from normzoo.results import CellResult
@@ -13,7 +13,6 @@ from normzoo.results import CellResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_HOLDS = {"holds": True, "does not hold": False, "cannot be told": None}
 _SIDE = 8  # of the images whose last map is 1×1
 
 
@@ -25,11 +24,7 @@ def judge(records: Sequence[CellResult]) -> Finding:
         ends = [where(cells, batch_size_per_device=size) for size in (SMALL, LARGE)]
         errors = [text(spread(end, "val_error_running"), end, unit="%") for end in ends]
         parts.append(f"{short} at batch {SMALL}: {errors[0]}, at {LARGE}: {errors[1]}")
-    checks = [
-        Check(check.claim, _HOLDS[check.verdict], check.figures, untold=check.verdict == UNKNOWN)
-        for check in run_checks(build_table(records))
-    ]
-    return Finding("validation error: " + "; ".join(parts), checks)
+    return Finding("validation error: " + "; ".join(parts), run_checks(build_table(records)))
 
 
 def draw(records: Sequence[CellResult], figure: "Figure") -> None:

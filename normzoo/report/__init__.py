@@ -12,7 +12,7 @@ from normzoo.errors import UserError
 from normzoo.report.checks import FAILED, Check, run_checks
 from normzoo.report.figure import draw_figure
 from normzoo.report.frame import build_table
-from normzoo.report.page import build_page
+from normzoo.report.render import build_page
 from normzoo.report.summary import build_summary
 from normzoo.report.sweep_axes import FIGURE_NAMES, figure_name
 from normzoo.report.terminal import lost_text, terminal_table, terminal_text

@@ -1,63 +1,114 @@
-"""Drawing one panel of curves: the abscissa, each curve, a published one in a corner, a legend that covers no data."""
+"""Draw a panel: its curves or ranking, its title and legend, and a published curve in a corner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from normzoo.report.errors_axis import (
-    draw_bars,
+    Which,
+    draw_curve,
     error_scale,
     mark_chance,
-    mark_lost,
     say_nothing_ended,
     top_with_inset,
 )
 from normzoo.report.facets import said
-from normzoo.report.legend import place_legend
-from normzoo.report.literature import Reference
-from normzoo.report.panels import Curve, Panel, Scale
+from normzoo.report.panels import Curve, Panel, Reference, Scale
 from normzoo.report.style import matplotlib_arguments, norm_style
-from normzoo.report.titles import put_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_DOTTED = 12  # curves; among more of them single seeds are only a haze
+MOST_DOTTED = 12  # curves; with more of them single seeds are only a haze
+_LONGEST = 56  # characters in a line of a name
+_CHARACTERS = 15  # in an inch of a title or a legend
 
 
-def draw_panel(axes: Axes, letter: str, panel: Panel, chance: float | None, above: float) -> None:
-    """Draw the curves, set the scales, and put the legend above them, in so many points below the title."""
-    put_title(axes, panel.title, pad=6 + above)
-    if letter:
-        corner: Any = {"xycoords": "axes fraction", "textcoords": "offset points"}
-        axes.annotate(letter, (0, 1), xytext=(-30, 6 + above), fontsize=10, fontweight="bold", va="baseline", **corner)
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel("Validation error (%)")
-    xs = sorted({x for curve in panel.curves for x in (*(x for x, _ in curve.points), *curve.lost)})
-    _abscissa(axes, xs, panel.scale)
-    error_scale(axes, panel.curves)
-    mark_chance(axes, panel.curves, chance)
+def has_dots(panel: Panel) -> bool:
+    """Return whether single seeds are drawn."""
+    return bool(panel.names) or len(panel.curves) <= MOST_DOTTED
+
+
+def has_inset(panel: Panel) -> bool:
+    """Return whether there is a published curve to show, and room for it."""
+    return panel.inset is not None and top_with_inset(panel.curves) <= 100
+
+
+def height(panel: Panel) -> float:
+    """Return the height of the axes in inches."""
+    if not panel.names:
+        return 2.25
+    lines = sum(_name(name).count("\n") + 1 for name in panel.names)
+    return max(0.7, 0.14 * lines + 0.04 * len(panel.names) * min(len(panel.curves), 8))
+
+
+def draw_panel(axes: Axes, panel: Panel, chance: float | None, title: str, width: float) -> float:
+    """Draw a panel, with its title and legend above the axes; return their height in inches.
+
+    Args:
+        axes: Where to draw.
+        panel: What to draw.
+        chance: The error of guessing in percent, if known.
+        title: The title.
+        width: Inches that axes and labels can take.
+    """
+    which: Which = "x" if panel.names else "y"
+    if panel.names:
+        axes.set_xlabel("Validation error (%)")
+        axes.set_yticks(range(len(panel.names)), [_name(name) for name in panel.names])
+        axes.set_ylim(len(panel.names) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        apart, together = 3.0, 26.0  # points between two and over all curves
+    else:
+        axes.set(xlabel=panel.x_label, ylabel="Validation error (%)")
+        xs = sorted({x for curve in panel.curves for x in (*(x for x, _ in curve.points), *curve.lost)})
+        _abscissa(axes, xs, panel.scale)
+        apart, together = 4.0, 80.0 / len(xs)
+    error_scale(axes, panel.curves, which)
+    mark_chance(axes, panel.curves, chance, which)
     moving = [curve for curve in panel.curves if not curve.flat]
-    apart = min(0.07, 0.4 / max(len(moving), 1))
-    handles = []
-    for curve in panel.curves:
-        if curve.flat:
-            handles.append(_draw_level(axes, curve))
-        else:
-            # A little apart, so that error bars at one x do not hide each other.
-            place = moving.index(curve) - (len(moving) - 1) / 2
-            shifted = _shifted(xs, panel.scale, apart * place)
-            points = [(shifted(x), s) for x, s in curve.points]
-            dotted = len(panel.curves) <= MOST_DOTTED
-            handles.append(draw_bars(axes, points, matplotlib_arguments(curve.style), seeds=dotted))
-    for curve in panel.curves:
-        mark_lost(axes, curve.lost, curve.style.color)
+    apart = min(apart, together / max(len(moving), 1))
+    lines = [
+        draw_curve(axes, curve, which, seeds=has_dots(panel), aside=apart * (number - (len(moving) - 1) / 2))
+        for number, curve in enumerate(moving)
+    ]
+    lines += [_draw_level(axes, curve) for curve in panel.curves if curve.flat]
     if not any(curve.points for curve in panel.curves):
-        say_nothing_ended(axes)
-    if panel.inset and top_with_inset(panel.curves) <= 100:
-        _inset(axes, panel.inset, panel.curves)
-    place_legend(axes, handles, panel)
+        say_nothing_ended(axes, which)
+    if panel.inset and has_inset(panel):
+        _draw_inset(axes, panel.inset, panel.curves)
+    return _draw_legend(axes, lines, panel, title, width)
+
+
+def _draw_legend(axes: Axes, lines: Sequence[Any], panel: Panel, title: str, width: float) -> float:
+    """Put title and legend above the axes, in as many columns as fit."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    labels = axes.yaxis.get_tightbbox()
+    room = width - 0.35 - (labels.width / figure.dpi if labels else 0.0)
+    curves = [*(curve for curve in panel.curves if not curve.flat), *(curve for curve in panel.curves if curve.flat)]
+    named = len(curves) > 1 or not panel.names  # a ranking names on its left what it shows
+    names = [_wrapped(curve.style.name, int((room - 0.5) * _CHARACTERS), 3) for curve in curves] if named else []
+    for columns in range(max(1, len(names)), 0, -1):
+        legend = axes.legend(
+            lines[: len(names)], names, ncols=columns, columnspacing=1.2, loc="lower left", bbox_to_anchor=(0, 1),
+            borderpad=0, borderaxespad=0.7, title=_wrapped(title, int(room * 13), 2), alignment="left",
+        )  # fmt: skip
+        size = legend.get_window_extent()
+        if size.width <= room * figure.dpi:
+            break
+    return size.height / figure.dpi + 0.1
+
+
+def _name(name: str) -> str:
+    return _wrapped(name, _LONGEST, 2)
+
+
+def _wrapped(text: str, characters: int, lines: int) -> str:
+    """Break a text into at most so many lines of so many characters; shorten a longer one."""
+    return "\n".join(textwrap.wrap(text, max(characters, 8), max_lines=lines, placeholder=" …")) or text
 
 
 def _abscissa(axes: Axes, xs: Sequence[float], scale: Scale) -> None:
@@ -78,28 +129,16 @@ def _abscissa(axes: Axes, xs: Sequence[float], scale: Scale) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: said(float(x))))
 
 
-def _shifted(xs: Sequence[float], scale: Scale, by: float) -> Callable[[float], float]:
-    """Puts a curve aside by so many octaves, or as far where these have another length."""
-    if scale == "linear":
-        return lambda x: x + by * 0.12 * (xs[-1] - xs[0])
-    if scale == "log10":
-        return lambda x: x * (xs[-1] / xs[0]) ** (by * 0.2)
-    return lambda x: x * 2**by
-
-
 def _draw_level(axes: Axes, curve: Curve) -> Any:
     _, level = curve.points[-1]
-    arguments = {**matplotlib_arguments(curve.style), "marker": ""}
-    handle = axes.axhline(level.mean, color=arguments["color"], ls=arguments["linestyle"], lw=1.1, zorder=2)
+    color = curve.style.color
     if level.std:
-        axes.axhspan(
-            level.mean - level.std, level.mean + level.std, color=curve.style.color, alpha=0.13, lw=0, zorder=0
-        )
-    return handle
+        axes.axhspan(level.mean - level.std, level.mean + level.std, color=color, alpha=0.13, lw=0, zorder=0)
+    return axes.axhline(level.mean, color=color, ls=curve.style.dash, lw=1.1, zorder=2)
 
 
-def _inset(axes: Axes, reference: Reference, curves: Sequence[Curve]) -> None:
-    """A published curve in the upper right corner, with room made for it above the data."""
+def _draw_inset(axes: Axes, reference: Reference, curves: Sequence[Curve]) -> None:
+    """Draw a published curve in the upper right corner, with room made for it above the data."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
     axes.set_ylim(top=top_with_inset(curves))

@@ -1,26 +1,27 @@
-"""The axis of errors, on either side of a panel: its scale, bars of the spread over seeds, chance, what was lost."""
+"""Draw along the axis of errors, vertical or horizontal: its scale, means and spread over seeds, chance, lost cells."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from normzoo.report.panels import Curve
-from normzoo.report.series import Stat
-from normzoo.report.style import GREY
+from normzoo.report.style import GREY, matplotlib_arguments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Which = Literal["x", "y"]
 _LOG_FROM = 3.0  # ratio of the largest to the smallest mean from which the errors go on a logarithmic axis
 _TICKS = [m * 10.0**e for e in range(-3, 2) for m in (1, 1.5, 2, 3, 5, 7)] + [100.0]
 _MOST_SEED_DOTS = 20
 
 
 def error_limits(curves: Sequence[Curve]) -> tuple[bool, float, float]:
-    """Whether the errors go on a logarithmic axis, as where they span much, and from where to where it goes.
+    """Return whether the axis is logarithmic, as for errors that span much, and its two ends.
 
-    It holds every dot, and every bar but for a lower end far below all means and an upper one above 100 %.
+    It holds every dot, and every bar except a lower end far below all means and an upper end above 100 %.
     """
     stats = [s for curve in curves for _, s in curve.points]
     if not stats:
@@ -37,20 +38,20 @@ def error_limits(curves: Sequence[Curve]) -> tuple[bool, float, float]:
 
 
 def top_with_inset(curves: Sequence[Curve]) -> float:
-    """Where the errors are to end so that there is room for an inset above all of them."""
+    """Return the end of the axis that leaves room for an inset above all errors."""
     log, low, high = error_limits(curves)
     share = 0.52  # of the height, for the errors
     return low * (high / low) ** (1 / share) if log else low + (high - low) / share
 
 
 def cut_off(curves: Sequence[Curve]) -> bool:
-    """Whether the lower end of some bar lies beyond the axis."""
+    """Return whether the lower end of some bar lies beyond the axis."""
     _, low, _ = error_limits(curves)
     return any(s.mean - (s.std or 0) < low for curve in curves for _, s in curve.points)
 
 
-def error_scale(axes: Axes, curves: Sequence[Curve], which: Literal["x", "y"] = "y") -> bool:
-    """Choose the scale and the limits of the errors; gives whether it is logarithmic."""
+def error_scale(axes: Axes, curves: Sequence[Curve], which: Which) -> None:
+    """Set the scale and the limits of the errors."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     limit, scale, axis = (getattr(axes, name) for name in (f"set_{which}lim", f"set_{which}scale", f"{which}axis"))
@@ -61,13 +62,12 @@ def error_scale(axes: Axes, curves: Sequence[Curve], which: Literal["x", "y"] = 
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     limit(low, high)
-    return log
 
 
-def mark_chance(axes: Axes, curves: Sequence[Curve], chance: float | None, which: Literal["x", "y"] = "y") -> None:
-    """Mark the error of guessing where errors come near it; elsewhere it would only stretch the axis."""
+def mark_chance(axes: Axes, curves: Sequence[Curve], chance: float | None, which: Which) -> None:
+    """Mark the error of guessing if errors come near it; otherwise it would only stretch the axis."""
     highest = max((s.mean for curve in curves for _, s in curve.points), default=0.0)
-    if chance is None or highest < 0.8 * chance:
+    if chance is None or highest < 0.8 * chance or chance < error_limits(curves)[1]:
         return
     line: Any = {"color": GREY, "lw": 0.7, "ls": ":", "zorder": 0}
     text: Any = {"textcoords": "offset points", "ha": "right", "fontsize": 6, "color": GREY}
@@ -81,58 +81,77 @@ def mark_chance(axes: Axes, curves: Sequence[Curve], chance: float | None, which
         axes.annotate("chance", (1, chance), xytext=(-2, 1.5), xycoords=("axes fraction", "data"), **text)
 
 
-def draw_bars(
-    axes: Axes,
-    points: Sequence[tuple[float, Stat]],
-    looks: Mapping[str, Any],
-    *,
-    seeds: bool,
-    which: Literal["x", "y"] = "y",
-) -> Any:
-    """The means, a bar of ± std around each, and on it a dot for each seed; gives what a legend shows of them.
+def draw_curve(axes: Axes, curve: Curve, which: Which, *, seeds: bool, aside: float = 0.0) -> Any:
+    """Draw means, a bar of ± std around each, a dot for each seed, and crosses for lost cells; return the line.
 
-    A bar whose lower end lies beyond the axis, as one below zero does on a logarithmic one, ends at the axis without a
-    cap. It takes the limits that the axis has, so these are to be set before.
+    A bar whose end lies beyond the axis is clipped there and has no cap.
 
     Args:
-        points: Place along the other axis, and statistic.
+        axes: The panel, with its scale and limits set.
+        curve: The places and statistics.
         which: The axis of the errors.
+        seeds: Whether to draw the dots.
+        aside: Points by which everything is shifted, so that curves do not hide each other.
     """
-    least = min(axes.get_ylim() if which == "y" else axes.get_xlim())
-    color = looks["color"]
+    from matplotlib.lines import Line2D
 
-    def plot(places: Sequence[float], errors: Sequence[float], **drawn: Any) -> Any:
-        return axes.plot(*((places, errors) if which == "y" else (errors, places)), **drawn)[0]
+    color = curve.style.color
+    shift = axes.transData + _aside(axes, which, aside)
+    looks: Any = {**matplotlib_arguments(curve.style), **({} if which == "y" else {"linestyle": "none"})}
+    line = Line2D([], [], **looks)
+    if curve.points:  # an empty line that is not clipped would confuse the layout
+        x, y = _at([(place, stat.mean) for place, stat in curve.points], which)
+        looks |= {f"{which}err": [stat.std or math.nan for _, stat in curve.points]}
+        bars: Any = {"elinewidth": 0.8, "capsize": 1.8, "capthick": 0.8, "zorder": 4, "transform": shift}
+        line = axes.errorbar(x, y, **bars, **looks).lines[0]
+        line.set_clip_on(False)
+    dots = [(place, value) for place, stat in curve.points if stat.n > 1 for value in stat.values[:_MOST_SEED_DOTS]]
+    if seeds and dots:
+        axes.plot(
+            *_at(dots, which),
+            transform=shift,
+            ls="none",
+            marker="o",
+            ms=2.6,
+            mew=0.6,
+            mfc="white",
+            mec=color,
+            zorder=3.5,
+        )
+    mark_lost(axes, curve.lost, color, which, aside)
+    return line
 
-    handle = plot(
-        [place for place, _ in points], [stat.mean for _, stat in points], **{**looks, "zorder": 4, "clip_on": False}
-    )
-    bars = [(place, stat.mean - stat.std, stat.mean + stat.std) for place, stat in points if stat.std]
-    for place, low, high in bars:
-        plot([place, place], [max(low, least), high], color=color, lw=0.8, zorder=3, gid="bar")
-    caps = [(place, end) for place, low, high in bars for end in (low, high) if end > least]
-    if caps:
-        mark = "_" if which == "y" else "|"
-        plot(*zip(*caps, strict=True), ls="none", marker=mark, ms=3.6, mew=0.8, color=color, zorder=3)
-    dots = [(place, value) for place, stat in points if stat.n > 1 for value in stat.values[:_MOST_SEED_DOTS]]
-    if dots and seeds:
-        plot(*zip(*dots, strict=True), ls="none", marker="o", ms=2.6, mew=0.6, mfc="white", mec=color, zorder=3.5)
-    return handle
+
+def mark_lost(axes: Axes, places: Sequence[float], color: str, which: Which = "y", aside: float = 0.0) -> None:
+    """Draw a cross at the far end of the errors where cells diverged or died: they have no error to draw."""
+    if places:
+        at = _at([(place, 1.0) for place in places], which)
+        edge = axes.get_xaxis_transform() if which == "y" else axes.get_yaxis_transform()
+        transform = edge + _aside(axes, which, aside)
+        axes.plot(
+            *at, transform=transform, ls="none", marker="X", ms=6, mfc="white", mec=color, clip_on=False, zorder=4
+        )
 
 
-def say_nothing_ended(axes: Axes, which: Literal["x", "y"] = "y") -> None:
-    """Of a panel of crosses alone: an axis of numbers beside them would look as if they were measured."""
+def _at(points: Sequence[tuple[float, float]], which: Which) -> tuple[list[float], list[float]]:
+    """Return places and errors as coordinates."""
+    places, errors = [place for place, _ in points], [error for _, error in points]
+    return (places, errors) if which == "y" else (errors, places)
+
+
+def _aside(axes: Axes, which: Which, points: float) -> Any:
+    """Return a shift along the other axis."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    x, y = (points / 72, 0.0) if which == "y" else (0.0, -points / 72)
+    return ScaledTranslation(x, y, figure.dpi_scale_trans)
+
+
+def say_nothing_ended(axes: Axes, which: Which) -> None:
+    """Replace the ticks of a panel of crosses alone, beside which an axis of numbers would look like measurements."""
     (axes.yaxis if which == "y" else axes.xaxis).set_ticks([])
     axes.text(
         0.5, 0.5, "no error: every cell diverged or died", transform=axes.transAxes, ha="center", color=GREY, fontsize=7
     )
-
-
-def mark_lost(axes: Axes, places: Sequence[float], color: str, which: Literal["x", "y"] = "y") -> None:
-    """A cross at the far end of the errors where cells diverged or died: they have no error to draw."""
-    if not places:  # an empty line that is not clipped takes the layout to the corner of the page
-        return
-    ends = [1.0] * len(places)
-    at = (places, ends) if which == "y" else (ends, places)
-    transform = axes.get_xaxis_transform() if which == "y" else axes.get_yaxis_transform()
-    axes.plot(*at, transform=transform, ls="none", marker="X", ms=6, mfc="white", mec=color, clip_on=False, zorder=4)

@@ -1,4 +1,4 @@
-"""The figure, as PNG and SVG: the panels on a page, with a caption made from the records."""
+"""Draw the figure, as PNG and SVG: panels with a caption made from the records."""
 
 import io
 import textwrap
@@ -10,13 +10,11 @@ from typing import Any
 
 from normzoo.errors import UserError
 from normzoo.report import provenance as describe
-from normzoo.report.axes import MOST_DOTTED, draw_panel
-from normzoo.report.chance import guessing
-from normzoo.report.errors_axis import cut_off, top_with_inset
+from normzoo.report.axes import draw_panel, has_dots, has_inset, height
+from normzoo.report.checks import guessing
+from normzoo.report.errors_axis import cut_off
 from normzoo.report.frame import Table
-from normzoo.report.legend import legend_size
 from normzoo.report.panels import Panel, build_panels
-from normzoo.report.ranking import draw_ranking, ranking_size
 from normzoo.report.sweep_axes import over_batches, pooled_text
 from normzoo.report.sweep_panels import varied_panels
 
@@ -36,6 +34,7 @@ LOOKS: Any = {
     "lines.markersize": 4.2,
     "lines.markeredgewidth": 1.0,
     "legend.fontsize": 6.8,
+    "legend.title_fontsize": 8.5,
     "legend.framealpha": 0.0,
     "legend.edgecolor": "none",
     "legend.handlelength": 2.6,
@@ -48,13 +47,13 @@ LOOKS: Any = {
     "text.parse_math": False,  # a dollar in a name is a dollar
 }
 # Inches: a text-wide figure of two columns, or one panel of a column and a half.
-_WIDTH, _ONE_WIDTH, _HEAD, _ROW, _GAP, _MARGIN = 7.2, 4.6, 0.3, 2.25, 0.62, (0.54, 0.12)
+_WIDE, _NARROW = 7.2, 4.6
 _CAPTION_SIZE, _CAPTION_LINE = 6.4, 0.125
 
 
 @contextmanager
 def looks(**more: Any) -> Iterator[None]:
-    """Meanwhile matplotlib draws as all figures here look, and boxes, without a word, for what its font has not."""
+    """Give figures their common look, without warnings about characters that the font lacks."""
     import matplotlib
 
     chosen: Any = {**LOOKS, **more}
@@ -64,7 +63,7 @@ def looks(**more: Any) -> Iterator[None]:
 
 
 def draw_figure(table: Table) -> tuple[bytes, bytes]:
-    """The figure as PNG and as SVG.
+    """Return the figure as PNG and as SVG.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -92,45 +91,33 @@ def draw_on(figure: Any, table: Table) -> None:
     panels = build_panels(table) if over_batches(table) else varied_panels(table)
     rows = _arranged(panels)
     columns = max((len(row) for row in rows), default=1)
-    width = _WIDTH if columns == 2 or any(map(_is_wide, panels)) else _ONE_WIDTH
-    left, right = _MARGIN
+    width = _WIDE if columns == 2 or any(map(_is_wide, panels)) else _NARROW
     lines = textwrap.wrap(caption(table, panels), int(width * 20.4))
-    foot = 0.48 + _CAPTION_LINE * len(lines)
-    shares = [(width - (left + right) * len(row)) / len(row) for row in rows]
-    rooms = [[max(0.0, ranking_size(panel)[1] - left) if panel.names else 0.0 for panel in row] for row in rows]
-    legends = [
-        max(legend_size(panel, share - room)[0] for panel, room in zip(row, of_row, strict=True))
-        for row, of_row, share in zip(rows, rooms, shares, strict=True)
-    ]
-    heights = [max(ranking_size(panel)[0] if panel.names else _ROW for panel in row) for row in rows]
-    height = _HEAD + sum(heights) + sum(legends) + _GAP * max(len(rows) - 1, 0) + foot + (0.4 if not rows else 0.0)
-    chance = chance_level(table)
-    figure.set_layout_engine("none")  # every panel is put where it belongs
-    figure.set_size_inches(width, height)
-    letters, y = iter(ascii_uppercase), height - _HEAD + _GAP
-    for row, row_height, above, share, of_row in zip(rows, heights, legends, shares, rooms, strict=True):
-        y -= above + row_height + _GAP
-        for i, (panel, room) in enumerate(zip(row, of_row, strict=True)):
-            x = left + i * (share + left + right)
-            axes = figure.add_axes(((x + room) / width, y / height, (share - room) / width, row_height / height))
-            if panel.names:
-                draw_ranking(axes, panel, chance, 72 * above)
-            else:
-                draw_panel(axes, next(letters) if len(panels) > 1 else "", panel, chance, 72 * above)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06, wspace=0.03, hspace=0.03)
+    figure.set_size_inches(width, 3.0)
+    foot = {"x": 0.12 / width, "ha": "left", "fontsize": _CAPTION_SIZE, "linespacing": 1.2}
+    figure.supxlabel("\n".join(lines), **foot)
+    total = 0.2 + _CAPTION_LINE * len(lines)
+    heights = [max(map(height, row)) for row in rows]
+    # From wide axes the layout finds its way in one step: their legends fit.
+    grid = figure.add_gridspec(max(len(rows), 1), columns, height_ratios=heights or None, left=0.01, right=0.99)
+    letters, chance = iter(ascii_uppercase), chance_level(table)
+    for number, row in enumerate(rows):
+        above = 0.0
+        for column, panel in enumerate(row):
+            axes = figure.add_subplot(grid[number, column] if len(row) > 1 else grid[number, :])
+            title = f"{next(letters)}   {panel.title}" if len(panels) > 1 else panel.title
+            above = max(above, draw_panel(axes, panel, chance, title, width / len(row)))
+        total += heights[number] + above + 0.5
     if not panels:
-        figure.text(0.5, 1 - 0.3 / height, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
-    figure.text(
-        0.12 / width,
-        0.06 / height,
-        "\n".join(lines),
-        fontsize=_CAPTION_SIZE,
-        va="bottom",
-        linespacing=_CAPTION_LINE * 72 / _CAPTION_SIZE / 1.165,
-    )
+        figure.text(0.5, 0.7, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
+    figure.set_size_inches(width, max(total, 1.0))
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # everything is in its place
 
 
 def _arranged(panels: Sequence[Panel]) -> list[list[Panel]]:
-    """Panels in rows of two; one with many lines takes a row of its own."""
+    """Arrange panels in rows of two; one with many lines takes a row of its own."""
     rows: list[list[Panel]] = []
     for panel in panels:
         if rows and len(rows[-1]) == 1 and not _is_wide(rows[-1][0]) and not _is_wide(panel):
@@ -145,7 +132,7 @@ def _is_wide(panel: Panel) -> bool:
 
 
 def caption(table: Table, panels: Sequence[Panel]) -> str:
-    """What is drawn, on which data and model, over which seeds, on which hardware."""
+    """Describe what is drawn, on which data and model, over which seeds, on which hardware."""
     cells = table.cells
     seeds = {panel.seeds for panel in panels}
     all_seeds = f"; {seeds.pop() if seeds else describe.seeds(cells)}" if len(seeds) < 2 else ""
@@ -156,7 +143,7 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         notes = [f"{note[0].upper()}{note[1:]}." for note in notes]
     drawn = []
     if any(s.n > 1 for panel in panels for curve in panel.curves for _, s in curve.points):
-        dots = "; dots: single seeds" if any(_dotted(panel) for panel in panels) else ""
+        dots = "; dots: single seeds" if any(map(has_dots, panels)) else ""
         drawn.append(f"Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation{dots}.")
         if any(cut_off(panel.curves) for panel in panels):
             drawn.append("A bar without a lower cap goes on below the axis.")
@@ -164,7 +151,7 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         edge = "right" if any(panel.names for panel in panels) else "upper"
         drawn.append(f"Crosses on the {edge} edge: cells that diverged or died.")
     for panel in panels:
-        if panel.inset and top_with_inset(panel.curves) <= 100:
+        if panel.inset and has_inset(panel):
             notes.append(f"Inset, not measured here: {panel.inset.what} ({panel.inset.citation}).")
     if pools := pooled_text(table):
         notes.append(f"Cells of one line differ in {pools}.")
@@ -180,18 +167,14 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
     )
 
 
-def _dotted(panel: Panel) -> bool:
-    return bool(panel.names) or len(panel.curves) <= MOST_DOTTED
-
-
 def chance_level(table: Table) -> float | None:
-    """The error of guessing, in percent, where every data set has the same known number of classes."""
+    """Return the error of guessing, in percent, if all data sets have the same known number of classes."""
     levels = {guessing(record) for record in table.cells.record}
     return levels.pop() if len(levels) == 1 else None
 
 
 def saved(figure: Any, kind: str, **options: Any) -> bytes:
-    """The figure in a file of this kind."""
+    """Return the figure as a file of this kind."""
     stream = io.BytesIO()
     figure.savefig(stream, format=kind, **options)
     return stream.getvalue()

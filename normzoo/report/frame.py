@@ -1,21 +1,19 @@
-"""The records of a sweep as one data frame: a row a cell, and the settings that the rows fall into.
+"""Turn the records of a sweep into one data frame: a row per cell, and the settings that the rows fall into.
 
 A *setting* is everything that differs between cells of a folder beyond norm, batch size, placement, devices and seed.
 It is found from the records: whatever entry of the configs takes several values splits the cells, with no label needed.
 """
 
-import json
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from normzoo.report.facets import Setting, derived_entries, describe
+from normzoo.report.facets import ABSENT, Setting, derived_entries, describe
+from normzoo.report.records import flatten, without_repeats
 from normzoo.results import CellResult, decisive
-from normzoo.text import bounded, displayable, printable
 
 # Axes of the report itself, and entries that say where a cell ran rather than what it was.
 _AXES = frozenset({"seed", "batch_size_per_device"})
@@ -25,8 +23,8 @@ WHERE_IT_RAN = frozenset(
 )
 # The number of samples that share a statistic is an axis of its own, so it does not tell variants of a norm apart.
 NORM_AXIS = "norm.group_size"
-METRIC = "metrics."  # begins the names of columns that are metrics
-# The order of a reader's interest; what is not named follows by its name.
+METRIC, CONFIG = "metrics.", "config."  # prefixes of columns
+# The order of a reader's interest; other names follow alphabetically.
 _NORMS_FIRST = (
     "batch_norm",
     "ghost_batch_norm",
@@ -41,15 +39,15 @@ _PLACEMENTS_FIRST = ("pre_act", "post_act", "all_but_last", "last_only", "first_
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The cells of a folder, their settings (the fullest first) and how many were found twice.
+    """The cells of a folder.
 
     Args:
-        cells: A row a cell. Beside what a reader would name it has `record`, the whole of it, and `config`, all entries
-            by their full names; a metric is empty where the cell did not come to its end.
-        settings: The groups that may stand in one table.
+        cells: A row per cell. `record` is the record itself, `setting` the number of the setting. Columns `config.*`
+            hold the entries of the configs, columns `metrics.*` the metrics of cells that finished.
+        settings: The groups that can share a table, largest first.
         differing: Entries of the configs that take several values.
-        repeated: Records of a cell that has another.
-        found: Lines once found, by what was asked for: summary, checks and figure ask for the same ones.
+        repeated: Records left out because another record of the same cell was kept.
+        found: Results of `remembered` functions.
     """
 
     cells: pd.DataFrame
@@ -59,240 +57,153 @@ class Table:
     found: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def rows(self) -> list[Any]:
-        """The cells one by one, as named tuples."""
-        return list(self.cells.itertuples())
-
-    @cached_property
-    def by_setting(self) -> dict[Setting, pd.DataFrame]:
-        return dict(list(self.cells.groupby("setting", sort=False)))
-
-    @cached_property
     def batch_norms(self) -> frozenset[str]:
         """Norms whose statistics were shared by several samples in some cell."""
         return frozenset(self.cells.norm[self.cells.normalization_batch > 1])
 
     @cached_property
     def partitioned(self) -> frozenset[str]:
-        """Norms whose normalization batch was varied while the batch of a step stayed the same."""
+        """Norms whose normalization batch varied while the batch of a step stayed the same."""
         step = self.cells.groupby(["setting", "norm", "placement", "devices", "batch"], sort=False, dropna=False)
         varied = step.normalization_batch.nunique() > 1
         return frozenset(varied[varied].index.get_level_values("norm"))
 
+    @cached_property
+    def _placements(self) -> list[str]:
+        counts = self.cells.groupby(["setting", "placement"]).size().reset_index(name="cells")
+        counts["other"] = counts.placement != "pre_act"
+        ordered = counts.sort_values(["setting", "cells", "other", "placement"], ascending=[True, False, True, True])
+        return list(ordered.drop_duplicates("setting").placement)
+
     def main_placement(self, setting: Setting) -> str:
-        """The placement most cells of the setting have; `pre_act` where several tie."""
-        counts = Counter(self.by_setting[setting].placement)
-        return min(counts, key=lambda name: (-counts[name], name != "pre_act", name))
+        """Return the most frequent placement of a setting; `pre_act` if several tie."""
+        return self._placements[setting.index]
+
+    @cached_property
+    def mainly_placed(self) -> pd.Series:
+        """Whether each cell has the main placement of its setting."""
+        return self.cells.placement == self.cells.setting.map(dict(enumerate(self._placements)))
+
+    def of(self, setting: Setting) -> pd.DataFrame:
+        """Return the cells of a setting."""
+        return self.cells[self.cells.setting == setting.index]
 
 
 def build_table(results: Iterable[CellResult]) -> Table:
     """Flatten the records, group them into settings and name the variants of norms and placements."""
-    kept, repeated = _once(results)
+    kept, repeated = without_repeats(results)
     texts: dict[str, str] = {}
-    flats = [_flatten(decisive(result.config), texts) for result in kept]
-    differing = _differing(flats)
-    own_axes = _AXES | WHERE_IT_RAN
-    splitting = [key for key in differing if key not in own_axes and not key.startswith(_AXIS_GROUPS)]
-    refused = [result.status == "refused" for result in kept]
-    ran = [flat for flat, out in zip(flats, refused, strict=True) if not out]
-    # What follows from the batch in all that ran follows from it; an entry that only something refused has otherwise
-    # sets that apart.
+    flats = [flatten(decisive(result.config), texts) for result in kept]
+    entries = list(dict.fromkeys(key for flat in flats for key in flat))
+    configs = pd.DataFrame([[flat.get(key, ABSENT) for key in entries] for flat in flats], None, entries, dtype=object)
+    refused = pd.Series([result.status == "refused" for result in kept], dtype=bool)
+    differing = _differing(configs)
+    splitting = [key for key in differing if key not in _AXES | WHERE_IT_RAN and not key.startswith(_AXIS_GROUPS)]
+    # Whatever follows from the batch in all cells that ran follows from it; an entry that only a refused cell has
+    # otherwise sets that cell apart.
+    ran = configs[~refused]
     among = {key for key in _differing(ran) if key in splitting}
-    derived = derived_entries(ran, among) | derived_entries(flats, set(splitting) - among)
-    splitting = [key for key in splitting if key not in derived]
-    keys = [tuple(flat.get(key) for key in splitting) for flat in flats]
-    settings = _settings(keys, splitting, flats, refused)
-    norms = _variants(flats, refused, "norm", skip=(NORM_AXIS,))
-    placements = _variants(flats, refused, "placement")
+    derived = derived_entries(ran, among) | derived_entries(configs, {*splitting} - among)
+    settings, numbers = _settings(configs, flats, [key for key in splitting if key not in derived], refused)
     cells = pd.DataFrame(
         {
             "record": kept,
-            "config": flats,
             "status": [result.status for result in kept],
             "reason": [" ".join((result.reason or "").split()) for result in kept],
-            "norm": [str(flat.get("norm.name", "?")) for flat in flats],
-            "variant": norms,
+            "norm": _named(configs, "norm"),
+            "variant": _variants(configs, refused, "norm", skip=(NORM_AXIS,)),
             "batch": [_count(flat.get("batch_size_per_device")) for flat in flats],
-            # A cell that died has no record of it, and yet belongs at its place on the axis.
+            # A cell that died did not record it, and yet belongs at its place on the axis.
             "normalization_batch": [
                 _count(result.normalization_batch) or _count(flat.get(NORM_AXIS))
                 for result, flat in zip(kept, flats, strict=True)
             ],
-            "placement": placements,
-            "model": [str(flat.get("model.name", "?")) for flat in flats],
-            "data": [str(flat.get("data.name", "?")) for flat in flats],
+            "placement": _variants(configs, refused, "placement"),
+            "model": _named(configs, "model"),
+            "data": _named(configs, "data"),
             "image_size": [flat.get("data.image_size") for flat in flats],
             "devices": [_devices(result, flat) for result, flat in zip(kept, flats, strict=True)],
             "seed": [result.seed for result in kept],
             "values_min": [
                 min((n for n in result.values_per_statistic.values() if n and n > 0), default=None) for result in kept
             ],
-            "setting": [settings[key] for key in keys],
         },
         dtype=object,
     ).astype(dict.fromkeys(("batch", "normalization_batch"), "Int64"))
-    names = dict.fromkeys(name for result in kept for name in result.metrics)
-    ended = [result.metrics if result.status == "ok" else {} for result in kept]
-    metrics = pd.DataFrame({name: [found.get(name) for found in ended] for name in names}, dtype=float)
-    cells = pd.concat([cells, metrics.add_prefix(METRIC)], axis=1)
-    order = pd.DataFrame(
-        {
-            "setting": [setting.index for setting in cells.setting],
-            "norm": [_rank(_NORMS_FIRST, norm) for norm in cells.norm],
-            "variant": cells.variant,
-            "first": [_rank(_PLACEMENTS_FIRST, placement) for placement in cells.placement],
-            **{name: cells[name] for name in ("placement", "devices")},
-            **{name: cells[name].fillna(0) for name in ("batch", "normalization_batch")},
-            "seed": cells.seed,
-        }
-    )
+    cells["setting"] = numbers
+    names = list(dict.fromkeys(name for result in kept for name in result.metrics))
+    finished = [result.metrics if result.status == "ok" else {} for result in kept]
+    metrics = pd.DataFrame([[found.get(name) for name in names] for found in finished], None, names, dtype=float)
+    cells = pd.concat([cells, metrics.add_prefix(METRIC), configs.add_prefix(CONFIG)], axis=1)
+    order = cells[["setting", "norm", "variant", "placement", "devices", "batch", "normalization_batch", "seed"]].copy()
+    order.insert(1, "first_norms", order.norm.map({name: i for i, name in enumerate(_NORMS_FIRST)}).fillna(99))
+    order.insert(4, "first", order.placement.map({name: i for i, name in enumerate(_PLACEMENTS_FIRST)}).fillna(99))
+    order[["batch", "normalization_batch"]] = order[["batch", "normalization_batch"]].fillna(0)
     cells = cells.loc[order.sort_values(list(order), kind="stable").index].reset_index(drop=True)
-    return Table(cells, tuple(settings.values()), differing, repeated)
+    return Table(cells, settings, differing, repeated)
 
 
-def _rank(order: Sequence[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
+def _named(configs: pd.DataFrame, group: str) -> list[str]:
+    """Return each cell's choice in a group of the config."""
+    names = configs.get(f"{group}.name")
+    return ["?"] * len(configs) if names is None else ["?" if name == ABSENT else str(name) for name in names]
 
 
-def _once(results: Iterable[CellResult]) -> tuple[list[CellResult], int]:
-    """One record a cell: a finished one rather than another, the later one of equals."""
-    best: dict[str, CellResult] = {}
-    total = 0
-    for result in map(displayed, results):
-        total += 1
-        other = best.get(result.cell)
-        if other is None or _preference(result) >= _preference(other):
-            best[result.cell] = result
-    return list(best.values()), total - len(best)
-
-
-def displayed(result: CellResult) -> CellResult:
-    """The record with texts and numbers that every table, page and figure can take."""
-    texts = {name: displayable(getattr(result, name)) for name in ("cell", "config", "device", "versions")}
-    metrics = {displayable(name): value for name, value in result.metrics.items()}
-    reason = bounded(printable(result.reason)) if result.reason else result.reason
-    started = displayable(result.time.get("started"))
-    return replace(result, **texts, metrics=metrics, reason=reason, time={**result.time, "started": started})
-
-
-def _preference(result: CellResult) -> tuple[bool, str]:
-    return result.status == "ok", str(result.time.get("started", ""))
-
-
-def _flatten(config: Mapping[str, Any], texts: dict[str, str]) -> dict[str, Any]:
-    """All entries under their full names, a list as its JSON, and so `true`, which in Python equals 1.
-
-    Args:
-        texts: What lists and texts became that were met before, by how Python shows them.
-    """
-    flat: dict[str, Any] = {}
-
-    def flatten(entries: Mapping[str, Any], prefix: str) -> None:
-        for key, value in entries.items():
-            # A record's config is JSON: dicts and lists, whose types are told apart faster than what they are
-            # instances of.
-            kind = type(value)
-            if kind is dict and value:
-                flatten(value, f"{prefix}{key}.")
-            elif kind is list or kind is dict:
-                shown = repr(value)
-                flat[f"{prefix}{key}"] = texts.get(shown) or texts.setdefault(shown, json.dumps(value))
-            elif kind is str:
-                shown = f"text {value}"
-                flat[f"{prefix}{key}"] = texts.get(shown) or texts.setdefault(shown, _quoted(value))
-            elif kind is bool:
-                flat[f"{prefix}{key}"] = "true" if value else "false"
-            else:
-                flat[f"{prefix}{key}"] = value
-
-    flatten(config, "")
-    return flat
-
-
-def _quoted(text: str) -> str:
-    """The text; in quotes where it would else look like a number, a list or null."""
-    try:
-        json.loads(text)
-    except ValueError:
-        return text
-    return json.dumps(text)
-
-
-def _differing(flats: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Entries that take more than one value, an absent entry counting as a value; in the order of the configs."""
-    values: dict[str, set[Any]] = {}
-    for flat in flats:
-        for key, value in flat.items():
-            if key in values:
-                values[key].add(value)
-            else:
-                values[key] = {value}
-    shapes = {tuple(flat) for flat in flats}
-    everywhere = set.intersection(*map(set, shapes)) if shapes else set()
-    return tuple(key for key, seen in values.items() if len(seen) > 1 or key not in everywhere)
+def _differing(configs: pd.DataFrame) -> tuple[str, ...]:
+    """Find entries that take more than one value, an absent entry counting as a value; in the order of the configs."""
+    return tuple(key for key in configs if configs[key].nunique(dropna=False) > 1)
 
 
 def _settings(
-    keys: Sequence[tuple[Any, ...]],
-    names: Sequence[str],
-    flats: Sequence[Mapping[str, Any]],
-    refused: Sequence[bool],
-) -> dict[tuple[Any, ...], Setting]:
-    points: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
-    sizes: Counter[tuple[Any, ...]] = Counter(keys)
-    example: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for key, flat in zip(keys, flats, strict=True):
-        points[key].add((flat.get("norm.name"), flat.get("batch_size_per_device")))
-        example.setdefault(key, flat)
-    ordered = sorted(sizes, key=lambda key: (-len(points[key]), -sizes[key], [_in_order(value) for value in key]))
-
-    def described(chosen: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[str, str]]:
-        entries = [dict(zip(names, key, strict=True)) for key in chosen]
-        return dict(zip(chosen, describe(entries, [example[key] for key in chosen]), strict=True))
-
-    # What ran is told apart without what was refused.
-    ran = {key for key, out in zip(keys, refused, strict=True) if not out}
-    labels = described(ordered) | described([key for key in ordered if key in ran])
-    return {key: Setting(i, *labels[key]) for i, key in enumerate(ordered)}
+    configs: pd.DataFrame, flats: Sequence[Mapping[str, Any]], splitting: Sequence[str], refused: pd.Series
+) -> tuple[tuple[Setting, ...], pd.Series]:
+    """Group cells by these entries, an absent one being null; return the settings, and that of each cell by number."""
+    values = [[flat.get(key) for key in splitting] for flat in flats]
+    entries = pd.DataFrame(values, configs.index, splitting, dtype=object)
+    groups = entries.groupby(list(entries), sort=False, dropna=False).ngroup() if splitting else 0 * refused.astype(int)
+    points = pd.Series(list(zip(_named(configs, "norm"), configs.get("batch_size_per_device", refused), strict=True)))
+    sizes = points.groupby(groups).agg(["nunique", "size"])
+    firsts = groups[~groups.duplicated()].index
+    firsts = sorted(
+        firsts,
+        key=lambda i: (-sizes["nunique"][groups[i]], -sizes["size"][groups[i]], [*map(_in_order, entries.loc[i])]),
+    )
+    labels = describe(entries.loc[firsts], configs.loc[firsts])
+    # Settings that ran are labelled without regard to those that were refused.
+    ran = [i for i in firsts if not refused[groups == groups[i]].all()]
+    labels |= describe(entries.loc[ran], configs.loc[ran])
+    order = {groups[i]: number for number, i in enumerate(firsts)}
+    return tuple(Setting(number, *labels[i]) for number, i in enumerate(firsts)), groups.map(order)
 
 
 def _in_order(value: Any) -> tuple[bool, float, str]:
-    """Numbers by their size, and then all else."""
+    """Sort numbers by size, before anything else."""
     number = isinstance(value, (int, float))
     return not number, value if number else 0.0, repr(value)
 
 
-def _variants(
-    flats: Sequence[Mapping[str, Any]], refused: Sequence[bool], group: str, skip: tuple[str, ...] = ()
-) -> list[str]:
+def _variants(configs: pd.DataFrame, refused: pd.Series, group: str, skip: Sequence[str] = ()) -> pd.Series:
     """Name each cell's norm (or placement), with the arguments in which cells of the same name differ.
 
-    What was refused renames nothing that ran: it has the name of what ran with the same arguments, or else one of its
-    own, with all those in which it differs.
+    A refused cell renames nothing that ran: it has the name of what ran with the same arguments, or else one of its
+    own, with all arguments in which it differs.
     """
     prefix = f"{group}."
-    skipped = {f"{prefix}name", *skip}
-    names = [str(flat.get(f"{prefix}name", "?")) for flat in flats]
-    own = [{key: flat[key] for key in flat if key.startswith(prefix) and key not in skipped} for flat in flats]
-    every: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    ran: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for name, entries, out in zip(names, own, refused, strict=True):
-        every[name].append(entries)
-        if not out:
-            ran[name].append(entries)
-    telling = {name: _differing(ran[name] or found) for name, found in every.items()}
-    all_telling = {
-        name: _differing(found) if len(ran[name]) < len(found) else telling[name] for name, found in every.items()
-    }
-    alike = {
-        name: {tuple(entries.get(key) for key in all_telling[name]) for entries in found} for name, found in ran.items()
-    }
-    variants = []
-    for name, entries, out in zip(names, own, refused, strict=True):
-        stranger = out and tuple(entries.get(key) for key in all_telling[name]) not in alike[name]
-        keys = all_telling[name] if stranger else telling[name]
-        arguments = ", ".join(f"{key.removeprefix(prefix)}={entries.get(key)}" for key in keys)
-        variants.append(f"{name}({arguments})" if arguments else name)
+    columns = [key for key in configs if key.startswith(prefix) and key not in (f"{prefix}name", *skip)]
+    names = pd.Series(_named(configs, group), configs.index, dtype=object)
+    variants = names.copy()
+    for name, own in configs[columns].groupby(names, sort=False):
+        out = refused[own.index]
+        every = _differing(own)
+        telling = every if out.all() else _differing(own[~out])
+        keys = pd.Series([*map(tuple, own[list(every)].to_numpy())], own.index, dtype=object)
+        stranger = out & ~keys.isin(keys[~out]) & ~out.all()
+        for shown, cells in ((telling, own[~stranger]), (every, own[stranger])):
+            labels = []
+            for values in cells[list(shown)].to_numpy():
+                arguments = zip(shown, values, strict=True)
+                labels.append(", ".join(f"{key.removeprefix(prefix)}={value}" for key, value in arguments))
+            variants[cells.index] = [f"{name}({label})" if label else name for label in labels]
     return variants
 
 
@@ -301,6 +212,6 @@ def _count(value: Any) -> int | None:
 
 
 def _devices(result: CellResult, flat: Mapping[str, Any]) -> int:
-    """How many devices a cell ran on, or was asked to."""
+    """Return how many devices a cell ran on, or was asked to."""
     devices, nodes = _count(flat.get("trainer.devices")), _count(flat.get("trainer.num_nodes"))
     return devices * (nodes or 1) if devices and result.status != "ok" else result.world_size

@@ -1,6 +1,6 @@
-"""Which panels the rows have data for, each as curves with their styles; nothing is drawn here."""
+"""Choose the panels that a sweep has data for, each as curves with their styles; nothing is drawn here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,7 +9,6 @@ import pandas as pd
 from normzoo.report import provenance as describe
 from normzoo.report.facets import Setting
 from normzoo.report.frame import Table
-from normzoo.report.literature import GROUP_NORM_IMAGENET, Reference
 from normzoo.report.series import (
     Line,
     Stat,
@@ -32,8 +31,29 @@ _NORMALIZATION_BATCH = "Normalization batch (samples that share a statistic)"
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A published result: error in percent at each batch size per device, one curve per norm."""
+
+    citation: str
+    what: str
+    short: str
+    errors: Mapping[str, Mapping[int, float]]
+
+
+GROUP_NORM_IMAGENET = Reference(
+    citation="Wu & He, Group Normalization, ECCV 2018, arXiv:1803.08494",
+    what="ResNet-50 on ImageNet, 8 GPUs, 100 epochs, validation error in %, images per GPU",
+    short="ImageNet, Wu & He 2018",
+    errors={
+        "batch_norm": {2: 34.7, 4: 27.3, 8: 24.8, 16: 23.7, 32: 23.6},
+        "group_norm": {2: 24.1, 4: 24.2, 8: 24.0, 16: 24.2, 32: 24.1},
+    },
+)
+
+
+@dataclass(frozen=True)
 class Curve:
-    """A line of a panel; `lost` are the x at which cells diverged or died. `flat` ones are levels, not points."""
+    """A line of a panel; `lost` are the x at which cells diverged or died. A `flat` one is a level, without points."""
 
     style: Style
     points: Sequence[tuple[float, Stat]]
@@ -43,9 +63,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; `seeds` says in words which seeds its points have.
+    """The content of one pair of axes; `seeds` describes the seeds of its points.
 
-    With `names` the points of the curves are places in this list, from top to bottom, and not numbers on an abscissa.
+    With `names` it is a ranking: points of the curves are places in this list, from top to bottom.
     """
 
     title: str
@@ -59,7 +79,7 @@ class Panel:
 
 
 def build_panels(table: Table) -> list[Panel]:
-    """Every panel there is data for: grids over batch size, values per statistic, placements, further arms."""
+    """Build every panel with data: grids over batch size, values per statistic, placements, normalization batches."""
     grids = [setting for setting in table.settings if has_batch_axis(table, setting)]
     panels = [panel for setting in grids[:_MOST_GRIDS] for panel in _grid(table, setting)]
     panels = _some_of(panels, _MOST_GRIDS, len(grids)) + _values(table)
@@ -86,7 +106,7 @@ def _values(table: Table) -> list[Panel]:
     lines = values_lines(table)
     if len({x for line in lines for x, _ in line.measured}) < 2:
         return []
-    ratios = {p.x / batch for line in lines for p in line.points for batch in p.cells.batch.dropna()}
+    ratios = {p.x / batch for line in lines for p in line.points for batch in p.cells.batch.dropna().unique()}
     if len(lines) == 1 or (len(ratios) == 1 and len({line.setting for line in lines}) == 1):
         return []  # another panel once more, with other numbers below it
     several = len({line.setting for line in lines}) > 1
@@ -144,18 +164,18 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
 
 def _curve(line: Line, style: Style, lines: Sequence[Line]) -> Curve:
     style = replace(style, name=style.name + beside(line, lines))
-    lost = [point.x for point in line.points if any(status not in ("ok", "refused") for status, _ in point.missing)]
+    lost = [point.x for point in line.points if point.lost]
     return Curve(style, line.measured, lost)
 
 
 def _seeds(lines: Sequence[Line]) -> str:
-    """The seeds of what is drawn, and where its points have others, how many they have."""
+    """Describe the seeds of what is drawn, with their number at a point if it varies."""
     points = [point for line in lines for point in line.points]
-    drawn = [point.cells[point.cells.status == "ok"] for point in points if point.stat]
-    if not drawn:  # all of them were lost
-        return describe.seeds(pd.concat([point.cells for point in points]))
-    counts = sorted({cells.seed.nunique() for cells in drawn})
-    text = describe.seeds(pd.concat(drawn))
+    cells = pd.concat([line.cells for line in lines])
+    if not any(point.stat for point in points):
+        return describe.seeds(cells)
+    counts = sorted({point.stat.n for point in points if point.stat})
+    text = describe.seeds(cells[cells.status == "ok"])
     return text if len(counts) < 2 else f"{text}, {counts[0]} to {counts[-1]} of them a point"
 
 
@@ -166,7 +186,7 @@ def _shown(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def _some_of(panels: list[Panel], shown: int, found: int) -> list[Panel]:
-    """The panels; the first says how many settings they show where there are more."""
+    """Note in the first panel how many settings are shown, if there are more."""
     if shown >= found or not panels:
         return panels
     note = f"{panels[0].note}; {shown} of {found} settings shown, all are in results.csv"

@@ -1,5 +1,6 @@
-"""Fill the templates of pages: in Markdown every value is escaped as words, in HTML as jinja escapes it."""
+"""Fill the templates of pages: in Markdown every value is escaped as text, in HTML as jinja escapes it."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -7,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from normzoo import text
+from normzoo.text import printable
 
 
 def render(template: str, **values: Any) -> str:
@@ -36,3 +38,29 @@ def _environment(is_markdown: bool) -> Environment:
 def words(value: object) -> Markup:
     """Escape a value as words of Markdown, unless that is done."""
     return value if isinstance(value, Markup) else Markup(text.markdown(str(value)))
+
+
+def build_page(summary: str, svg: bytes, title: str) -> str:
+    """Turn a summary into a page that needs no other file.
+
+    Args:
+        summary: The result of `build_summary`.
+        svg: The figure, which takes the place of the summary's image.
+        title: The title of the page.
+    """
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    reader.add_render_rule("table_open", lambda *_: '<div class="wide"><table>\n')
+    reader.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    before, after = (Markup(reader.render(part)) for part in re.split(r"(?m)^!\[.*\)$", summary, maxsplit=1))
+    figure = Markup(_inline_svg(svg.decode()))
+    title = printable(title, keep="")
+    return render("report/templates/report.html.j2", title=title, before=before, figure=figure, after=after)
+
+
+def _inline_svg(svg: str) -> str:
+    """Return the figure's element alone, as wide as the page."""
+    start, rest = svg[svg.index("<svg") :].rstrip().split(">", 1)
+    scaled = re.sub(r' (width|height)="[^"]*"', "", start)
+    return f'{scaled} role="img" aria-label="Validation error, as in the tables below">{rest}'

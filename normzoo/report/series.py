@@ -1,20 +1,21 @@
-"""Lines found in the rows: which cells belong together, and over which axis.
+"""Find lines in the cells: which belong together, and over which axis.
 
-Nothing here knows the name of an experiment. An arm exists when the records hold cells for it.
+Nothing here knows the name of an experiment. An arm exists if the records hold cells for it.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import wraps
+from dataclasses import dataclass, replace
+from functools import cached_property, wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 import pandas as pd
 
-from normzoo.report import provenance as describe
 from normzoo.report.facets import Setting
 from normzoo.report.frame import METRIC, Table
+from normzoo.text import counted
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -31,26 +32,60 @@ class Stat:
 
     @property
     def n(self) -> int:
+        """The number of seeds."""
         return len(self.values)
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """The cells of a line at one x: their statistic, and how many came to no number, by status."""
+    """The cells of a line at one x, by their rows in the table."""
 
-    x: int
-    stat: Stat | None
-    missing: tuple[tuple[str, int], ...]
-    cells: pd.DataFrame
+    x: Any
+    table: pd.DataFrame
+    rows: Sequence[int]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """The cells themselves."""
+        return self.table.iloc[list(self.rows)]
+
+    @cached_property
+    def stat(self) -> Stat | None:
+        """The statistic of the error."""
+        return self.over(ERROR)
+
+    @cached_property
+    def missing(self) -> tuple[tuple[str, int], ...]:
+        """How many cells have no error, by status."""
+        errors = self._column(METRIC + ERROR)
+        found = zip(self._column("status"), np.full(len(self.rows), np.nan) if errors is None else errors, strict=True)
+        return tuple(sorted(Counter(status for status, error in found if math.isnan(error)).items()))
+
+    def over(self, metric: str) -> Stat | None:
+        """Summarize a metric over seeds; cells that share a seed count once, by their mean."""
+        values = self._column(METRIC + metric)
+        seeds: dict[int, list[float]] = defaultdict(list)
+        for seed, value in zip(self._column("seed"), values, strict=True) if values is not None else ():
+            if not math.isnan(value):
+                seeds[seed].append(value)
+        return over_seeds(seeds)
 
     def count(self, *statuses: str) -> int:
-        """How many cells came to no number for one of these reasons."""
+        """Count the cells that have no error for one of these reasons."""
         return sum(count for status, count in self.missing if status in statuses)
+
+    @property
+    def lost(self) -> bool:
+        """Whether cells diverged or died here."""
+        return any(status not in ("ok", "refused") for status, _ in self.missing)
+
+    def _column(self, name: str) -> Any:
+        return self.table[name].to_numpy()[self.rows] if name in self.table else None
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """Cells that differ in x and seed only."""
+    """Cells that differ in x and seed only; `devices` and `step_batch` are None where all lines have the same."""
 
     setting: Setting
     norm: str
@@ -61,30 +96,27 @@ class Line:
     points: tuple[Point, ...]
 
     @property
-    def measured(self) -> list[tuple[int, Stat]]:
+    def measured(self) -> list[tuple[Any, Stat]]:
+        """The points that have an error."""
         return [(point.x, point.stat) for point in self.points if point.stat is not None]
 
     @property
     def ran(self) -> bool:
         """Whether any of its cells was not refused."""
-        return any(status != "refused" for point in self.points for status in point.cells.status)
+        return any(point.count("refused") < len(point.rows) for point in self.points)
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """The cells of all points."""
+        return self.points[0].table.iloc[[row for point in self.points for row in point.rows]]
 
     def at(self, x: int) -> Point | None:
-        """The cells at `x`, if a number came of one of them, or all diverged."""
+        """Return the point at `x`, if it has an error, or if cells diverged there."""
         return next((point for point in self.points if point.x == x and (point.stat or point.count("diverged"))), None)
 
 
-def stat(cells: pd.DataFrame, metric: str = ERROR) -> Stat | None:
-    """Summarise a metric over seeds; cells that share a seed count once, by their mean."""
-    seeds: dict[int, list[float]] = defaultdict(list)
-    for seed, value in zip(cells.seed, cells.get(METRIC + metric, ()), strict=False):
-        if not math.isnan(value):
-            seeds[seed].append(value)
-    return over_seeds(seeds)
-
-
 def over_seeds(seeds: Mapping[int, Sequence[float]]) -> Stat | None:
-    """The values found with each seed as one statistic, a seed counting once; None without any."""
+    """Summarize the values found with each seed, a seed counting once; return None without any."""
     values = tuple(math.fsum(found) / len(found) for _, found in sorted(seeds.items()))
     if not values:
         return None
@@ -94,7 +126,7 @@ def over_seeds(seeds: Mapping[int, Sequence[float]]) -> Stat | None:
 
 
 def pooled_std(*stats: Stat) -> float | None:
-    """The common standard deviation of several groups, each weighted by its degrees of freedom."""
+    """Return the common standard deviation of several groups, each weighted by its degrees of freedom."""
     freedom = sum(s.n - 1 for s in stats)
     if freedom == 0:
         return None
@@ -102,7 +134,7 @@ def pooled_std(*stats: Stat) -> float | None:
 
 
 def remembered(find: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Look for it once per table, which is the first argument."""
+    """Compute a result once per table, which is the first argument: summary, checks and figure all ask for it."""
 
     @wraps(find)
     def remembering(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -115,103 +147,111 @@ def remembered(find: Callable[_P, _T]) -> Callable[_P, _T]:
     return remembering
 
 
-@remembered
-def batch_lines(table: Table, setting: Setting, placement: str | None = None) -> list[Line]:
-    """Error over batch size per device, a line a norm; norms whose statistics are split within a step are left out."""
-    wanted = placement or table.main_placement(setting)
-    cells = table.by_setting[setting]
-    return _lines(setting, cells[~cells.norm.isin(table.partitioned) & (cells.placement == wanted)], "batch")
+def batch_lines(table: Table, setting: Setting) -> list[Line]:
+    """Return the error over batch size per device, a line per norm, without norms that split the batch of a step."""
+    return _over_batches(table)[setting.index]
 
 
-@remembered
 def normalization_lines(table: Table, setting: Setting) -> list[Line]:
-    """Error over normalization batch at a fixed step batch, for norms that split a step's batch."""
-    wanted = table.main_placement(setting)
-    cells = table.by_setting[setting]
-    cells = cells[cells.norm.isin(table.partitioned) & (cells.placement == wanted)]
-    return _lines(setting, cells, "normalization_batch", by_step=True)
+    """Return the error over normalization batch at a fixed step batch, for norms that split the batch of a step."""
+    return _over_normalization_batches(table)[setting.index]
+
+
+@remembered
+def _over_batches(table: Table) -> dict[int, list[Line]]:
+    return _lines(table, table.mainly_placed & ~table.cells.norm.isin(table.partitioned), "batch")
+
+
+@remembered
+def _over_normalization_batches(table: Table) -> dict[int, list[Line]]:
+    split = table.cells.norm.isin(table.partitioned)
+    return _lines(table, table.mainly_placed & split, "normalization_batch", by_step=True)
 
 
 def flat_references(table: Table, setting: Setting, step_batches: Iterable[int | None]) -> list[Line]:
-    """Norms that do not share statistics between samples, at the step batches of a normalization-batch arm."""
+    """Return norms that do not share statistics between samples, at the step batches of a normalization-batch arm."""
     steps = set(step_batches)
     found = []
     for line in batch_lines(table, setting):
         points = tuple(p for p in line.points if p.x in steps and p.stat)
         if points and line.norm not in table.batch_norms:
-            found.append(Line(setting, line.norm, line.variant, line.placement, line.devices, points[-1].x, points))
+            found.append(replace(line, step_batch=points[-1].x, points=points))
     return found
 
 
 @remembered
+def _over_placements(table: Table) -> dict[int, list[Line]]:
+    """Take the norm that was tried in most placements of each setting, if possible one that shares statistics."""
+    cells = table.cells
+    tried = cells.groupby(["setting", "variant"], sort=False).agg(
+        placements=("placement", "nunique"), cells=("status", "size"), norm=("norm", "first")
+    )
+    tried = tried[tried.placements > 1].reset_index()
+    tried["alone"] = ~tried.norm.isin(table.batch_norms)
+    ranked = tried.sort_values(["alone", "placements", "cells", "variant"], ascending=[True, False, False, True])
+    chosen = ranked.drop_duplicates("setting").set_index("setting")
+    mine = cells.variant == cells.setting.map(chosen.variant)
+    shares, splits = cells.norm.isin(table.batch_norms), cells.norm.isin(table.partitioned)
+    found = _lines(table, mine & ~shares, "batch")
+    for by_step, where in ((False, ~splits), (True, splits)):
+        found |= _lines(table, mine & shares & where, "normalization_batch", by_step=by_step)
+    return found
+
+
 def placement_lines(table: Table, setting: Setting) -> list[Line]:
-    """Error over normalization batch, a line a placement, for the norm that was tried in most placements."""
-    cells = table.by_setting[setting]
-    tried = cells.groupby("variant", sort=False).agg({"placement": "nunique", "status": "size", "norm": "first"})
-    tried = tried[tried.placement > 1]
-    if tried.empty:
-        return []
-    found = [(row.norm not in table.batch_norms, -row.placement, -row.status, row.Index) for row in tried.itertuples()]
-    chosen = min(found)[-1]
-    cells, norm = cells[cells.variant == chosen], tried.norm[chosen]
-    if norm in table.batch_norms:
-        return _lines(setting, cells, "normalization_batch", by_step=norm in table.partitioned)
-    return _lines(setting, cells, "batch")
+    """Return the error over normalization batch (or batch size), a line per placement, of one norm."""
+    return _over_placements(table)[setting.index]
 
 
+@remembered
 def values_lines(table: Table) -> list[Line]:
-    """Error over the net's smallest values per statistic, for every norm that shares statistics between samples."""
-    lines = []
-    for setting in table.settings:
-        cells = table.by_setting[setting]
-        cells = cells[cells.norm.isin(table.batch_norms) & (cells.placement == table.main_placement(setting))]
-        for norm, own in cells.groupby("norm"):
-            lines += _lines(setting, own, "values_min", by_step=norm in table.partitioned)
+    """Return the error over the net's smallest values per statistic, of norms that share statistics between samples."""
+    shares = table.mainly_placed & table.cells.norm.isin(table.batch_norms)
+    splits = table.cells.norm.isin(table.partitioned)
+    plain, split = _lines(table, shares & ~splits, "values_min"), _lines(table, shares & splits, "values_min", True)
+    lines = [line for setting in table.settings for line in (*plain[setting.index], *split[setting.index])]
+    lines.sort(key=lambda line: (line.setting.index, line.norm))
     return [line for line in lines if line.measured]
 
 
 def beside(line: Line, lines: Sequence[Line]) -> str:
-    """What sets a line apart from others of its norm and placement: `, 2 devices, 32 samples a step`."""
+    """Tell a line from others of its norm and placement: `, 2 devices, 32 samples a step`."""
     several = len({other.step_batch for other in lines if other.variant == line.variant}) > 1
     step = f", {line.step_batch} samples a step" if several and line.step_batch else ""
-    return (f", {describe.number(line.devices, 'device')}" if line.devices else "") + step
+    return (f", {counted(line.devices, 'device')}" if line.devices else "") + step
 
 
 def batch_sizes(table: Table, setting: Setting) -> set[int]:
-    """The batch sizes per device of the setting's cells."""
+    """Return the batch sizes per device of a setting's cells."""
     return {point.x for line in batch_lines(table, setting) for point in line.points}
 
 
 def has_batch_axis(table: Table, setting: Setting) -> bool:
-    """Whether a setting is a grid over batch sizes, rather than flat references of a normalization-batch arm."""
+    """Return whether a setting is a grid over batch sizes, rather than references of a normalization-batch arm."""
     sizes = batch_sizes(table, setting)
-    arm = table.by_setting[setting].norm.isin(table.partitioned).any()
-    return len(sizes) > 1 or (bool(sizes) and not arm)
+    return len(sizes) > 1 or (bool(sizes) and not table.of(setting).norm.isin(table.partitioned).any())
 
 
 def positions(line: Line) -> int | None:
-    """The fewest positions (height × width) a normalized map of the line's net has, from n and normalization batch."""
-    cells = pd.concat([point.cells[["values_min", "normalization_batch"]] for point in line.points]).dropna()
+    """Return the fewest positions (height × width) that a normalized map of the line's net has."""
+    cells = line.cells[["values_min", "normalization_batch"]].dropna()
     return None if cells.empty else int((cells.values_min // cells.normalization_batch).min())
 
 
-def _lines(setting: Setting, cells: pd.DataFrame, x: str, *, by_step: bool = False) -> list[Line]:
-    by_devices = cells.devices.nunique() > 1
-    cells = cells[cells[x].notna()]
-    keys = ["variant", "placement", *(["devices"] if by_devices else []), *(["batch"] if by_step else [])]
-    lines = []
-    for _, own in cells.groupby(keys, sort=False, dropna=False):
-        first: Any = next(own.itertuples())
-        step = first.batch if by_step and not pd.isna(first.batch) else None
-        points = tuple(point_of(at, found) for at, found in own.groupby(x))
-        devices = first.devices if by_devices else None
-        lines.append(Line(setting, first.norm, first.variant, first.placement, devices, step, points))
+def _lines(table: Table, chosen: pd.Series, x: str, by_step: bool = False) -> dict[int, list[Line]]:
+    """Group the chosen cells into lines over a column; return them by setting."""
+    cells = table.cells[chosen.astype(bool)]
+    several = cells.groupby("setting").devices.transform("nunique") > 1
+    keys = cells[["setting", "variant", "placement", "norm"]].assign(
+        devices=cells.devices.where(several, 0), step=cells.batch.fillna(0) if by_step else 0, x=cells[x]
+    )
+    keys = keys[cells[x].notna()]
+    points: dict[Any, list[Point]] = defaultdict(list)
+    for (*line, at), rows in keys.groupby(list(keys), sort=False).groups.items() if len(keys) else ():
+        points[tuple(line)].append(Point(int(at), table.cells, rows.to_numpy()))
+    lines: dict[int, list[Line]] = defaultdict(list)
+    for (setting, variant, placement, norm, devices, step), found in points.items():
+        along = tuple(sorted(found, key=lambda point: point.x))
+        line = Line(table.settings[setting], norm, variant, placement, devices or None, int(step) or None, along)
+        lines[setting].append(line)
     return lines
-
-
-def point_of(x: int, cells: pd.DataFrame) -> Point:
-    """The cells at one place, summarised."""
-    # Cell by cell: of the few at one place that is faster than a mask.
-    errors = cells.get(METRIC + ERROR, [math.nan] * len(cells))
-    missing = Counter(status for status, error in zip(cells.status, errors, strict=True) if math.isnan(error))
-    return Point(x, stat(cells), tuple(sorted(missing.items())), cells)

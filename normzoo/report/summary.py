@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from normzoo.report import provenance as describe
@@ -12,20 +11,20 @@ from normzoo.report.checks import Check, show
 from normzoo.report.facets import Setting
 from normzoo.report.failures import causes, short
 from normzoo.report.frame import Table
-from normzoo.report.literature import GROUP_NORM_IMAGENET
+from normzoo.report.panels import GROUP_NORM_IMAGENET
 from normzoo.report.render import code, render, words
 from normzoo.report.series import (
     Line,
+    Point,
     batch_lines,
     flat_references,
     normalization_lines,
     placement_lines,
     positions,
-    stat,
 )
 from normzoo.report.sweep_axes import best, figure_name, grid_of, over_batches, pooled_text
 from normzoo.report.text import grid_table, line_grid
-from normzoo.text import bounded
+from normzoo.text import bounded, counted
 
 _MOST_SETTINGS = 20
 _MOST_ENTRIES = 40
@@ -57,7 +56,7 @@ def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[st
     over = over_batches(table)
     return render(
         "report/templates/summary.md.j2",
-        number=describe.number,
+        number=counted,
         most_entries=_MOST_ENTRIES,
         facts=_facts(table, len(unreadable), unfinished),
         figure=figure_name(table),
@@ -88,27 +87,26 @@ def _facts(table: Table, unreadable: int, unfinished: int) -> list[tuple[str, st
         note = found[2] and f"; {found[2]}"
         entries.append(("Best", code(found[0]) + words(f": {show(found[1])} % (n = {found[1].n}){note}")))
     if unfinished:
-        entries.append(("Without a record", f"{describe.number(unfinished, 'cell')} begun and not finished"))
+        entries.append(("Without a record", f"{counted(unfinished)} begun and not finished"))
     if table.repeated:
-        text = f"{describe.number(table.repeated, 'record')} of a cell that has another; counted once"
+        text = f"{counted(table.repeated, 'record')} of a cell that has another; counted once"
         entries.append(("Found twice", text))
     if unreadable:
-        entries.append(("Unreadable", f"{describe.number(unreadable, 'file')}, named below"))
+        entries.append(("Unreadable", f"{counted(unreadable, 'file')}, named below"))
     return [entry for entry in entries if entry[1]]
 
 
 def _by_what_varied(table: Table) -> dict[str, Any]:
     grid, n = grid_of(table), describe.usual_seeds(table.cells)
-    axes = [*grid.lines, *([grid.across] if grid.across else [])]
     (corner, *head), body = grid_table(grid, n, code)
     evaluated = []
     for key, points in grid.points.items():
         for x, point in points.items():
             if point.cells.norm.iloc[0] in table.batch_norms and point.stat is not None:
                 label = ", ".join(filter(None, (grid.label(key), grid.across.label(x) if grid.across else "")))
-                evaluated.append([code(label), *(_shown(point.cells, metric) for metric, _ in _THREE_ERRORS)])
+                evaluated.append([code(label), *(_shown(point, metric) for metric, _ in _THREE_ERRORS)])
     return {
-        "names": " and ".join(axis.name for axis in axes),
+        "names": " and ".join(grid.names),
         "n": n,
         "errors": ([Markup(r" \ ").join(map(words, corner.split(r" \ "))), *head], body),
         "head": ["cells", *(name for _, name in _THREE_ERRORS)],
@@ -117,7 +115,7 @@ def _by_what_varied(table: Table) -> dict[str, Any]:
 
 
 def _setting(table: Table, setting: Setting) -> dict[str, Any]:
-    n = describe.usual_seeds(table.by_setting[setting])
+    n = describe.usual_seeds(table.of(setting))
     lines, arm, placed = (find(table, setting) for find in (batch_lines, normalization_lines, placement_lines))
     references = flat_references(table, setting, [line.step_batch for line in arm])
     beside = [f"{line.variant} {show(point.stat)}" for line in references for point in line.points if point.stat]
@@ -152,12 +150,12 @@ def _evaluated(line: Line) -> dict[str, Any]:
         "variant": line.variant,
         "devices": _devices(line),
         "head": [axis, *(point.x for point in line.points)],
-        "body": [[name, *(_shown(point.cells, metric) for point in line.points)] for metric, name in _THREE_ERRORS],
+        "body": [[name, *(_shown(point, metric) for point in line.points)] for metric, name in _THREE_ERRORS],
     }
 
 
-def _shown(cells: pd.DataFrame, metric: str) -> str:
-    found = stat(cells, metric)
+def _shown(point: Point, metric: str) -> str:
+    found = point.over(metric)
     return show(found) if found else "–"
 
 
@@ -171,9 +169,9 @@ def _causes(table: Table, root: Path, status: str) -> list[dict[str, Any]]:
             {
                 "variants": Markup(describe.listing(map(code, variants), 12)),
                 "placements": describe.listing(cells.placement.unique(), 6),
-                "settings": describe.listing(dict.fromkeys(setting.title for setting in cells.setting)),
+                "settings": describe.listing(table.settings[i].title for i in cells.setting.unique()),
                 "batches": ", ".join(map(str, sorted(cells.batch.dropna().unique()))) or "?",
-                "cells": f"{describe.seeds(cells)}, {describe.number(len(cells), 'cell')}",
+                "cells": f"{describe.seeds(cells)}, {counted(len(cells))}",
                 "said": (f"for {variants[0]}: " if len(variants) > 1 else "") + short(cause.said, 500),
                 # As seen from the sweep's folder, where this page lies.
                 "read_on": file.relative_to(root) if file and file.is_relative_to(root) else file,
@@ -183,7 +181,7 @@ def _causes(table: Table, root: Path, status: str) -> list[dict[str, Any]]:
 
 
 def _devices(line: Line) -> str:
-    return f", {describe.number(line.devices, 'device')}" if line.devices else ""
+    return f", {counted(line.devices, 'device')}" if line.devices else ""
 
 
 def _step(line: Line) -> str:

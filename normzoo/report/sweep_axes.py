@@ -1,31 +1,32 @@
-"""What a sweep varied, whatever it is, and the errors by it: for sweeps that are not over batch sizes."""
+"""Find what a sweep varied, whatever it is, and the errors by it: for sweeps that are not over batch sizes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+import pandas as pd
+
 from normzoo.report import provenance as describe
-from normzoo.report.chance import at_edge, none_learned
-from normzoo.report.facets import phrase, said, telling_apart
-from normzoo.report.frame import NORM_AXIS, WHERE_IT_RAN, Table
-from normzoo.report.series import Point, Stat, batch_lines, normalization_lines, placement_lines, point_of, remembered
+from normzoo.report.checks import at_edge, none_learned
+from normzoo.report.facets import ABSENT, phrase, said, telling_apart
+from normzoo.report.frame import CONFIG, NORM_AXIS, WHERE_IT_RAN, Table
+from normzoo.report.series import Line, Point, Stat, batch_lines, normalization_lines, placement_lines, remembered
 
 Key = tuple[Any, ...]
-ABSENT = "—"  # stands for an entry that a cell has not
+FIGURE_NAMES = ("small_batch", "errors")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An entry that cells differ in, and what it is of one; `key` is its full name, if it is an entry itself."""
+    """An entry in which cells differ: its name, its column in the table, and its full name in the config, if any."""
 
     name: str
-    of: Callable[[Any], Any]
+    column: str
     key: str = ""
 
     def label(self, value: Any) -> str:
-        """A value, said with the name of its entry unless it tells by itself what it is."""
+        """Write a value, with the name of its entry unless the value explains itself."""
         if self.name in ("norm", "model", "data", "optimizer") and value is not None:
             return said(value)
         whole = value is not None and self.key.endswith((".name", "._target_"))
@@ -33,11 +34,11 @@ class Axis:
 
     @property
     def group(self) -> str:
-        """What all entries that follow from it begin with."""
+        """The prefix of all entries that follow from this one."""
         return self.key.removesuffix("name").removesuffix("_target_")
 
 
-_NORM = Axis("norm", lambda row: row.variant)
+_NORM = Axis("norm", "variant")
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,14 @@ class Grid:
     across: Axis | None
     points: dict[Key, dict[Any, Point]]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all axes."""
+        return [axis.name for axis in (*self.lines, *([self.across] if self.across else []))]
+
     def label(self, key: Key) -> str:
-        """The name of a line, which needs no more than its value where there is one entry."""
-        if len(self.lines) == 1:
-            return said(key[0])
-        return labels(self.lines, key)
+        """Name a line, by its value alone if the lines differ in one entry."""
+        return said(key[0]) if len(self.lines) == 1 else labels(self.lines, key)
 
     @property
     def xs(self) -> list[Any]:
@@ -62,13 +66,13 @@ class Grid:
 
 
 def labels(axes: Sequence[Axis], key: Key) -> str:
-    """What cells are, by each of these entries that they have: an option of one norm is none of another's."""
+    """Name cells by each of these entries that they have: an option of one norm says nothing about another."""
     return ", ".join(axis.label(value) for axis, value in zip(axes, key, strict=True) if value != ABSENT)
 
 
 @remembered
 def over_batches(table: Table) -> bool:
-    """Whether some cells differ in how many samples are normalized together, in a step or in a group of it."""
+    """Return whether cells differ in how many samples are normalized together, in a step or in a group of it."""
     return any(
         len(line.points) > 1
         for setting in table.settings
@@ -78,9 +82,14 @@ def over_batches(table: Table) -> bool:
     )
 
 
+def figure_name(table: Table) -> str:
+    """Return what the files of the figure are called."""
+    return FIGURE_NAMES[0] if over_batches(table) else FIGURE_NAMES[1]
+
+
 @remembered
 def axes_of(table: Table) -> list[Axis]:
-    """Entries that tell all cells apart but for the seed, those a reader would name first."""
+    """Find entries that tell all cells apart but for the seed, those a reader would name first."""
     several = table.cells.norm.nunique() > 1
     # Several norms are told apart with their options; those of one norm are entries like others.
     within = ("placement.", "norm.") if several else ("placement.",)
@@ -89,42 +98,43 @@ def axes_of(table: Table) -> list[Axis]:
     keys.sort(key=lambda key: (not key.endswith(".name"), key != "batch_size_per_device", key.endswith("_target_")))
     candidates = [
         *([_NORM] if several else []),
-        Axis("placement", lambda row: row.placement),
-        *(Axis(key.removesuffix(".name").removesuffix("._target_"), partial(_entry, key), key) for key in keys),
-        Axis("devices", lambda row: row.devices, "trainer.devices"),
+        Axis("placement", "placement"),
+        *(Axis(key.removesuffix(".name").removesuffix("._target_"), CONFIG + key, key) for key in keys),
+        Axis("devices", "devices", "trainer.devices"),
     ]
-    return telling_apart(table.rows, {axis: axis.of for axis in candidates}) or [_NORM]
-
-
-def _entry(key: str, row: Any) -> Any:
-    return row.config.get(key, ABSENT)
+    telling = telling_apart(table.cells[[axis.column for axis in candidates]])
+    return [axis for axis in candidates if axis.column in telling] or [_NORM]
 
 
 @remembered
 def grid_of(table: Table) -> Grid:
-    """The errors by what was varied: across is the entry with the most numbers, or else the last one of several."""
+    """Return the errors by what was varied; across is the entry with the most numbers, or else the last of several."""
     axes = axes_of(table)
-    values = {axis.name: {axis.of(row) for row in table.rows} for axis in axes}
+    values = {axis.name: dict.fromkeys(table.cells[axis.column]) for axis in axes}
     numbers = [axis for axis in axes if is_number(values[axis.name])]
     across = max(numbers, key=lambda axis: len(values[axis.name]), default=axes[-1] if len(axes) > 1 else None)
     lines = tuple(axis for axis in axes if axis is not across) or (_NORM,)
-    places: dict[Key, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row in table.rows:
-        places[tuple(axis.of(row) for axis in lines)][across.of(row) if across else None].append(row.Index)
-    points = {key: {x: point_of(0, table.cells.iloc[at]) for x, at in found.items()} for key, found in places.items()}
+    points: dict[Key, dict[Any, Point]] = defaultdict(dict)
+    for key, point in _points(table, (*lines, *([across] if across else []))).items():
+        points[key[: len(lines)]][key[-1] if across else None] = point
     if across is None:  # a ranking
         points = dict(sorted(points.items(), key=lambda item: _mean(item[1][None])))
     return Grid(lines, across, points)
 
 
+def _points(table: Table, axes: Sequence[Axis]) -> dict[Key, Point]:
+    """Group the cells by these entries, in the order of the table."""
+    rows: dict[Key, list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(*(table.cells[axis.column] for axis in axes), strict=True)):
+        rows[key].append(row)
+    return {key: Point(0, table.cells, found) for key, found in rows.items()}
+
+
 @remembered
 def best(table: Table) -> tuple[str, Stat, str] | None:
-    """The cells, by what tells them apart, with the lowest mean error, and what speaks against it; None without any."""
+    """Return the name of the cells with the lowest mean error, the error, and what casts doubt on it."""
     axes = axes_of(table)
-    places: dict[Key, list[int]] = defaultdict(list)
-    for row in table.rows:
-        places[tuple(axis.of(row) for axis in axes)].append(row.Index)
-    points = {key: point_of(0, table.cells.iloc[at]) for key, at in places.items()}
+    points = _points(table, axes)
     measured = {key: point.stat for key, point in points.items() if point.stat is not None and not point.missing}
     if len(points) < 2 or not measured:
         return None
@@ -139,53 +149,47 @@ def best(table: Table) -> tuple[str, Stat, str] | None:
 
 @remembered
 def pooled(table: Table) -> dict[str, list[Any]]:
-    """Entries in which cells of one line differ beside its abscissa and the seed, with their values.
+    """Return entries in which cells of one line differ beside its abscissa and the seed, with their values.
 
     A learning rate that follows the batch size is one, and the number of threads.
     """
-    lines: list[tuple[Iterable[Point], str | tuple[str, ...]]] = []
+    kinds: list[tuple[list[Sequence[Point]], str | tuple[str, ...]]] = []
+    along: str | tuple[str, ...]
     if over_batches(table):
-        for setting in table.settings:
-            for found, along in (
-                (batch_lines(table, setting), "batch_size_per_device"),
-                (normalization_lines(table, setting), NORM_AXIS),
-                (placement_lines(table, setting), (NORM_AXIS, "batch_size_per_device")),
-            ):
-                lines += [(line.points, along) for line in found]
+        for find, along in (
+            (batch_lines, "batch_size_per_device"),
+            (normalization_lines, NORM_AXIS),
+            (placement_lines, (NORM_AXIS, "batch_size_per_device")),
+        ):
+            found: list[Line] = [line for setting in table.settings for line in find(table, setting)]
+            kinds.append(([line.points for line in found], along))
     else:
         grid = grid_of(table)
-        own = (grid.across.group or grid.across.name) if grid.across else ()
-        lines = [(points.values(), own) for points in grid.points.values()]
+        along = (grid.across.group or grid.across.name) if grid.across else ()
+        kinds.append(([[*points.values()] for points in grid.points.values()], along))
     values: dict[str, dict[Any, None]] = {}
-    for points, abscissa in lines:
-        configs = [config for point in points for config in point.cells.config]
+    for lines, along in kinds:
+        numbers = {row: number for number, points in enumerate(lines) for point in points for row in point.rows}
+        cells, of = table.cells.iloc[list(numbers)], pd.Series(list(numbers.values()), list(numbers), dtype=int)
         for key in table.differing:
-            if key != "seed" and not key.startswith(abscissa):
-                seen = dict.fromkeys(config.get(key, ABSENT) for config in configs)
-                if len(seen) > 1:
-                    values.setdefault(key, {}).update(seen)
+            if key != "seed" and not key.startswith(along):
+                several = cells[CONFIG + key].groupby(of).transform("nunique", dropna=False) > 1
+                if several.any():
+                    values.setdefault(key, {}).update(dict.fromkeys(cells[CONFIG + key][several]))
     return {key: list(seen) for key, seen in values.items()}
 
 
 def pooled_text(table: Table) -> str:
-    """What the lines pool, in a phrase; empty where their cells differ in nothing else."""
+    """Name what the lines pool; return an empty text if their cells differ in nothing else."""
     return describe.listing(
         (f"{key} ({describe.listing(map(said, values))})" for key, values in pooled(table).items()), 12
     )
 
 
-def is_number(values: Any) -> bool:
-    """Whether all of these are numbers."""
+def is_number(values: Iterable[Any]) -> bool:
+    """Return whether all of these are numbers."""
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 
 def _mean(point: Point) -> float:
     return point.stat.mean if point.stat is not None else float("inf")
-
-
-FIGURE_NAMES = ("small_batch", "errors")
-
-
-def figure_name(table: Table) -> str:
-    """What the figure's files are called."""
-    return FIGURE_NAMES[0] if over_batches(table) else FIGURE_NAMES[1]

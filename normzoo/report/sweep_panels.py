@@ -32,7 +32,7 @@ def _along(table: Table, grid: Grid, xs: Sequence[Any]) -> Panel:
     for number, (key, points) in enumerate(list(grid.points.items())[:_MOST_CURVES]):
         style = _style(table, grid, key, number)
         measured = [(x, points[x].stat) for x in xs if x in points]
-        lost = [x for x in xs if x in points and _lost(points[x])]
+        lost = [x for x in xs if x in points and points[x].lost]
         curves.append(Curve(style, [(x, stat) for x, stat in measured if stat is not None], lost))
     left_out = len(grid.points) - _MOST_CURVES
     note = _fixed(table) + (f"; {_MOST_CURVES} of {len(grid.points)} lines shown" if left_out > 0 else "")
@@ -47,11 +47,11 @@ def _ranking(table: Table, grid: Grid) -> Panel:
         points = [(place, grid.points[key][x]) for place, key in enumerate(keys) if x in grid.points[key]]
         name = grid.across.label(x) if grid.across else ""
         measured = [(place, point.stat) for place, point in points if point.stat is not None]
-        curves.append(Curve(numbered_style(number, name), measured, [place for place, p in points if _lost(p)]))
+        curves.append(Curve(numbered_style(number, name), measured, [place for place, p in points if p.lost]))
     names = [grid.label(key) + _refused(grid.points[key]) for key in keys]
     left_out = len(grid.points) - len(keys)
     note = _fixed(table) + (f"; {len(keys)} of {len(grid.points)} shown" if left_out else "")
-    title = "By " + " and ".join(axis.name for axis in (*grid.lines, *([grid.across] if grid.across else [])))
+    title = "By " + " and ".join(grid.names)
     return Panel(title, "", curves, _seeds(table), note, names=names)
 
 
@@ -76,13 +76,9 @@ def _apart(xs: Sequence[float]) -> bool:
     return min(b - a for a, b in pairwise(places)) > 0.015 * (places[-1] - places[0])
 
 
-def _lost(point: Point) -> bool:
-    return any(status not in ("ok", "refused") for status, _ in point.missing)
-
-
 def _refused(points: Mapping[Any, Point]) -> str:
     """Missed in the picture, and so it is said in the name."""
-    refused = all((point.cells.status == "refused").all() for point in points.values())
+    refused = all(point.count("refused") == len(point.rows) for point in points.values())
     return " (refused)" if refused else ""
 
 

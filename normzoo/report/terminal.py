@@ -11,7 +11,7 @@ from normzoo.report.frame import Table
 from normzoo.report.series import batch_lines, beside, normalization_lines
 from normzoo.report.sweep_axes import best, grid_of, over_batches, pooled_text
 from normzoo.report.text import grid_table, line_grid, plain_table
-from normzoo.text import printable
+from normzoo.text import counted, printable
 
 _MOST_SETTINGS, _MOST_CAUSES = 4, 8
 
@@ -27,7 +27,7 @@ def terminal_table(table: Table, width: int) -> str:
         blocks.append(plain_table(*grid_table(grid_of(table), n), width))
         return "\n\n".join([*blocks, *_best(table, width)])
     for setting in table.settings[:_MOST_SETTINGS]:
-        n = describe.usual_seeds(table.by_setting[setting])
+        n = describe.usual_seeds(table.of(setting))
         blocks.append(f"{setting.title}: validation error in %, {_over(n)}")
         for corner, lines in (
             ("norm \\ batch size", batch_lines(table, setting)),
@@ -60,7 +60,7 @@ def lost_text(table: Table, width: int) -> str:
     lines = []
     for cause in found[:_MOST_CAUSES]:
         most = 300 if cause.read_on else 1000  # where no file says more, the text ends with what mends it
-        said = f"{cause.status}, {describe.number(len(cause.cells), 'cell')}: {short(cause.said, most)}"
+        said = f"{cause.status}, {counted(len(cause.cells))}: {short(cause.said, most)}"
         more = f" [read on in {cause.read_on}]" if cause.read_on else ""
         lines.append(textwrap.fill(said + more, max(width, 40), subsequent_indent="  ", break_long_words=False))
     if len(found) > _MOST_CAUSES:
@@ -71,7 +71,7 @@ def lost_text(table: Table, width: int) -> str:
 def terminal_text(table: str, lost: str, checks: Sequence[Check], paths: Sequence[Path], width: int) -> str:
     """The table, what was lost, the verdicts and where the files lie; without what there is none of."""
     verdicts = [
-        textwrap.fill(f"{check.verdict}: {check.claim} [{check.figures}]", max(width, 40), subsequent_indent="  ")
+        textwrap.fill(f"{check.verdict}: {check.text} [{check.measured}]", max(width, 40), subsequent_indent="  ")
         for check in checks
     ]
     return printable("\n\n".join(filter(None, [table, lost, "\n".join(verdicts), "\n".join(map(str, paths))])))

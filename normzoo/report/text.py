@@ -1,18 +1,17 @@
-"""Tables as text: markdown for the summary, plain columns for a terminal."""
+"""Write tables as text: CSV, rows for the summary, plain columns for a terminal."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from normzoo.report.checks import show
-from normzoo.report.facets import said
-from normzoo.report.frame import Table
+from normzoo.report.facets import ABSENT, said
+from normzoo.report.frame import CONFIG, Table
 from normzoo.report.provenance import timed
 from normzoo.report.series import Line, Point
 from normzoo.report.sweep_axes import Grid
-from normzoo.results import CellResult
 from normzoo.text import csv_cell, printable
 
 _COLUMNS = (
@@ -40,21 +39,28 @@ _SHOWN = frozenset(
 
 
 def rows_csv(table: Table, root: str) -> str:
-    """One line a cell: what it was, what came of it, and every config entry in which the cells differ."""
-    cells, records, configs = table.cells, list(table.cells.record), list(table.cells.config)
+    """Write a line per cell: its settings, its results, and every config entry in which the cells differ."""
+    cells, records = table.cells, list(table.cells.record)
+
+    def entry(key: str) -> list[Any]:
+        found = cells.get(CONFIG + key, [ABSENT] * len(cells))
+        return [None if value == ABSENT else value for value in found]
+
+    rates = zip(records, *map(entry, ("optimizer.lr", "optimizer.base_lr", "optimizer.lr_rule")), strict=True)
+    optimizers = zip(entry("optimizer.name"), entry("optimizer._target_"), strict=True)
     columns: dict[str, Sequence[Any]] = {
         **{name: cells[_NAMED.get(name, name)].astype(object) for name in _COLUMNS},
-        # As it was asked for: a record has 0 for one that is no whole number.
-        "seed": [config.get("seed", seed) for config, seed in zip(configs, cells.seed, strict=True)],
+        # As configured: a record has 0 for a seed that is not a whole number.
+        "seed": entry("seed") if f"{CONFIG}seed" in cells else cells.seed,
         **{name: [record.metrics.get(name) for record in records] for name in _METRICS},
     }
     last = {
         "values_per_statistic_min": cells.values_min,
         "seconds": [timed(record, "wall_s") for record in records],
         "ms_per_step": [timed(record, "ms_per_step") for record in records],
-        "optimizer": [config.get("optimizer.name") or config.get("optimizer._target_") for config in configs],
-        "lr": list(map(_rate, records, configs)),
-        "epochs": [config.get("trainer.max_epochs") for config in configs],
+        "optimizer": [name or target for name, target in optimizers],
+        "lr": [_rate(record.metrics.get("lr") or lr, base, rule) for record, lr, base, rule in rates],
+        "epochs": entry("trainer.max_epochs"),
         "cell": [record.cell for record in records],
         "folder": [printable(_relative(record.folder, root), keep="") for record in records],
     }
@@ -63,26 +69,23 @@ def rows_csv(table: Table, root: str) -> str:
     columns |= last
     for key in table.differing:
         if key not in _SHOWN:
-            columns[f"config.{key}" if key in columns else key] = [config.get(key) for config in configs]
+            columns[f"config.{key}" if key in columns else key] = entry(key)
     shown = {csv_cell(name): list(map(csv_cell, values)) for name, values in columns.items()}
     return pd.DataFrame(shown, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def _rate(record: CellResult, config: Mapping[str, Any]) -> Any:
-    """The learning rate that a cell began with, as far as it is known."""
-    lr = record.metrics.get("lr") or config.get("optimizer.lr")
-    if lr is None and config.get("optimizer.lr_rule") in (None, "none"):
-        lr = config.get("optimizer.base_lr")
-    return lr
+def _rate(lr: Any, base: Any, rule: Any) -> Any:
+    """Return the learning rate that a cell began with, as far as it is known."""
+    return base if lr is None and rule in (None, "none") else lr
 
 
 def _relative(folder: Path | None, root: str) -> str:
-    """The cell's folder as seen from the sweep, so that the table stays true when the sweep is moved."""
+    """Return the cell's folder relative to the sweep, so that the table stays true when the sweep is moved."""
     return str(folder or "").removeprefix(root).lstrip("/\\") or "."
 
 
 def line_grid(lines: Sequence[Line], heads: Sequence[str], usual_n: int) -> tuple[list[str], list[list[str]]]:
-    """Lines as a table: a row a line, a column an x."""
+    """Write lines as head and body of a table: a row per line, a column per x."""
     columns = sorted({point.x for line in lines for point in line.points})
     body = []
     for line, head in zip(lines, heads, strict=True):
@@ -92,7 +95,7 @@ def line_grid(lines: Sequence[Line], heads: Sequence[str], usual_n: int) -> tupl
 
 
 def grid_table(grid: Grid, usual_n: int, name: Callable[[str], str] = str) -> tuple[list[str], list[list[str]]]:
-    """Errors by whatever was varied, as head and body of a table; `name` is how names of lines are written."""
+    """Write errors by what was varied as head and body of a table; `name` formats the names of lines."""
     corner = ", ".join(axis.name for axis in grid.lines)
     xs = grid.xs
     heads = ["error"] if grid.across is None else [said(x) for x in xs]
@@ -103,7 +106,7 @@ def grid_table(grid: Grid, usual_n: int, name: Callable[[str], str] = str) -> tu
 
 
 def cell_text(point: Point | None, usual_n: int) -> str:
-    """Mean ± std, with the number of seeds where it is not the usual one, or what became of the cells instead."""
+    """Write mean ± std, with the number of seeds if unusual, or what became of the cells instead."""
     if point is None:
         return "–"
     lost = ", ".join(f"{count} {status}" for status, count in point.missing)
@@ -115,7 +118,7 @@ def cell_text(point: Point | None, usual_n: int) -> str:
 
 
 def plain_table(head: Sequence[str], body: Sequence[Sequence[str]], width: int) -> str:
-    """Aligned columns that keep within `width` characters: further columns follow in a block below."""
+    """Align columns within `width` characters: further columns follow in a block below."""
     rows = [list(head), *[list(row) for row in body]]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     blocks: list[list[int]] = [[]]

@@ -128,7 +128,7 @@ def test_seeds_that_one_norm_has_not_are_left_out() -> None:
     records[9].metrics["val_error_running"] = 90.0  # of BatchNorm, with the same seed
     finding = learning_rates.judge(records)
     assert [check.holds for check in finding.checks] == [False, False, None]
-    assert "0.1, stands at the edge of those tried" in finding.checks[2].measured
+    assert "0.1, is at the edge of those tried" in finding.checks[2].measured
     assert finding.checks[0].measured == "1 against 1: 1 ×"
 
 

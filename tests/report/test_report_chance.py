@@ -15,8 +15,7 @@ from normzoo.claims import known_claims
 from normzoo.claims._cells import Outcome
 from normzoo.claims._health import kept_low
 from normzoo.report import report
-from normzoo.report.chance import at_edge, guessing, learned, none_learned
-from normzoo.report.checks import run_checks
+from normzoo.report.checks import at_edge, guessing, learned, none_learned, run_checks
 from normzoo.report.frame import build_table
 from normzoo.report.series import Stat
 from normzoo.report.sweep_axes import best
@@ -128,7 +127,7 @@ def test_the_checks_of_a_report_cannot_be_told_at_chance(
     ]
     (check,) = run_checks(build_table(cells))
     assert check.verdict == "cannot be told"
-    assert check.figures.startswith("none of these nets has learned: guessing has an error of 90 %; ")
+    assert check.measured.startswith("none of these nets has learned: guessing has an error of 90 %; ")
 
 
 def test_what_is_kept_low_cannot_be_told_at_chance(cell: Maker) -> None:
@@ -164,12 +163,12 @@ def test_the_best_of_a_report_says_what_speaks_against_it(
 
     for errors, against in (
         ((9.0, 5.0, 8.0), ""),
-        ((5.0, 8.0, 9.0), "the best learning rate, 0.1, stands at the edge of those tried"),
+        ((5.0, 8.0, 9.0), "the best learning rate, 0.1, is at the edge of those tried"),
         ((90.0, 88.0, 90.0), "none of these nets has learned: guessing has an error of 90 %"),
     ):
         found = best(build_table(swept(*errors)))
         assert found is not None
         assert found[2] == against
     made = report(sweep(swept(5.0, 8.0, 9.0)), width=300)
-    assert "%; the best learning rate, 0.1, stands" in made.text
-    assert "(n = 1); the best learning rate, 0.1, stands" in made.summary.read_text()
+    assert "%; the best learning rate, 0.1, is at" in made.text
+    assert "(n = 1); the best learning rate, 0.1, is at" in made.summary.read_text()

@@ -12,7 +12,7 @@ Maker = Callable[..., CellResult]
 
 
 def judged(cells: Sequence[CellResult], word: str) -> Check:
-    found = [check for check in run_checks(build_table(cells)) if check.claim.startswith(word)]
+    found = [check for check in run_checks(build_table(cells)) if check.text.startswith(word)]
     assert len(found) == 1
     return found[0]
 
@@ -44,7 +44,7 @@ def test_batch_norm_falls_at_small_batches(
 ) -> None:
     check = judged(pair(cell, "batch_norm", small, large), "batch_norm")
     assert check.verdict == verdict
-    assert figure in check.figures
+    assert figure in check.measured
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_group_norm_stays(
 ) -> None:
     check = judged(pair(cell, "group_norm", small, large), "group_norm")
     assert check.verdict == verdict
-    assert figure in check.figures
+    assert figure in check.measured
 
 
 def larger_maps(cell: Maker, means: Sequence[float], image_size: int = 16) -> list[CellResult]:
@@ -86,13 +86,13 @@ def test_with_larger_maps_the_error_falls_steadily(
 ) -> None:
     check = judged(larger_maps(cell, means), "ghost_batch_norm")
     assert check.verdict == verdict
-    assert figure in check.figures
-    assert "4 positions" in check.claim
+    assert figure in check.measured
+    assert "4 positions" in check.text
 
 
 def test_it_is_set_beside_what_stays_flat(cell: Maker) -> None:
     cells = [*larger_maps(cell, (8.9, 7.2, 6.6)), cell("group_norm", 64, 0, 7.0, image_size=16)]
-    assert "beside it group_norm 7.0" in judged(cells, "ghost_batch_norm").figures
+    assert "beside it group_norm 7.0" in judged(cells, "ghost_batch_norm").measured
 
 
 def test_maps_of_one_position_are_not_asked_for_it(cell: Maker) -> None:
@@ -103,7 +103,7 @@ def test_diverged_cells_are_left_out_and_counted(cell: Maker) -> None:
     cells = [*pair(cell, "batch_norm", (60.0, 61.0), (8.0, 8.1)), cell("batch_norm", 2, 7, status="diverged")]
     check = judged(cells, "batch_norm")
     assert check.verdict == "holds"
-    assert "1 diverged left out" in check.figures
+    assert "1 diverged left out" in check.measured
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_what_is_left_is_no_evidence_alone(cell: Maker, norm: str, batch: int, s
     assert judged(complete, norm).verdict == "holds"
     check = judged([*complete, cell(norm, batch, 7, status=status)], norm)
     assert check.verdict == verdict
-    assert f"1 {status}" in check.figures
+    assert f"1 {status}" in check.measured
 
 
 def test_batch_norm_that_diverges_with_every_seed_has_failed(cell: Maker) -> None:
     cells = [cell("batch_norm", 2, 0, status="diverged"), *pair(cell, "batch_norm", (), (8.0, 8.1))]
     check = judged(cells, "batch_norm")
-    assert (check.verdict, check.figures) == ("holds", "every cell at batch 2 diverged; at 32 8.1 ± 0.1")
+    assert (check.verdict, check.measured) == ("holds", "every cell at batch 2 diverged; at 32 8.1 ± 0.1")
 
 
 def test_a_map_whose_seeds_diverged_breaks_the_fall(cell: Maker) -> None:
@@ -142,8 +142,8 @@ def test_a_claim_that_no_cell_is_about_is_left_out(cell: Maker) -> None:
         assert run_checks(build_table([cell("group_norm", batch) for batch in batches])) == []
     asked = [cell("group_norm", 2), cell("group_norm", 32, status="refused"), cell("identity", 32)]
     (check,) = run_checks(build_table(asked))
-    assert check.claim.startswith("group_norm")
-    assert check.figures == "measured at batch 2; needs 2 and 32; 1 refused left out"
+    assert check.text.startswith("group_norm")
+    assert check.measured == "measured at batch 2; needs 2 and 32; 1 refused left out"
 
 
 def test_each_setting_is_judged_alone(cell: Maker) -> None:
@@ -153,8 +153,8 @@ def test_each_setting_is_judged_alone(cell: Maker) -> None:
         for batch, error in ((2, small), (32, 8.0))
         for seed in range(2)
     ]
-    checks = [check for check in run_checks(build_table(cells)) if check.claim.startswith("batch_norm")]
-    assert {(check.claim.split(":")[0], check.verdict) for check in checks} == {
+    checks = [check for check in run_checks(build_table(cells)) if check.text.startswith("batch_norm")]
+    assert {(check.text.split(":")[0], check.verdict) for check in checks} == {
         ("batch_norm, base_lr=0.1", "holds"),
         ("batch_norm, base_lr=0.01", "does not hold"),
     }

@@ -8,15 +8,17 @@ import pytest
 from normzoo.report import provenance as describe
 from normzoo.report.checks import run_checks
 from normzoo.report.figure import caption, chance_level
-from normzoo.report.frame import build_table
+from normzoo.report.frame import Table, build_table
 from normzoo.report.panels import build_panels
 from normzoo.report.series import (
+    ERROR,
+    Point,
+    Stat,
     batch_lines,
     flat_references,
     normalization_lines,
     placement_lines,
     pooled_std,
-    stat,
     values_lines,
 )
 from normzoo.report.style import norm_style, placement_style
@@ -26,14 +28,18 @@ from normzoo.results import CellResult
 Maker = Callable[..., CellResult]
 
 
+def over_all(table: Table, metric: str = ERROR) -> Stat | None:
+    return Point(0, table.cells, range(len(table.cells))).over(metric)
+
+
 def test_seeds_are_summarised_by_mean_and_sample_std(cell: Maker) -> None:
     table = build_table([cell(seed=seed, error=error) for seed, error in enumerate((7.0, 8.0, 9.0))])
-    found = stat(table.cells)
+    found = over_all(table)
     assert found is not None
     assert (found.mean, found.std, found.n) == (8.0, 1.0, 3)
-    assert stat(table.cells, "no such metric") is None
+    assert over_all(table, "no such metric") is None
     assert pooled_std(found, found) == 1.0
-    single = stat(table.cells[:1])
+    single = Point(0, table.cells, [0]).stat
     assert single is not None
     assert single.std is None
     assert pooled_std(single) is None
@@ -43,7 +49,7 @@ def test_cells_that_share_a_seed_count_once(cell: Maker) -> None:
     cells = [cell(seed=0, error=e, config={"trainer": {"threads": t}}) for t, e in ((1, 7.0), (2, 9.0))]
     table = build_table(cells)
     assert len(table.settings) == 1
-    found = stat(table.cells)
+    found = over_all(table)
     assert found is not None
     assert found.values == (8.0,)
 
@@ -100,14 +106,12 @@ def test_what_was_refused_renames_nothing(cell: Maker) -> None:
     ]
     alone, beside = build_table(ran), build_table([*ran, *refused])
     assert run_checks(beside) == run_checks(alone)
-    assert {row.variant for row in beside.rows} == {"batch_norm", "group_norm", "group_norm(num_groups=7)"}
+    assert set(beside.cells.variant) == {"batch_norm", "group_norm", "group_norm(num_groups=7)"}
     assert [panel.title for panel in build_panels(beside)] == ["Batch size"]
     assert beside.settings[0].label == ""
-    (same,) = [
-        row for row in build_table([*ran, cell("group_norm", 64, status="refused"), *refused]).rows if row.batch == 64
-    ]
-    assert same.variant == "group_norm"
-    assert {row.variant for row in build_table(refused[:1]).rows} == {"group_norm"}
+    cells = build_table([*ran, cell("group_norm", 64, status="refused"), *refused]).cells
+    assert list(cells.variant[cells.batch == 64]) == ["group_norm"]
+    assert list(build_table(refused[:1]).cells.variant) == ["group_norm"]
 
 
 def test_devices_are_lines_of_their_own(cell: Maker) -> None:
