@@ -11,6 +11,7 @@ from torch import nn
 import normzoo
 from normzoo.norm_act import NormAct
 from normzoo.norms.scale_norm import ScaleNorm
+from tests.norms.norm_cases import OF_EACH_KIND
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
@@ -23,6 +24,7 @@ IMAGE_NORMS = [
     for name in normzoo.list_norms(kind="layer", ranks=4)
     if inspect.Parameter.empty not in normzoo.info(name).arguments.values()
 ]
+FEW_AND_ALL = [pytest.param(name, marks=[] if name in OF_EACH_KIND else [pytest.mark.slow]) for name in IMAGE_NORMS]
 # Made for a transformer, or for AlexNet; from their initial values the signal fades over 50 layers.
 FADING = {"dynamic_erf", "dynamic_tanh", "local_response_norm"}
 # What whitens needs more values than channels in a group, and 4 images of 2x2 give 16.
@@ -72,7 +74,7 @@ def train_one_step(model, size=SIZE, least=0.5):
         assert torch.isfinite(model.eval()(x)).all()
 
 
-@pytest.mark.parametrize("name", IMAGE_NORMS)
+@pytest.mark.parametrize("name", FEW_AND_ALL)
 @pytest.mark.parametrize(("model", "norms"), [("resnet18", 20), ("mobilenet_v2", 52)])
 def test_torchvision(model, norms, name):
     norm_layer = normzoo.factory(name, **BEFORE_A_RELU.get(name, {}))
@@ -81,6 +83,7 @@ def test_torchvision(model, norms, name):
     train_one_step(model, least=0 if name in FADING else 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch_norm", "group_norm", "layer_norm", "instance_norm"])
 def test_torchvision_resnet50(name):
     norm_layer = normzoo.factory(name, **KEYWORDS.get(name, {}))
@@ -123,7 +126,7 @@ def test_a_resnet_puts_its_relu_behind_a_norm_that_has_one(name):
             assert activations(build(make, normzoo.factory(name))).get("ReLU", 0) == relus
 
 
-@pytest.mark.parametrize("name", IMAGE_NORMS)
+@pytest.mark.parametrize("name", FEW_AND_ALL)
 def test_timm_resnet(name):
     norm_layer = normzoo.factory(name, **BEFORE_A_RELU.get(name, {}))
     model = build(functools.partial(timm.create_model, "resnet10t", zero_init_last=False), norm_layer)
@@ -131,7 +134,7 @@ def test_timm_resnet(name):
     train_one_step(model)
 
 
-@pytest.mark.parametrize("name", IMAGE_NORMS)
+@pytest.mark.parametrize("name", FEW_AND_ALL)
 def test_timm_mobilenet_asks_for_norm_and_activation_in_one(name):
     """`get_norm_act_layer` goes by class name, and would put timm's GroupNormAct in the place of our GroupNorm."""
     norm_layer = normzoo.factory(name, **KEYWORDS.get(name, {}))

@@ -190,6 +190,7 @@ def test_generated_records_are_read_back_and_differ(tmp_path: Path) -> None:
     assert results[0].config.keys() == config.keys()
 
 
+@pytest.mark.slow
 def test_planning_and_report_are_measured(tmp_path: Path) -> None:
     planned = figures.planning((*TINY, "seed=0,1"), rounds=2)
     assert len(planned.values) == 2

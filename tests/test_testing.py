@@ -483,6 +483,7 @@ def test_an_activation_that_bends_nothing_is_found():
         )()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "found"),
     [
@@ -519,6 +520,7 @@ def test_a_reference_is_compared_at_each_rank():
         check()
 
 
+@pytest.mark.slow
 def test_check_norm_reports_all_failures_at_once():
     with pytest.raises(AssertionError) as caught:
         check_norm(Random, batch_dependent=False, skip={"replicas_under_vmap": "draws random numbers"})

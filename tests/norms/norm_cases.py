@@ -1,5 +1,6 @@
 """Which norms there are, and layers and inputs to try them on."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +13,9 @@ NAMES = [
     if normzoo.info(name).build.__module__.startswith("normzoo.norms.")
 ]
 CHANNELS = 8
+# Checks of seconds each: in the default run on a few norms, one of each kind of code.
+LONG = {"compiles", "compiles_for_any_size", "exports", "exports_to_onnx", "gradgradcheck"}
+OF_EACH_KIND = {"batch_norm", "group_norm", "rms_norm", "evo_norm_b0", "online_norm", "spade", "weight_norm"}
 # What some norms cannot be built without.
 NEEDED = {"num_classes": 3, "num_domains": 2, "condition_features": 5, "label_channels": 2}
 # Whose gradient is by definition not the derivative, and why.
@@ -49,3 +53,9 @@ def a_norm(name: str, **keywords) -> nn.Module:
     info = normzoo.info(name)
     keywords |= {key: value for key, value in NEEDED.items() if key in info.arguments}
     return normzoo.create(name, nn.Linear(CHANNELS, CHANNELS) if info.kind == "weight" else CHANNELS, **keywords)
+
+
+def marked(check, title: str):
+    """Make a test case of this check of a norm: slow if it takes seconds and the norm is not one of the few."""
+    slow = str(check) in LONG and title not in OF_EACH_KIND
+    return pytest.param(check, id=f"{title}-{check}", marks=[pytest.mark.slow] if slow else [])

@@ -6,12 +6,9 @@ import pytest
 
 import normzoo
 from normzoo.testing import checks
-from tests.norms.norm_cases import NAMES, NOT_THE_DERIVATIVE
+from tests.norms.norm_cases import NAMES, NOT_THE_DERIVATIVE, marked
 from tests.norms.oracles import expected
 
-# Checks that take seconds a norm; the default run asks them of a norm of each kind.
-LONG = {"compiles", "compiles_for_any_size", "exports", "exports_to_onnx", "gradgradcheck"}
-OF_EACH_KIND = {"batch_norm", "group_norm", "rms_norm", "evo_norm_b0", "online_norm", "spade", "weight_norm"}
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 # Beside the defaults: keywords that change what is computed, and the facts that change with them.
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -37,8 +34,7 @@ def all_checks():
         reason = NOT_THE_DERIVATIVE.get(name)
         skip = {"gradcheck": reason, "gradgradcheck": reason} if reason else None
         for check in checks(norm, reference=formula(name, **keywords), skip=skip, **facts):
-            slow = str(check) in LONG and title not in OF_EACH_KIND
-            yield pytest.param(check, id=f"{title}-{check}", marks=[pytest.mark.slow] if slow else [])
+            yield marked(check, title)
 
 
 @pytest.mark.parametrize("check", list(all_checks()))

@@ -10,7 +10,7 @@ from torch import nn
 import normzoo
 from normzoo.testing import checks
 from tests.norms.conditional_oracles import NEEDED, ORACLES
-from tests.norms.norm_cases import CHANNELS, an_input
+from tests.norms.norm_cases import CHANNELS, an_input, marked
 
 NAMES = normzoo.list_norms(kind="conditional")
 # The suite's weights are about 1 and positive; sums over many of them are too large to compare under autocast.
@@ -35,7 +35,7 @@ def conformance():
     for name in NAMES:
         norm = normzoo.factory(name, **NEEDED[name] | SMALL.get(name, {}))
         for check in checks(norm, reference=lambda x, c, layer, name=name: expected(name, layer, x, c)):
-            yield pytest.param(check, id=f"{name}-{check}")
+            yield marked(check, name)
 
 
 @pytest.mark.parametrize("check", list(conformance()))

@@ -39,6 +39,7 @@ def test_gates_start_at_batch_norm():
     torch.testing.assert_close(layer(x), normzoo.create("batch_norm", CHANNELS)(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_of_gates_between_the_bounds(training):
     layer, x = build("batch_instance_norm", channels=4).train(training), an_input(4, samples=3, side=2, channels=4)

@@ -123,6 +123,7 @@ def test_one_layer_at_two_places():
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_compiled(warmup):
     assert_same_compiled(build("power_norm", torch.float32, warmup_steps=warmup))

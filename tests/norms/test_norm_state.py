@@ -103,6 +103,7 @@ def test_a_forward_that_is_recomputed_over_another_batch_is_refused(norm):
         y.sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "around"), [("batch_renorm", False), ("power_norm", True), ("spectral_norm", True)])
 def test_a_compiled_forward_is_not_recomputed(norm, around):
     if norm == "spectral_norm":

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import normzoo
 from normzoo.testing import checks
+from tests.norms.norm_cases import marked
 
 NAMES = normzoo.list_norms(kind="weight")
 
@@ -75,7 +76,7 @@ def all_checks():
         for check in checks(norm, reference=reference, skip=skip):
             if keywords and str(check) != "agrees_with_reference":
                 continue
-            yield pytest.param(check, id=f"{name}-{keywords}-{check}")
+            yield marked(check, "-".join([name, *(f"{key}={value}" for key, value in keywords.items())]))
 
 
 def test_every_norm_of_weights_has_an_oracle():

@@ -110,6 +110,7 @@ def test_channels_last_leaves_no_trace_either(leaves_no_trace: Any) -> None:
     leaves_no_trace(measure, "batch_norm", torch.channels_last)
 
 
+@pytest.mark.slow
 def test_a_cell_trains_the_same_with_the_probe_and_records_its_bands(config: Any, tmp_path: Any) -> None:
     cell = config("+probe=loss_landscape", "probe.loss_landscape.every=8", "norm=batch_renorm")
     plain = config("norm=batch_renorm")
@@ -135,6 +136,7 @@ def test_a_continued_probe_keeps_its_rows() -> None:
     assert second.summary()["landscape_loss_range"] == 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_processes_measure_the_landscape_of_their_common_batch(config: Any, tmp_path: Any) -> None:
     probed = ("+probe=loss_landscape", "probe.loss_landscape.every=4", "trainer.max_epochs=1", "norm=sync_batch_norm")

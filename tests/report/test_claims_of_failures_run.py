@@ -42,6 +42,7 @@ ARMS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ARMS)
 def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
     small = ["data.val_size=64", *(["probe.channel_correlation.samples=64"] if experiment == "whitening" else [])]

@@ -23,6 +23,7 @@ ARMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ARMS)
 def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
     records = [

@@ -37,6 +37,7 @@ ARMS = {
 UNMEASURED = {"norms_side_by_side": 5, "data_normalizers": 4, "faster_training": 3, "regularization": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ARMS)
 def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
     records = [ran(experiment, tmp_path / str(i), *arm) for i, arm in enumerate(ARMS[experiment])]

@@ -89,6 +89,7 @@ def test_the_csv_has_a_row_a_cell_and_the_agreed_columns(default_sweep: Path) ->
     assert all(row["norm"] == "instance_norm" and row["val_error_running"] == "" and row["reason"] for row in refused)
 
 
+@pytest.mark.slow
 def test_a_second_report_replaces_the_first_and_is_the_same(default_sweep: Path) -> None:
     first = {name: data for name in FILES if (data := (report(default_sweep).csv.parent / name).read_bytes())}
     report(default_sweep)

@@ -51,6 +51,7 @@ def test_it_is_held_while_a_process_that_inherited_it_lives(tmp_path: Path) -> N
     assert Claim.take(tmp_path) is not None
 
 
+@pytest.mark.slow
 def test_never_two_at_once(tmp_path: Path) -> None:
     racers = [subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path)]) for _ in range(3)]
     assert [racer.wait() for racer in racers] == [0, 0, 0]

@@ -98,6 +98,7 @@ def codes(endings: dict[int, Ending]) -> dict[int, int]:
     return {index: ending.code for index, ending in endings.items()}
 
 
+@pytest.mark.slow
 def test_each_job_runs_once_and_its_output_goes_into_its_log(tmp_path: Path, run: Run) -> None:
     jobs = [Job(write, (tmp_path / f"{i}.txt", str(i)), tmp_path / f"{i}.log") for i in range(5)]
     assert codes(run(jobs)) == dict.fromkeys(range(5), 0)
@@ -363,6 +364,7 @@ def test_a_job_is_claimed_until_its_end_is_told(tmp_path: Path, run: Run, server
     assert all(Claim.take(tmp_path / f"cell{index}") for index in (1, 2))
 
 
+@pytest.mark.slow
 def test_the_fork_server_may_die(tmp_path: Path, server: Any) -> None:
     with Stop() as stop:
         pool = Pool(server, Leases([], CORES), 1, stop, on_end=lambda *_: kill_server())
@@ -405,6 +407,7 @@ if __name__ == "__main__":
     assert int(blocked, 16) & 1 << signal.SIGINT - 1
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_killed_sweep(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = tmp_path / "sweep.py"

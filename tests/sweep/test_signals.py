@@ -28,6 +28,7 @@ def goes_on(folder: Path, command: str, cells: int) -> None:
     assert len((folder / "s" / "results.csv").read_text().splitlines()) == cells + 1
 
 
+@pytest.mark.slow
 def test_control_c_once_lets_the_running_cell_end(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "seed=0,1,2", "hydra.launcher.n_jobs=1")
     until(lambda: started(tmp_path), 120.0)
@@ -46,6 +47,7 @@ def test_control_c_once_lets_the_running_cell_end(tmp_path: Path) -> None:
     assert (first.folder / "result.json").read_bytes() == record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -119,6 +121,7 @@ def test_the_cells_of_an_engine_on_this_machine_end_with_the_sweep(
         assert "this command goes on" in sweep.said()
 
 
+@pytest.mark.slow
 def test_control_c_while_cells_are_planned(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "seed=range(20000)")
     until(lambda: (tmp_path / "planned").exists(), 120.0)

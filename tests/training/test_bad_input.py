@@ -89,6 +89,7 @@ def test_a_sweep_in_which_no_cell_can_be(cli: Cli, tiny: tuple[str, ...]) -> Non
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_a_corrupt_cache_file(cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMZOO_CACHE", str(tmp_path / "cache"))
     cli("train", *tiny, "data=mnist5k", "trainer.limit_train_batches=1", "hydra.run.dir=out")

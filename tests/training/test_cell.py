@@ -192,6 +192,7 @@ def test_schedules(config: Compose) -> None:
     assert "cosine, step, constant" in (parse(config("optimizer.schedule=zigzag")).invalid or "")
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_processes_with_local_batch_norm_equal_one_with_ghost_batch_norm(config: Compose, tmp_path: Path) -> None:
     two = run_cell(config("norm=batch_norm", "trainer.devices=2", "batch_size_per_device=8"), tmp_path / "two")

@@ -49,6 +49,7 @@ def test_planned_processes_count_before_they_are_started() -> None:
         layer(torch.randn(1, 4, 1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("batch", [1, 2])
 def test_two_processes_train_on_next_to_nothing_each(config: Compose, tmp_path: Path, batch: int) -> None:

@@ -137,6 +137,7 @@ def test_a_cell_killed_and_continued(
     assert not (tmp_path / "cut" / CHECKPOINT).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize(("step", "rank"), [(6, 0), pytest.param(9, 1, marks=[pytest.mark.slow])])
 def test_two_processes_killed_and_continued(
@@ -151,6 +152,7 @@ def test_two_processes_killed_and_continued(
     same(run_cell(cell, tmp_path / "cut"), undisturbed)
 
 
+@pytest.mark.slow
 def test_cut_again_and_again(watched: Compose, cut: Callable[..., None], tmp_path: Path) -> None:
     cell = watched("norm=batch_renorm")
     for step in (5, 12, 13, 24, 35):
@@ -247,6 +249,7 @@ def test_without_resume_a_cell_starts_anew(watched: Compose, cut: Callable[..., 
     assert (saved["epoch"], saved["batches"]) == (0, 3)
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes_a_cell_has_the_checkpoint_before(
     watched: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

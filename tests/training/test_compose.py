@@ -73,6 +73,7 @@ def _hydra() -> Iterator[None]:
     HydraConfig.instance().cfg = before
 
 
+@pytest.mark.slow
 def test_the_cells_of_an_experiment() -> None:
     sweep = Sweep("experiment=small_batch")
     sweeper: Any = Plugins.instance().instantiate_sweeper(
@@ -119,6 +120,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", QUICK)
 def test_odd_overrides(what: str) -> None:
     sweep = Sweep()
@@ -129,6 +131,7 @@ def test_odd_overrides(what: str) -> None:
     assert len(sweep.asked) == 1  # the second cell costs no composition of Hydra's
 
 
+@pytest.mark.slow
 def test_a_value_that_refers_to_one_that_each_cell_gives(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     mine = "# @package _global_\nepochs: ???\ntrainer:\n  max_epochs: ${epochs}\n"
@@ -162,6 +165,7 @@ def test_what_only_hydra_can_tell(what: str) -> None:
     assert sweep.asked[-1] == ["batch_size_per_device=4", *LEFT_TO_HYDRA[what]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong", [["norm=grup_norm"], ["norm.num_group=4"], ["+seed=1"], ["~nothing"], ["seed=1,2"], ["seed=[1"], ["a@b=c"]]
 )

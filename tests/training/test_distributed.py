@@ -99,6 +99,7 @@ def test_a_rank_that_dies_ends_its_cell_within_seconds(
     assert not (tmp_path / ".ranks").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_rank_that_hangs_is_named_and_ends_its_cell(config: Compose, tmp_path: Path, at: int) -> None:
@@ -111,6 +112,7 @@ def test_a_rank_that_hangs_is_named_and_ends_its_cell(config: Compose, tmp_path:
     assert (result.reason or "").startswith(f"rank {at} hangs: the others have waited for it longer than sweep.stall")
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_a_folder_without_a_word_of_the_last_failure(config: Compose, tmp_path: Path) -> None:
     with pytest.raises(RankError):
@@ -169,6 +171,7 @@ def test_processes_may_also_be_spawned_as_on_gpus(
     assert spawned.curve == forked.curve
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("order", ["1,2", "2,1", "4,1,2"])
 def test_numbers_of_devices_in_one_sweep_in_any_order(

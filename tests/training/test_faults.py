@@ -34,6 +34,7 @@ def in_the_way(path: Path, kind: str) -> None:
         (path / "below").mkdir(parents=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["normzoo", "joblib"])
 def test_what_is_in_the_way_of_a_cells_files_is_its_failure_alone(
     cli: Cli, config: Compose, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
@@ -55,6 +56,7 @@ def test_what_is_in_the_way_of_a_cells_files_is_its_failure_alone(
         assert f"seed={seed}  error: " in out or f"seed={seed}: error: " in out, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [True, False])
 def test_relative_paths_are_those_of_where_the_command_was_typed(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, many: bool
@@ -75,6 +77,7 @@ def test_relative_paths_are_those_of_where_the_command_was_typed(
     assert code == 2, out + err
 
 
+@pytest.mark.slow
 def test_a_sweep_of_cells_that_leave_no_record_fails(
     cli: Cli, config: Compose, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:

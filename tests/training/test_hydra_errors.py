@@ -63,6 +63,7 @@ def test_several_values_without_a_sweep(cli: Cli, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [(), ("-m",)], ids=["alone", "sweep"])
 def test_a_misspelling(cli: Cli, tmp_path: Path, mode: tuple[str, ...]) -> None:
     for argument, words in list(MISSPELT.items())[:: 3 if mode else 1]:

@@ -20,6 +20,7 @@ def test_a_dry_run_of_one_cell_trains_nothing(cli: Cli, tiny: tuple[str, ...], t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_each_of_several_experiments_is_planned_with_its_own_grids(cli: Cli) -> None:
     def planned(experiments: str) -> int:
         _, out, err = cli("train", "-m", f"experiment={experiments}", "sweep.dry_run=true")

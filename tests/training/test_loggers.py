@@ -63,6 +63,7 @@ def wandb_records(file: Path) -> Iterator[bytes]:
             record = b""
 
 
+@pytest.mark.slow
 def test_wandb_keeps_a_closed_run_for_later(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
@@ -83,6 +84,7 @@ def test_wandb_keeps_a_closed_run_for_later(train: Callable[..., Path], monkeypa
     assert any(record.HasField("exit") for record in records)
 
 
+@pytest.mark.slow
 def test_mlflow_has_a_run_a_cell_and_a_continued_cell_goes_on_in_it(train: Callable[..., Path]) -> None:
     pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")

@@ -121,6 +121,7 @@ def test_every_death_is_recorded_with_its_cause_and_the_sweep_goes_on(
     assert "1 to run" in out, out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.ddp)])
 def test_a_cell_that_hangs_is_ended_and_one_that_takes_long_is_not(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int
@@ -138,6 +139,7 @@ def test_a_cell_that_hangs_is_ended_and_one_that_takes_long_is_not(
     assert "raise the limit" in (hung.reason or "")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     code, out, err = cli("train", "-m", *tiny, "norm=identity", "optimizer.base_lr=1e18,0.05", "hydra.sweep.dir=s")
     results = {result.config["optimizer"]["base_lr"]: result for result in read_results(tmp_path / "s")[0]}
@@ -151,6 +153,7 @@ def only(folder: Path) -> CellResult:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "name"), [("Interrupted", "SIGINT"), ("Terminated", "SIGTERM")])
 def test_a_cell_interrupted_from_elsewhere_was_killed(
     model: str, name: str, cli: Cli, tiny: tuple[str, ...], tmp_path: Path
@@ -160,6 +163,7 @@ def test_a_cell_interrupted_from_elsewhere_was_killed(
     assert (result.status, f"({name})" in (result.reason or "")) == ("killed", True), out + err
 
 
+@pytest.mark.slow
 def test_an_interrupted_cell_alone_says_whether_and_how_it_goes_on(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -178,6 +182,7 @@ def test_an_interrupted_cell_alone_says_whether_and_how_it_goes_on(
     assert "checkpoint.ckpt is of another cell" in out + err  # it is the one that is looked for
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_a_rank_that_the_kernel_ended_for_want_of_memory(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

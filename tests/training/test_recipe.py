@@ -162,6 +162,7 @@ def test_a_sweep_over_recipes_records_what_they_made(
     assert all(path.parent.name == json.loads(path.read_text())["cell"] for path in tmp_path.glob("here/*/result.json"))
 
 
+@pytest.mark.slow
 def test_a_recipe_that_cannot_be_refuses_its_cell_alone(
     cli: Callable[..., tuple[int, str, str]], tiny: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_cells_that_a_lost_worker_never_began_are_recorded(
     assert "3 to run" in cli(*command, "sweep.dry_run=true", "sweep.retry=failed")[1]
 
 
+@pytest.mark.slow
 def test_a_record_of_an_earlier_run_outlives_a_run_that_never_began_the_cell(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +265,7 @@ def test_a_queued_cell_that_another_sweep_has_run_is_not_run_again(
     assert not list(tmp_path.glob("s/*/cell.log"))  # of a process of the cell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "status"), [("600", "ok"), ("0.01", "timeout")])
 def test_a_queued_cell_runs_although_another_sweep_has_given_it_up(
     cli: Cli,

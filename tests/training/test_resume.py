@@ -119,6 +119,7 @@ def test_a_record_that_is_none_is_named_and_its_cell_run(sweep: Sweep, leave: Ca
     assert states(out) == {"seed=0": "to run", "seed=1": "done"}
 
 
+@pytest.mark.slow
 def test_refused_cells_are_asked_again(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     command = ("train", "-m", *tiny, *SHORT, "norm=identity,instance_norm", "hydra.sweep.dir=s")
     assert cli(*command)[0] == 0
@@ -131,6 +132,7 @@ def test_refused_cells_are_asked_again(cli: Cli, tiny: tuple[str, ...], tmp_path
     assert "(8, 64, 1, 1)" in (read_result(path).reason or "")
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_writes_nothing(sweep: Sweep, leave: Callable[..., Path], tmp_path: Path) -> None:
     norms = "norm=identity,instance_norm"
     code, out, err = sweep(norms, "sweep.dry_run=true")
@@ -152,6 +154,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(sweep: Sweep, leave: Calla
     assert stamps(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_times_from_the_cells_that_have_run(sweep: Sweep, leave: Callable[..., Path]) -> None:
     # Other cells of the norm take 30 s for 300 + 12 batches; the same cell under another seed takes what it took.
     leave("ok", "norm=identity", "trainer.max_epochs=2", metrics={"steps": 12}, time={"wall_s": 30.0})
@@ -178,6 +181,7 @@ def test_a_dry_run_in_a_new_folder_tells_times_from_the_sweeps_beside_it(
     assert "expected time: 2:05, and that of 4 cells unlike any that has run, by other sweeps in" in said
 
 
+@pytest.mark.slow
 def test_what_a_killed_sweep_left_of_a_finished_cell_is_cleared(sweep: Sweep, leave: Callable[..., Path]) -> None:
     folders = [leave("ok", f"seed={seed}").parent for seed in (0, 1)]
     for folder in folders:

@@ -90,6 +90,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "norms", "base_lr", "size"),
     [("imagenet_small_batch", 2, 0.0125, 64), ("cifar10_small_batch", 2, 0.025, 32)],
@@ -171,12 +172,14 @@ def test_a_number_of_jobs_that_cannot_be(cli: Cli, tiny: tuple[str, ...], n_jobs
     assert f"hydra.launcher.n_jobs={n_jobs} must be 1 or more" in err
 
 
+@pytest.mark.slow
 def test_a_sweep_without_validation_is_measured_in_the_end(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     code, out, err = cli("train", "-m", *tiny, "seed=0,1", "trainer.limit_val_batches=0", "hydra.sweep.dir=s")
     assert code == 0, out + err
     assert all(len(record.curve) == 1 for record in read_results(tmp_path / "s")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_a_cell_under_torchrun(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     program = "from normzoo.cli import main; main()"
