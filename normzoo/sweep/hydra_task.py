@@ -28,6 +28,7 @@ from normzoo.training.cell import run_cell, write_probe
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.config import CellConfig, parse
 from normzoo.training.distributed import rank
+from normzoo.training.temporary import where_full
 
 log = logging.getLogger("normzoo")
 
@@ -56,6 +57,9 @@ def train(config: DictConfig) -> float:
             return math.inf
         if isinstance(error, UserError):
             exit_with(error)
+        if full := where_full(str(error), folder):  # the rest is in error.txt, where there is room for it
+            sys.stderr.write(printable(f"error: {str(error).strip().splitlines()[-1]}{full}\n"))
+            sys.exit(1)
         sys.stderr.write(printable(traceback.format_exc()))  # here, so that nobody takes it for Hydra's own
         sys.exit(1)
     if result is None:

@@ -74,8 +74,9 @@ def record(cell: Cell, result: CellResult) -> None:
         write_result(cell.folder, result)
     except UserError as error:
         cell.lost = True
-        if not str(result.reason).startswith("cannot write"):
-            result.reason = f"{error} {result.reason}"
+        reason = str(result.reason) if str(result.reason).startswith("cannot write") else f"{error} {result.reason}"
+        # Without the folder of the sweep there is room for the cause on the line that is printed.
+        result.reason = reason.replace(f"{cell.folder.parent}{os.sep}", "")
 
 
 def cause(ending: Ending, cell: Cell) -> tuple[str, str]:

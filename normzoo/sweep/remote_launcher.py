@@ -83,6 +83,7 @@ def launch(launcher: "EngineLauncher", job_overrides: list[list[str]], initial_j
     to_run = [cell for cells in kinds.values() for cell in cells]
     said: dict[str, str] = {}
     started = time.time()
+    interrupt_by_what_ends()  # once more, as Ray has set a handler of its own
     try:
         with Watch(to_run):
             for needed, cells in ((needed, cells) for needed, cells in kinds.items() if cells):

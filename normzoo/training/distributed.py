@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -113,8 +114,12 @@ def launch(count: int, folder: Path, start_method: str, function: Callable[..., 
 
     Raises:
         RankError: If a rank has raised or died; the others have been ended.
-        UserError: If that was what the rank raised.
+        UserError: If that was what the rank raised, or no port is free.
     """
+    try:
+        socket.create_server(("127.0.0.1", 0)).close()
+    except OSError as error:
+        raise UserError(f"the ranks of a cell meet at a port of this machine, and none is free: {error}") from error
     logs = folder / AGENT
     spawned = start_method != "fork"
     settings = LaunchConfig(

@@ -24,19 +24,21 @@ from pathlib import Path
 
 from normzoo.models.plain_cnn import PlainCNN
 
+HERE = Path(__file__).parent  # an engine may run its cells anywhere
+
 
 class Gated(PlainCNN):
     """Notes that it is planned or trains, which waits until the file `go` is there."""
 
     def forward(self, x):
         if x.device.type == "meta":
-            Path("planned").touch()
+            (HERE / "planned").touch()
         if x.device.type != "meta" and self.training and not hasattr(self, "noted"):
             self.noted = True
-            with open("started", "a") as stream:
+            with open(HERE / "started", "a") as stream:
                 stream.write(f"{os.getpid()}\\n")
             for _ in range(20_000):  # and not for ever, should its test be gone
-                if Path("go").exists():
+                if (HERE / "go").exists():
                     break
                 time.sleep(0.01)
         return super().forward(x)
@@ -55,10 +57,11 @@ class Sweep:
         (folder / "gated.py").write_text(GATED)
         arguments = shlex.split(command)[1:] if command else ["train", "-m", *TINY, *overrides]
         self.folder, self.output = folder, folder / f"output{time.monotonic_ns()}"
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
         with self.output.open("w") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, *arguments], cwd=folder, stdout=stream, stderr=stream,
-                stdin=subprocess.DEVNULL, start_new_session=True,
+                stdin=subprocess.DEVNULL, start_new_session=True, env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
 
     def said(self) -> str:

@@ -4,9 +4,11 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from normzoo.results import read_results
+from tests.environments import RAY, RAY_OPTIONS
 from tests.sweep.real import Sweep, alive, started, until
 
 
@@ -88,35 +90,37 @@ def test_a_killed_sweep_takes_its_cells_and_their_ranks_with_it(tmp_path: Path) 
     until(lambda: not any(map(alive, below)))
 
 
-LONG = [pytest.mark.slow]
+# The library of each engine whose cells run below the sweep that starts it.
+ENGINES = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 
 
-@pytest.mark.parametrize(
-    ("engine", "number"),
-    [
-        pytest.param("joblib", signal.SIGKILL, marks=pytest.mark.slow),
-        pytest.param("joblib", signal.SIGTERM, marks=LONG),
-        pytest.param("joblib", signal.SIGHUP, marks=LONG),
-        pytest.param("submitit_local", signal.SIGKILL, marks=LONG),
-        pytest.param("submitit_local", signal.SIGTERM, marks=LONG),
-    ],
-)
-def test_the_cells_of_an_engine_on_this_machine_end_with_the_sweep(
-    tmp_path: Path, engine: str, number: signal.Signals
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_cells_of_an_engine_end_with_the_sweep(
+    tmp_path: Path, engine: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip({"submitit_local": "submitit"}.get(engine, engine))
-    sweep = Sweep(tmp_path, "seed=0,1", f"hydra/launcher={engine}")
+    pytest.importorskip(ENGINES[engine])
+    for name, value in RAY.items():
+        monkeypatch.setenv(name, value)
+    options = RAY_OPTIONS if engine == "ray" else ()
+    sweep = Sweep(tmp_path, "seed=0,1", f"hydra/launcher={engine}", *options)
+    below: list[psutil.Process] = []
     try:
-        until(lambda: started(tmp_path) or sweep.process.poll() is not None, 120.0)
+        until(lambda: started(tmp_path) or sweep.process.poll() is not None, 240.0)
         assert sweep.process.poll() is None, sweep.said()
-        below = sweep.below()
+        # Ray's own agents may take some minutes to notice that their cluster is gone.
+        below = [process for process in sweep.below() if "Agent" not in " ".join(process.cmdline())]
         assert started(tmp_path)[0] in {process.pid for process in below}
         os.kill(sweep.process.pid, number)
         assert sweep.end() == (-signal.SIGKILL if number == signal.SIGKILL else 130), sweep.said()
+        until(lambda: not any(map(alive, below)), 30.0)
     finally:
         sweep.process.kill()
-    until(lambda: not any(map(alive, below)), 30.0)
+        for process in filter(alive, below):
+            process.kill()
     assert read_results(tmp_path / "s")[0] == []
+    nothing_half_done(tmp_path / "s")
     if number != signal.SIGKILL:
         assert "this command goes on" in sweep.said()
 

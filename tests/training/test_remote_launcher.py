@@ -27,20 +27,12 @@ from normzoo.sweep.outcome import NEVER_BEGUN
 from normzoo.sweep.plan import Cell
 from normzoo.sweep.worker import InOwnProcess
 from normzoo.training.config import parse
+from tests.environments import RAY, RAY_OPTIONS
 from tests.training.dying import die
 
 Cli = Callable[..., tuple[int, str, str]]
 
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "hydra.sweep.dir=s")
-# Ray without the parts that no cell needs, which start slower than the cells run, and with patience on a busy machine.
-OPTIONS = {"ray": ("+hydra.launcher.ray.init.include_dashboard=false", "+hydra.launcher.ray.init.num_cpus=2")}
-RAY = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_enable_worker_prestart": "0",
-    "RAY_worker_niceness": "0",  # 15 if not told
-    "RAY_raylet_start_wait_time_s": "300",
-    "RAY_worker_register_timeout_seconds": "300",
-}
 LIBRARIES = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
@@ -72,7 +64,7 @@ def test_cells_run_die_and_are_not_run_twice(
     for name, value in RAY.items():
         monkeypatch.setenv(name, value)
     command = (
-        "train", "-m", *tiny, *SHORT, f"hydra/launcher={engine}", *OPTIONS.get(engine, ()),
+        "train", "-m", *tiny, *SHORT, f"hydra/launcher={engine}", *(RAY_OPTIONS if engine == "ray" else ()),
         "model._target_=normzoo.models.plain_cnn.PlainCNN,tests.training.dying.Dying", "norm=identity,instance_norm",
     )  # fmt: skip
     code, out, err = cli(*command)
