@@ -1,4 +1,4 @@
-"""A forward that activation checkpointing runs again in the backward: it finds the state that the first run found."""
+"""Forwards that activation checkpointing runs again in the backward: they read the state that the first run read."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from torch.utils.module_tracker import ModuleTracker
 from normzoo.norms._refuse import describe
 from normzoo.norms._reuse import is_transformed
 
-FORWARDS = 16  # of a layer that are remembered, as many as may wait for their backward
+FORWARDS = 16  # remembered of each layer: as many may wait for their backward
 
 
 @dataclass(eq=False)
 class _Forward:
-    """What a training batch was known by, and the buffers as it found them."""
+    """A statistic by which a training batch is known again, and the buffers as its forward read them."""
 
     batch: Tensor
     found: tuple[Tensor, ...]
@@ -31,24 +31,23 @@ _forwards: WeakKeyDictionary[nn.Module, deque[_Forward]] = WeakKeyDictionary()
 
 
 def is_recomputed() -> bool:
-    """Whether this forward runs within a backward, so that it is not the first over its batch and moves no state."""
+    """Tell whether this forward runs within a backward: it is not the first over its batch, and must move no state."""
     return not torch.compiler.is_compiling() and _tracker.is_bw
 
 
 def is_in_graph() -> bool:
-    """Whether this is compiled, to be run here, and not exported."""
+    """Tell whether this is compiled, to be run here, and not exported."""
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 @torch.library.custom_op("normzoo::state_of_first_run", mutates_args=())
 def state_of_first_run(buffers: Sequence[Tensor], layer: str) -> list[Tensor]:
-    """Copies of buffers, within a compiled graph: an operation there, that the compiler cannot look into or run again.
+    """Copy buffers within a compiled graph, as one operation that the compiler can neither look into nor run again.
 
-    But activation checkpointing has it run again, around the graph or within it. The state of the first run is gone
-    then, and what was computed of it would be wrong without a word.
+    Activation checkpointing can, around the graph or within it, when the state of the first run is gone.
 
     Raises:
-        RuntimeError: In a backward.
+        RuntimeError: In a backward, where the gradient would be silently wrong.
     """
     if _tracker.is_bw:
         raise RuntimeError(
@@ -70,13 +69,15 @@ def _(info: Any, in_dims: tuple[Any, ...], buffers: Sequence[Tensor], layer: str
 
 @torch.no_grad()
 def state_before(layer: nn.Module, batch: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
-    """The values of buffers that a forward reads before it moves them; in a recomputed one, those of the first run.
+    """Read buffers that a forward will move; in a recomputed forward, as they were in the first run.
 
     Args:
+        layer: Whose forward it is.
         batch: A small statistic of the batch alone, by which a forward is known again.
+        *buffers: What to read.
 
     Raises:
-        RuntimeError: If a forward is recomputed of which the layer knows nothing.
+        RuntimeError: If a forward is recomputed that the layer does not remember.
     """
     if is_in_graph():
         return tuple(state_of_first_run(buffers, type(layer).__name__))

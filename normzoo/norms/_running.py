@@ -14,17 +14,15 @@ from normzoo.norms._refuse import describe
 def newest_weight(
     num_batches: Tensor | None, momentum: float | None, moving_average_fraction: float | None = None
 ) -> float | Tensor:
-    """The weight w of the newest batch, the t-th, in `running ← running + w (new − running)`.
+    """Return the weight w of the newest batch, the t-th, in `running ← running + w (new − running)`.
 
         torch's moving average          w = momentum
         cumulative average              w = 1 / t                    (`momentum=None`)
         Caffe's moving average          w = (1 − α) / (1 − αᵗ)       (`moving_average_fraction=α`)
 
-    Caffe's BatchNorm layer keeps two sums, S ← α S + new and s ← α s + 1, and reads S / s. As s = (1 − αᵗ) / (1 − α),
-    that is the recursion S ← α S + (1 − α) new of its manual, freed of its start: the first batch replaces the initial
-    value, and for large t the weight tends to 1 − α. The rule above keeps S / s itself, and needs no buffer beyond the
-    number of batches. With α = 0.999, Caffe's default, the plain recursion still holds 37 % of its initial value after
-    1000 steps.
+    Caffe's BatchNorm layer keeps two sums, S ← α S + new and s ← α s + 1, and reads S / s with s = (1 − αᵗ) / (1 − α).
+    The rule above keeps S / s itself, and needs no buffer beyond the number of batches. The first batch replaces the
+    initial value, of which torch's rule with momentum 1 − α = 0.001 still holds 37 % after 1000 steps.
     """
     if momentum is not None and moving_average_fraction is None:
         return momentum
@@ -41,13 +39,14 @@ def newest_weight(
 def update_running(layer: _NormBase, mean: Tensor, var: Tensor) -> None:
     """Count one more batch and move `layer.running_mean` and `layer.running_var` towards its statistics, in place.
 
-    They rest while `layer.track_running_stats` is False, which may be set after the layer is built, as in torch.
+    They do not move while `layer.track_running_stats` is False, which may be set after the layer is built, as in torch.
 
-    No branch depends on a buffer's value, and nothing is read back from the device: torch.compile(fullgraph=True),
-    torch.export and vmap over stacked replicas take it. As with torch's layers, a functorch transform must be given
-    the buffers as arguments (`functional_call`), not find them in a closure.
+    No branch depends on a buffer's value, and nothing is read back from the device, for torch.compile(fullgraph=True),
+    torch.export and vmap over stacked replicas. As with torch's layers, a transform of torch.func must be given the
+    buffers as arguments (`functional_call`), not find them in a closure.
 
     Args:
+        layer: Holds the running statistics and their options.
         mean: Of the batch, C values.
         var: Of the batch, unbiased.
     """
@@ -67,17 +66,16 @@ def move_running(
 ) -> None:
     """Count one more batch and move each running statistic, the first of two, towards its new value, in place.
 
-    Once: not where activation checkpointing runs a forward again. As in torch's kernel the step is taken in at least
-    float32: what float16 cannot write may, a tenth of it, move a statistic that it can.
+    Do nothing where activation checkpointing runs a forward again. As in torch's kernel the step is taken in at least
+    float32: a tenth of what float16 cannot hold may move a statistic that it can.
     """
     if is_recomputed():
         return
     if num_batches is not None:
         num_batches.add_(1)
-    weight = newest_weight(num_batches, momentum, moving_average_fraction)
+    w = newest_weight(num_batches, momentum, moving_average_fraction)
     for running, new in moves:
         wide = torch.promote_types(running.dtype, torch.float32)
-        w = weight.to(wide) if isinstance(weight, Tensor) else weight
         running.copy_((1 - w) * running.to(wide) + w * new.reshape(running.shape).to(wide))
 
 
@@ -94,10 +92,10 @@ def commit(*moves: tuple[Tensor, Tensor]) -> None:
 
 
 def gradient_scale(layer: nn.Module, x: Tensor) -> float | Tensor:
-    """What the gradients that will reach the layer are multiplied by: its `loss_scale`, 1 where it is not told.
+    """Return what the gradients that will reach the layer are multiplied by: its `loss_scale`, 1 if that is not set.
 
     Raises:
-        RuntimeError: Under autocast to float16, where a scaler of gradients changes the scale, if it is not told.
+        RuntimeError: If it is not set under autocast to float16, where a gradient scaler changes the scale.
     """
     scale: float | Tensor | None = layer.loss_scale  # type: ignore[assignment]
     if scale is not None:
@@ -114,16 +112,16 @@ def gradient_scale(layer: nn.Module, x: Tensor) -> float | Tensor:
 
 
 def snapshot(*values: Tensor) -> tuple[Tensor, ...]:
-    """The values, of one shape, kept as they are now: for a forward that reads a buffer and then moves it in place.
+    """Keep values of one shape as they are now, for a forward that reads a buffer and then moves it in place.
 
-    To save memory, torch.compile may compute in the backward what the forward had, starting from the buffer: by then it
-    has moved, and the gradient is wrong without a word (seen in torch 2.15, for any compiled layer that multiplies by a
-    function of a buffer). A stack is not computed again but saved.
+    To save memory, torch.compile may compute again in the backward what the forward had, starting from the buffer,
+    which has moved by then: the gradient is silently wrong (seen in torch 2.15, for any compiled layer that multiplies
+    by a function of a buffer). A stack is saved, not computed again.
     """
     return torch.stack(values).unbind()
 
 
 def count_from_zero(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load a state without the number of batches, of before torch 0.4.1 or of timm, as one of none, as torch does."""
+    """Load a state without the number of batches, of torch before 0.4.1 or of timm, as one of none, as torch does."""
     if isinstance(layer.num_batches_tracked, Tensor):
         state_dict.setdefault(f"{prefix}num_batches_tracked", torch.zeros_like(layer.num_batches_tracked))

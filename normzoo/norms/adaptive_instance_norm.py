@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._condition import check_condition, per_sample
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
@@ -20,7 +19,6 @@ from normzoo.registry import register
     paper="Huang & Belongie, Adaptive Instance Normalization, 2017, arXiv:1703.06868",
     reduces_over="*",
     ranks=(3, 4, 5),
-    unsupported=NOT_DYNAMIC,
 )
 class AdaptiveInstanceNorm(NormLayer):
     """Give each channel of each sample the mean and the standard deviation that it has in another feature map.
@@ -30,7 +28,7 @@ class AdaptiveInstanceNorm(NormLayer):
 
     The paper's norm, which learns nothing: the condition is the feature map of a style image. Where the two means and
     deviations are learned from a style vector, as in StyleGAN, it is `nn.Linear` before `instance_norm(affine=False)`.
-    All variances are biased, as instance norm's are.
+    All variances are biased, as those of instance norm.
 
     Shape: `(N, C, *)` and a condition `(N, C, *)`, of any positions -> `(N, C, *)`, both with one dimension of
     positions or more.

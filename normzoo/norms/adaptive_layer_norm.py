@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from normzoo.norms._condition import check_condition, per_sample
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms._standardize import standardize
+from normzoo.norms._standardize import standardize, widen
 from normzoo.registry import register
 
 
@@ -28,15 +28,15 @@ class _ZeroLinear(nn.Linear):
     reduces_over="C",
 )
 class AdaptiveLayerNorm(NormLayer):
-    """Normalize the channels at each position, then scale and shift each sample as a vector that conditions it says.
+    """Normalize the channels at each position, then scale and shift each sample by functions of a condition vector.
 
         y = (x − mean) / sqrt(var + eps) · (1 + scale) + shift,  mean and var over C
         shift, scale = A silu(condition) + b
 
     adaLN of the diffusion transformer, whose condition is the sum of the embeddings of the time step and the class.
     A and b, `modulation`, start at zero, as in its adaLN-Zero, so that the layer starts as a layer norm without affine.
-    The gate that adaLN-Zero has besides belongs to the residual block, and Xu et al. 2019, arXiv:1911.07013, gave the
-    name AdaNorm to another thing, a scale computed from the input.
+    The gate of adaLN-Zero belongs to the residual block. AdaNorm, of Xu et al. 2019, arXiv:1911.07013, is another norm,
+    with a scale computed from the input.
 
     Shape: `(N, C, *)` and a condition `(N, condition_features)` -> `(N, C, *)`; with `channel_dim=-1`
     `(N, *, C)` -> `(N, *, C)`.
@@ -83,9 +83,9 @@ class AdaptiveLayerNorm(NormLayer):
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         check_condition(self, condition, (x.shape[0], self.condition_features), "a vector for each sample")
         check_count(self, x.shape, "use more channels, or leave the norm out at this place")
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.modulation.weight.to(dtype), self.modulation.bias.to(dtype)
-        shift, scale = F.linear(F.silu(condition.to(dtype)), weight, bias).chunk(2, dim=1)
-        x_hat, *_ = standardize(x.movedim(self.channel_dim, 1).to(dtype), (1,), self.eps)
+        wide = widen(x.movedim(self.channel_dim, 1))
+        weight, bias, condition = (t.to(wide.dtype) for t in (self.modulation.weight, self.modulation.bias, condition))
+        shift, scale = F.linear(F.silu(condition), weight, bias).chunk(2, dim=1)
+        x_hat, *_ = standardize(wide, (1,), self.eps)
         y = x_hat * per_sample(1 + scale, x) + per_sample(shift, x)
         return y.movedim(1, self.channel_dim).to(x.dtype)

@@ -9,7 +9,8 @@ from normzoo.norms._layer import NormLayer
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import commit, newest_weight, snapshot
-from normzoo.norms._standardize import centre, group_mean, moments, per_channel
+from normzoo.norms._standardize import centre, group_mean, standardize, wide_per_channel, widen
+from normzoo.norms.batch_norm import STATE
 from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
 
@@ -21,22 +22,20 @@ from normzoo.registry import register
     paper="Qiao et al., Batch-Channel Normalization and Weight Standardization, 2019, arXiv:1903.10520",
     reduces_over="N, * and C/G, *",
     train_eval_differ=False,
-    state=("running_mean", "running_var", "num_batches_tracked"),
+    state=STATE,
 )
 class BatchChannelNorm(NormLayer, _NormBase):
     """Normalize by running estimates of the batch statistics, in training too, and then as group norm does.
 
-        training first moves the estimates:  μ ← μ + r (mean(x) − μ),  σ² ← σ² + r (mean((x − μ)²) − σ²)
+        μ ← μ + r (mean(x) − μ),  σ² ← σ² + r (mean((x − μ)²) − σ²)    in training, first; means over (N, *)
         z = (x − μ) / sqrt(σ² + eps) · weight + bias            for each channel; μ and σ² are constants to the gradient
         y = (z − mean) / sqrt(var + eps) · group_weight + group_bias,  mean and var over (C/G, *)
 
-    The means over x are over (N, *), and the μ in σ²'s is the one before the step. This is the paper's micro-batch
-    BCN, its Algorithm 1, for batches of any size: as the estimates outlast a batch, even one sample will do. On large
-    batches the paper puts the batch's own statistics in their place, which is `batch_norm` followed by `group_norm`.
-    Training and evaluation differ in that the estimates move, not in what is done with them.
+    The μ in the rule of σ² is the one before the step; in evaluation both rest. This is the paper's micro-batch BCN,
+    its Algorithm 1, for batches of any size: as the estimates outlast a batch, even one sample will do. On large
+    batches the paper takes the batch's own statistics instead, which is `batch_norm` followed by `group_norm`.
 
-    Khaled et al. 2023, arXiv:2312.00596, gave the same name to a learned blend of batch and layer norm, which this is
-    not.
+    Khaled et al. 2023, arXiv:2312.00596, gave the same name to a learned blend of batch and layer norm: not this.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -85,54 +84,36 @@ class BatchChannelNorm(NormLayer, _NormBase):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        mend = "use fewer groups or a larger map, or leave the norm out at this place"
-        check_count(self, x.shape, mend)
+        check_count(self, x.shape, "use fewer groups or a larger map, or leave the norm out at this place")
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
-        assert self.running_mean is not None
-        assert self.running_var is not None
         moving = self.training and self.track_running_stats and x.numel()
         mean, var = self._move_estimates(x) if moving else (self.running_mean, self.running_var)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        u = (x.to(wide) - per_channel(mean, x)) * per_channel((var.to(wide) + self.eps).rsqrt(), x)
-        return self._normalize_groups(u).to(x.dtype)
-
-    def _normalize_groups(self, u: Tensor) -> Tensor:
-        """Of z = weight · u + bias the x_hat over each group, scaled and shifted; u alone is saved for the gradient.
-
-        Mean and variance of z come from those of u in each channel, as z is linear in it:
-
-            mean = mean over C/G of (weight mean_u + bias)
-            var  = mean over C/G of (weight² var_u + (weight mean_u + bias − mean)²)
-        """
-        # Less numbers near the mean of each group and, of what is left, of each channel: with them a large mean and its
-        # last digits are gone from u. That of the group is part of a deviation only where the weights differ.
-        dims = tuple(range(2, u.dim()))
-        common = group_mean(detached_mean(u, dims), self.num_groups)
-        u = u - common
-        near = detached_mean(u, dims)
-        u = u - near
-        _, mean, var = moments(u, torch.promote_types(u.dtype, torch.float32))
-        weight, bias = (per_channel(v, u) for v in (self.weight, self.bias)) if self.affine else (1.0, 0.0)
-
-        def of_groups(values: Tensor) -> Tensor:
-            return group_mean(values, self.num_groups)
-
-        own = weight * (near + mean) + bias
-        deviation = own - of_groups(own)
-        if isinstance(weight, Tensor):
-            deviation = deviation + common * (weight - of_groups(weight[None]))
-        rstd = (of_groups(weight * weight * var + deviation.square()) + self.eps).rsqrt()
-        scale, shift = weight * rstd, (deviation - weight * mean) * rstd
+        mean, var, weight, bias = wide_per_channel(x, mean, var, self.weight, self.bias)
+        scale = (var + self.eps).rsqrt() if weight is None else weight * (var + self.eps).rsqrt()
+        # z = scale (x − μ) + bias is linear in the x_hat of each map, from whose statistics those of z in a group
+        # follow. x_hat is all that is saved, and offset keeps the digits of x, should μ lag far behind.
+        positions = tuple(range(2, x.dim()))
+        offset = group_mean(detached_mean(x, positions), self.num_groups)
+        x_hat, map_mean, map_var, _ = standardize(widen(x) - offset, positions, eps=1.0)
+        far = self._centre(scale * (offset - mean))
+        deviation = self._centre(scale * map_mean + far + (0.0 if bias is None else bias))
+        group_var = group_mean(scale.square() * map_var + deviation.square(), self.num_groups)
+        rstd = (group_var + self.eps).rsqrt()
+        scale, shift = rstd * scale * (map_var + 1.0).sqrt(), rstd * deviation
         if self.affine:
             size = self.num_features // self.num_groups
-            gain, offset = (per_channel(v.repeat_interleave(size), u) for v in (self.group_weight, self.group_bias))
-            scale, shift = scale * gain, shift * gain + offset
-        return u * scale + shift
+            group_weight, group_bias = (p.repeat_interleave(size) for p in (self.group_weight, self.group_bias))
+            group_weight, group_bias = wide_per_channel(x, group_weight, group_bias)
+            scale, shift = group_weight * scale, group_weight * shift + group_bias
+        return (x_hat * scale + shift).to(x.dtype)
+
+    def _centre(self, values: Tensor) -> Tensor:
+        return values - group_mean(values, self.num_groups)
 
     @torch.no_grad()
     def _move_estimates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The estimates with this batch in them."""
+        """Move the estimates towards this batch, and return them."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -142,10 +123,9 @@ class BatchChannelNorm(NormLayer, _NormBase):
         buffers = (self.running_mean, self.running_var, self.num_batches_tracked)
         mean, var, t = state_before(self, torch.stack([batch_mean, batch_var]), *buffers)
         mean, var = mean.to(batch_mean.dtype), var.to(batch_mean.dtype)
-        w = newest_weight(t + 1, self.momentum)
-        w = w.to(mean.dtype) if isinstance(w, Tensor) else w
+        r = newest_weight(t + 1, self.momentum)
         shift = batch_mean - mean
-        mean, var = snapshot(mean + w * shift, var + w * (batch_var + shift.square() - var))
+        mean, var = snapshot(mean + r * shift, var + r * (batch_var + shift.square() - var))
         if not is_recomputed():
             commit(*zip(buffers, (mean, var, t + 1), strict=True))
         return mean, var

@@ -1,44 +1,17 @@
 """Batch-instance normalization: batch and instance norm of each channel, blended by a learned gate."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import detached_mean, standardize_instances
+from normzoo.norms._kernels.projected_clip import projected_clip
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
+from normzoo.norms.batch_norm import STATE
 from normzoo.norms.instance_norm import MEND
 from normzoo.registry import register
-
-STATE = ("running_mean", "running_var", "num_batches_tracked")
-
-
-class _ClipGate(torch.autograd.Function):
-    """clip(gate, 0, 1), whose gradient is that of descent projected on [0, 1].
-
-    The derivative of the clip alone is 0 outside, where a gate that one step had carried over a bound would stay for
-    good. Here a gradient passes outside too, if descent along it leads back.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gate: Tensor) -> Tensor:
-        return gate.clamp(0, 1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate,) = ctx.saved_tensors
-        passes = ((gate >= 0) | (grad < 0)) & ((gate <= 1) | (grad > 0))
-        return grad * passes
 
 
 @register(
@@ -50,7 +23,6 @@ class _ClipGate(torch.autograd.Function):
     train_eval_differ=True,
     state=STATE,
     ranks=(3, 4, 5),
-    unsupported=NOT_DYNAMIC,
 )
 class BatchInstanceNorm(NormLayer, _NormBase):
     """Blend batch norm and instance norm of each channel by a learned gate, so that style is kept where it helps.
@@ -59,11 +31,9 @@ class BatchInstanceNorm(NormLayer, _NormBase):
         x_hat_B = (x − mean) / sqrt(var + eps),  mean and var over (N, *); the running ones in evaluation
         x_hat_I = (x − mean) / sqrt(var + eps),  mean and var over (*)
 
-    The gates start at 1, which is batch norm. In the paper each gate is clipped after each step of the optimizer; here
-    it is clipped where it is used, and outside of [0, 1] only gradients that lead back reach it, so that any optimizer
-    will do. The authors' code steps the gates ten times as far as the weights, and does not decay them.
-
-    Not an instance of torch's batch norm, which this is only in part; `normzoo.surgery.recalibrate` finds it.
+    The gates start at 1, which is batch norm. The paper clips each gate after each step of the optimizer; here it is
+    clipped in the forward, and outside of [0, 1] only gradients that lead back reach it, so that any optimizer will do.
+    The authors' code steps the gates ten times as far as the weights, and does not decay them.
 
     Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
 
@@ -110,7 +80,7 @@ class BatchInstanceNorm(NormLayer, _NormBase):
         else:
             offset = per_channel(self.running_mean, x)
         x_hat, (mean_in, var_in), (mean, var) = standardize_instances(self, x, offset)
-        rstd, rho = (var + self.eps).rsqrt(), per_channel(_ClipGate.apply(self.gate), x)
+        rstd, rho = (var + self.eps).rsqrt(), per_channel(projected_clip(self.gate), x)
         # x_hat_B = x_hat_I · sqrt(var_I + eps) · rstd_B + (mean_I − mean_B) · rstd_B
         scale = rho * (var_in + self.eps).sqrt() * rstd + (1 - rho)
         shift = rho * (mean_in - mean) * rstd

@@ -5,27 +5,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import update_running
-from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
 PAPER = "Ioffe & Szegedy, Batch Normalization, 2015, arXiv:1502.03167"
+STATE = ("running_mean", "running_var", "num_batches_tracked")
 PEERS = ("torch.nn.BatchNorm1d", "torch.nn.BatchNorm2d", "torch.nn.BatchNorm3d", "torch.nn.SyncBatchNorm")
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as group_norm"
 
 
 class BatchNormBase(NormLayer, _NormBase):
-    """Batch norm by torch's code, but no instance of its class: for norms that are batch norm with a difference.
+    """Compute batch norm with torch's kernel, for norms that are batch norm with a difference.
 
-    `convert_sync_batchnorm`, timm's and Lightning's too, put a SyncBatchNorm in the place of all that is a `_BatchNorm`
-    by class, and the difference would be lost without a word. `update_bn` goes by class as well, and passes these over:
-    after weights are averaged, `normzoo.surgery.recalibrate.recalibrate` does all norms.
+    They are not instances of torch's `_BatchNorm`, each of which `convert_sync_batchnorm`, timm's and Lightning's too,
+    replaces by a SyncBatchNorm: the difference would be lost without a word. `update_bn` goes by class as well, and
+    skips them: after weights are averaged, `normzoo.surgery.recalibrate.recalibrate` updates all norms.
     """
 
-    reduces_over = "N, *"  # of the parts of a layer too, which have no name of their own
+    reduces_over = "N, *"  # of the parts of a layer too, which are not registered
     shown: tuple[str, ...] = ("eps", "momentum", "affine", "track_running_stats")
 
     def __init__(
@@ -43,6 +45,7 @@ class BatchNormBase(NormLayer, _NormBase):
 
     @property
     def uses_batch_statistics(self) -> bool:
+        """Whether the next forward normalizes by the batch's own statistics."""
         return self.training or self.running_mean is None
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -57,7 +60,7 @@ class BatchNormBase(NormLayer, _NormBase):
         return _BatchNorm.forward(self, input)  # type: ignore[arg-type]
 
     def _forward_apart(self, x: Tensor) -> Tensor:
-        """Run the kernel without the running statistics, which are moved after it, or not."""
+        """Run the kernel without the running statistics, which are moved after it, if at all."""
         self._check_input_dim(x)
         assert self.running_mean is not None
         # With momentum 1 the kernel writes the batch's own mean and unbiased variance, of which float16 may write less.
@@ -77,7 +80,7 @@ class BatchNormBase(NormLayer, _NormBase):
     paper=PAPER,
     reduces_over="N, *",
     train_eval_differ=True,
-    state=("running_mean", "running_var", "num_batches_tracked"),
+    state=STATE,
     fused=True,
     peers=PEERS,
 )
@@ -87,8 +90,8 @@ class BatchNorm(BatchNormBase, nn.BatchNorm2d):
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (N, *)
         running ← (1 − momentum) · running + momentum · new,  new var unbiased
 
-    torch's layer and kernel for any number of positions' dimensions: it is an instance of `nn.BatchNorm2d`, so that
-    what looks for one (`convert_sync_batchnorm`, `update_bn`, weight-decay filters) finds it.
+    torch's layer and kernel for any number of positions' dimensions, and an instance of `nn.BatchNorm2d`, which
+    `convert_sync_batchnorm`, `update_bn` and weight-decay filters look for.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -113,19 +116,19 @@ class BatchNorm(BatchNormBase, nn.BatchNorm2d):
     paper=PAPER,
     reduces_over="N, *",
     train_eval_differ=True,
-    state=("running_mean", "running_var", "num_batches_tracked"),
+    state=STATE,
     peers=PEERS,
 )
 class BatchNormScratch(BatchNorm):
     """Batch normalization as its paper writes it: Algorithm 1 in training, Algorithm 2 in evaluation.
 
         training:    mean = Σ x / m;  var = Σ (x − mean)² / m;  x_hat = (x − mean) / sqrt(var + eps)
-                     y = weight · x_hat + bias
-        evaluation:  y = weight / sqrt(Var + eps) · x + (bias − weight · E / sqrt(Var + eps))
+        evaluation:  x_hat = (x − E) / sqrt(Var + eps)
+        y = weight · x_hat + bias
 
     with m = N · positions, E the running mean of x and Var the running mean of m / (m − 1) · var. At
-    weight = sqrt(var + eps), bias = mean the layer gives back its input. The backward, the paper's chain rule, is
-    written out in `_standardize.py`.
+    weight = sqrt(var + eps), bias = mean the layer gives back its input. The equation is in `_standardize.py`, its
+    backward, the paper's chain rule, in `_kernels/standardize.py`.
 
     Shape: `(N, C, *)` -> `(N, C, *)`; `(N, C)` after a dense layer, `(N, C, H, W)` after a convolution.
 
@@ -161,11 +164,8 @@ class BatchNormScratch(BatchNorm):
     ) -> None:
         if moving_average_fraction is not None:
             if not 0 < moving_average_fraction < 1:
-                raise invalid(
-                    self,
-                    f"moving_average_fraction is what a running statistic keeps of its past, between 0 and 1, "
-                    f"such as 0.999; got {moving_average_fraction}",
-                )
+                said = "moving_average_fraction is what a running statistic keeps of its past, between 0 and 1, such as"
+                raise invalid(self, f"{said} 0.999; got {moving_average_fraction}")
             momentum = 1 - moving_average_fraction
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self._moves_as_caffe = moving_average_fraction is not None
@@ -177,29 +177,10 @@ class BatchNormScratch(BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        if not self.uses_batch_statistics:
-            return self._infer(x)
-        dims = (0, *range(2, x.dim()))
-        y, mean, var, _ = standardize(x, dims, self.eps)
-        if self.training and x.numel():
-            m = self.values_per_statistic(x.shape)
-            update_running(self, mean, var * (m / (m - 1)))
-        if self.affine:
-            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+        x_hat = standardize_batch(self, x)
+        y = x_hat * per_channel(self.weight, x) + per_channel(self.bias, x) if self.affine else x_hat
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
         fraction = self.moving_average_fraction
         return super().extra_repr() + (f", moving_average_fraction={fraction:.6g}" if fraction is not None else "")
-
-    def _infer(self, x: Tensor) -> Tensor:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        wide = torch.promote_types(self.running_var.dtype, torch.float32)
-        scale = (self.running_var.to(wide) + self.eps).rsqrt()
-        if self.affine:
-            scale = self.weight * scale
-        shift = -self.running_mean * scale
-        if self.affine:
-            shift = self.bias + shift
-        return (x * per_channel(scale, x) + per_channel(shift, x)).to(x.dtype)

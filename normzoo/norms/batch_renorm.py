@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
-from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import invalid
 from normzoo.norms._running import commit, newest_weight, snapshot
 from normzoo.norms._standardize import per_channel, standardize
-from normzoo.norms.batch_norm import PEERS, BatchNormBase
+from normzoo.norms.batch_norm import PEERS, STATE, BatchNormBase
 from normzoo.registry import register
 
 
@@ -19,9 +18,8 @@ from normzoo.registry import register
     paper="Ioffe, Batch Renormalization, 2017, arXiv:1702.03275",
     reduces_over="N, *",
     train_eval_differ=True,
-    state=("running_mean", "running_var", "num_batches_tracked"),
+    state=STATE,
     peers=PEERS,
-    unsupported=NOT_DYNAMIC,
 )
 class BatchRenorm(BatchNormBase):
     """Batch normalization whose training output is corrected towards what evaluation would give.
@@ -32,13 +30,13 @@ class BatchRenorm(BatchNormBase):
         running_mean ← running_mean + momentum (mean − running_mean),  σ ← σ + momentum (σ_B − σ)
 
     Unclipped, r and d make the training output that of evaluation, (x − running_mean) / σ. The limits start at
-    r_max = 1 and d_max = 0, where it is batch norm, so that the running statistics can settle; after `warmup_steps`
-    training batches they grow linearly. The batches are counted by `num_batches_tracked`. A run of fewer batches than
-    `warmup_steps` is one of batch norm: scale the three numbers of steps to its length.
+    r_max = 1 and d_max = 0, which is batch norm, so that the running statistics can settle; after `warmup_steps`
+    training batches, counted by `num_batches_tracked`, they grow linearly. A run of fewer batches than `warmup_steps`
+    is one of batch norm: scale the three numbers of steps to its length.
 
-    The buffers are those of batch norm, so that the state dicts are interchangeable, the count included: a model that
-    was trained longer than `r_max_steps` starts at the full limits. As in the paper, the running average is one of
-    σ_B, of the biased variance, where chainer's, for one, averages unbiased variances.
+    State dicts are interchangeable with those of batch norm, the count included: a model that was trained longer than
+    `r_max_steps` starts at the full limits. As in the paper, the running average is one of σ_B, of the biased variance;
+    chainer's averages unbiased variances.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -94,13 +92,13 @@ class BatchRenorm(BatchNormBase):
         self.d_max_steps = d_max_steps
 
     def limits(self, num_batches: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """r_max and d_max after so many training batches; by default for the next one."""
+        """Return r_max and d_max after so many training batches; by default for the next one."""
         num_batches = self.num_batches_tracked if num_batches is None else num_batches
         assert num_batches is not None
         step = num_batches.to(torch.float32 if num_batches.device.type == "mps" else torch.float64)
 
         def grown(steps: int) -> Tensor:
-            """How far the limit is on its way, from 0 at `warmup_steps` to 1 at `steps`."""
+            """Return 0 up to `warmup_steps`, 1 from `steps` on, and a line between."""
             if steps == self.warmup_steps:
                 return (step >= steps).to(step.dtype)
             return ((step - self.warmup_steps) / (steps - self.warmup_steps)).clamp(0, 1)
@@ -119,7 +117,7 @@ class BatchRenorm(BatchNormBase):
 
     @torch.no_grad()
     def _correct(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """r and d; then the running statistics are moved."""
+        """Compute r and d, and then move the running statistics."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -133,7 +131,6 @@ class BatchRenorm(BatchNormBase):
         )
         if self.track_running_stats and not is_recomputed():
             w = newest_weight(t + 1, self.momentum)
-            w = w.to(mean.dtype) if isinstance(w, Tensor) else w
             sigma = sigma + w * (sigma_batch - sigma)
             new = (running_mean + w * (mean - running_mean), (sigma.square() - self.eps).clamp(min=0), t + 1)
             commit(*zip(buffers, new, strict=True))

@@ -8,7 +8,7 @@ from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._condition import check_labels, per_sample
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms.batch_norm import MEND
+from normzoo.norms.batch_norm import MEND, STATE
 from normzoo.registry import register
 
 
@@ -21,7 +21,7 @@ from normzoo.registry import register
     "Kudlur, A Learned Representation for Artistic Style, 2017, arXiv:1610.07629",
     reduces_over="N, *",
     train_eval_differ=True,
-    state=("running_mean", "running_var", "num_batches_tracked"),
+    state=STATE,
 )
 class ConditionalBatchNorm(NormLayer, _NormBase):
     """Normalize as batch norm does, then scale and shift each sample by the weight and the bias of its class.
@@ -29,10 +29,9 @@ class ConditionalBatchNorm(NormLayer, _NormBase):
         y_n = (x_n − mean) / sqrt(var + eps) · weight[c_n] + bias[c_n],  mean and var over (N, *)
         running ← (1 − momentum) · running + momentum · new,  new var unbiased
 
-    The statistics run over all classes. A row of `weight` and one of `bias` for each class is how Dumoulin et al.
-    condition an instance norm on a style, and what generators of images (Miyato & Koyama 2018, arXiv:1802.05637) call
-    conditional batch norm. de Vries et al., from whom it has the name, predict changes to a trained weight and bias
-    from a question instead.
+    The statistics run over all classes. `weight` and `bias` have a row for each class: Dumoulin et al. condition an
+    instance norm on a style in this way, and image generators (Miyato & Koyama 2018, arXiv:1802.05637) call it
+    conditional batch norm. de Vries et al., who named it, predict changes to a trained weight and bias from a question.
 
     Shape: `(N, C, *)` and a condition `(N,)` -> `(N, C, *)`.
 

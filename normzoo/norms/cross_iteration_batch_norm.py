@@ -1,6 +1,7 @@
 """Cross-iteration batch normalization: statistics of the last batches, brought up to date with the weights."""
 
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,29 +13,18 @@ from normzoo.norms._refuse import describe, invalid
 from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
-from normzoo.norms.batch_norm import PEERS, BatchNormBase
+from normzoo.norms.batch_norm import PEERS, STATE, BatchNormBase
 from normzoo.registry import register
 
 # Nodes of the autograd graph between a weight and its use, and activations, which work on each channel by itself.
 CASTS = {"TBackward0", "ToCopyBackward0"}
-ACTIVATIONS = {
-    "Relu",
-    "LeakyRelu",
-    "Elu",
-    "Gelu",
-    "Silu",
-    "Mish",
-    "Softplus",
-    "Tanh",
-    "Sigmoid",
-    "Hardswish",
-    "Hardtanh",
-}
+POINTWISE = "Relu|LeakyRelu|Elu|Gelu|Silu|Mish|Softplus|Tanh|Sigmoid|Hardswish|Hardtanh"
+ACTIVATIONS = {f"{name}Backward0" for name in POINTWISE.split("|")}
 
 
 @dataclass(frozen=True)
 class _Past:
-    """The statistics of a batch, their derivatives by the weight θ it was seen by, and that weight."""
+    """The mean and variance of a batch, their derivatives by the weight θ that it met, and that weight."""
 
     mean: Tensor
     var: Tensor
@@ -42,36 +32,33 @@ class _Past:
     d_var: Tensor
     theta: Tensor
 
+    def fits(self, theta: Tensor) -> bool:
+        return all(getattr(self.theta, of) == getattr(theta, of) for of in ("shape", "dtype", "device"))
+
     def at(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance at another θ, to first order in the mean and in the mean of squares."""
+        """Return mean and variance at another θ, to first order in the mean and in the mean of squares."""
         step = theta - self.theta
         shift, growth = ((each * step).flatten(1).sum(1).to(self.mean.dtype) for each in (self.d_mean, self.d_var))
         return self.mean + shift, (self.var + growth - shift.square()).clamp(min=0)
 
 
-def _form(theta: Tensor) -> tuple[Any, ...]:
-    return theta.shape, theta.dtype, theta.device
-
-
 def find_weight(x: Tensor, channels: int) -> Tensor | None:
-    """The weight of the convolution or dense layer whose output x is, or x before pointwise activations; else None.
+    """Find the weight of the convolution or dense layer whose output, or a pointwise activation of it, x is.
 
-    It has the output channels first, and is a leaf of the autograd graph.
+    It has the output channels first, and is a leaf of the autograd graph; None if there is no such weight.
     """
-    node = x.grad_fn
-    while node is not None and node.name().removesuffix("Backward0") in ACTIVATIONS:
-        node = node.next_functions[0][0]
+    node = _skip(x.grad_fn, ACTIVATIONS)
     if node is None or getattr(node, "_saved_transposed", False):  # whose weight has the input channels first
         return None
-    leaves = [_leaf(before) for before, _ in node.next_functions]
+    leaves = [getattr(_skip(before, CASTS), "variable", None) for before, _ in node.next_functions]
     weights = [leaf for leaf in leaves if leaf is not None and leaf.dim() > 1 and len(leaf) == channels]
     return weights[0] if len(weights) == 1 else None
 
 
-def _leaf(node: Any) -> Tensor | None:
-    while node is not None and node.name() in CASTS:
+def _skip(node: Any, names: Collection[str]) -> Any:
+    while node is not None and node.name() in names:
         node = node.next_functions[0][0]
-    return getattr(node, "variable", None)
+    return node
 
 
 @register(
@@ -81,7 +68,7 @@ def _leaf(node: Any) -> Tensor | None:
     paper="Yao et al., Cross-Iteration Batch Normalization, 2020, arXiv:2002.05712",
     reduces_over="last batches, N, *",
     train_eval_differ=True,
-    state=("running_mean", "running_var", "num_batches_tracked"),
+    state=STATE,
     peers=PEERS,
 )
 class CrossIterationBatchNorm(BatchNormBase):
@@ -91,22 +78,23 @@ class CrossIterationBatchNorm(BatchNormBase):
         mean = Σ μ_τ(θ) / k;  var = Σ max(ν_τ(θ), μ_τ(θ)²) / k − mean²,  over this batch and the k − 1 before it
         y = (x − mean) / sqrt(var + eps) · weight + bias
 
-    All statistics being functions of θ, the gradient reaches it through the past ones too, by the same Taylor term. The
-    running statistics are those of batch norm. What is computed is the same with variances in place of ν, whose
-    difference from mean² would lose its digits:
+    The code has variances in place of ν, whose difference from mean² would lose its digits, which is the same:
 
         var_τ(θ) = max(0, var_τ + ∂var_τ/∂θ_τ (θ − θ_τ) − (μ_τ(θ) − μ_τ)²)
         var = Σ var_τ(θ) / k + variance of the μ_τ(θ)
 
+    All statistics being functions of θ, the gradient reaches it through the past ones too. The running statistics are
+    those of batch norm.
+
     θ is the weight, output channels first, of the convolution or dense layer before. Given as the second argument of
     the call it may be any tensor that x was computed from; otherwise the layer finds it in the autograd graph of x, if
     x comes straight from that layer, or by a pointwise activation. The derivatives are taken in the forward, by two
-    more passes to the weight. They and the weights of k − 1 batches are kept, 3 (k − 1) times the size of θ; not in the
-    state dict, so that after loading the window fills again.
+    more passes to the weight. The layer keeps 3 (k − 1) times the size of θ, but not in the state dict: after loading
+    the window fills again.
 
     Where there is no θ (no gradient is recorded, or x comes from elsewhere, of which it warns once), the layer is batch
-    norm, as the paper finds past statistics without the Taylor term to be the worse ones. It is batch norm under
-    `torch.func` transforms too; torch.compile breaks its graph here.
+    norm, as the paper finds past statistics without the Taylor term to be worse. It is batch norm under `torch.func`
+    transforms too; torch.compile breaks its graph here.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -162,14 +150,6 @@ class CrossIterationBatchNorm(BatchNormBase):
             return torch.compiler.disable(self._forward_window)(input, weight)
         return self._forward_window(input, weight)
 
-    def _check_first_run(self) -> None:
-        if is_recomputed():
-            raise RuntimeError(
-                f"{describe(self)} differentiates its statistics in the forward, which activation checkpointing runs "
-                f"without a graph or with one that is not kept: leave this layer and the one before it out of what is "
-                f"checkpointed, or build it with window=1, which is batch norm"
-            )
-
     def _forward_window(self, x: Tensor, theta: Tensor | None) -> Tensor:
         self._check_first_run()  # which a compiled forward cannot tell
         theta = self._weight_before(x) if theta is None else theta
@@ -177,19 +157,33 @@ class CrossIterationBatchNorm(BatchNormBase):
             return super().forward(x)
         self._check_input_dim(x)
         n = self.values_per_statistic(x.shape)
-        x_hat, mean, var, _ = standardize(x, (0, *range(2, x.dim())), self.eps)
-        mean, var = mean.flatten(), var.flatten()
-        update_running(self, mean.detach(), var.detach() * (n / (n - 1)))
-        std = (var + self.eps).sqrt()
-        means, variances = (torch.stack(each) for each in zip((mean, var), *self._up_to_date(theta), strict=True))
-        mean_all = means.mean(0)
-        rstd_all = (variances.mean(0) + (means - mean_all).square().mean(0) + self.eps).rsqrt()
-        self._remember(x, theta, mean, var, x_hat.detach() * per_channel(std.detach(), x) / n)
-        # From x_hat and not from x, as the affine maps follow each other and a large offset is gone from it.
-        scale, shift = std * rstd_all, (mean - mean_all) * rstd_all
+        x_hat, own_mean, own_var, _ = standardize(x, (0, *range(2, x.dim())), self.eps)
+        own_mean, own_var = own_mean.flatten(), own_var.flatten()
+        update_running(self, own_mean.detach(), own_var.detach() * (n / (n - 1)))
+
+        self._past = [past for past in self._past if past.fits(theta)]
+        batches = [(own_mean, own_var), *[past.at(theta) for past in self._past]]
+        means, variances = (torch.stack(each) for each in zip(*batches, strict=True))
+        mean = means.mean(0)
+        var = variances.mean(0) + (means - mean).square().mean(0)
+
+        own_std, rstd = (own_var + self.eps).sqrt(), (var + self.eps).rsqrt()
+        self._remember(x, theta, own_mean, own_var, x_hat.detach() * per_channel(own_std.detach(), x))
+        # (x − mean) rstd from x_hat and not from x, as the affine maps follow each other and a large offset is gone.
+        scale, shift = own_std * rstd, (own_mean - mean) * rstd
         if self.affine:
             scale, shift = self.weight * scale, self.weight * shift + self.bias
         return (x_hat * per_channel(scale, x) + per_channel(shift, x)).to(x.dtype)
+
+    def _remember(self, x: Tensor, theta: Tensor, mean: Tensor, var: Tensor, centred: Tensor) -> None:
+        """Keep the statistics of this batch and their derivatives by θ: of Σ x / n and of Σ (x − mean)² / n."""
+        n = self.values_per_statistic(x.shape)
+        by_x = (torch.full_like(x, 1 / n), (centred * (2 / n)).to(x.dtype))
+        d_mean, d_var = (torch.autograd.grad(x, theta, each, retain_graph=True)[0] for each in by_x)
+        # A batch that is not finite would spoil the next ones, too.
+        if mean.is_meta or torch.stack([each.isfinite().all() for each in (mean, var, d_mean, d_var)]).all():
+            past = _Past(mean.detach(), var.detach(), d_mean, d_var, theta.detach().clone())
+            self._past = [past, *self._past][: self.window - 1]
 
     def _burning_in(self) -> bool:
         # The count is read back from the device, but only if there is a burn-in, and until it is over.
@@ -197,20 +191,13 @@ class CrossIterationBatchNorm(BatchNormBase):
             return int(self.num_batches_tracked or 0) < self.burn_in
         return False
 
-    def _up_to_date(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Mean and variance of each past batch, as if it had been seen by the weights of today."""
-        if any(_form(past.theta) != _form(theta) for past in self._past):
-            self._past.clear()
-        return [past.at(theta) for past in self._past]
-
-    def _remember(self, x: Tensor, theta: Tensor, mean: Tensor, var: Tensor, centred: Tensor) -> None:
-        """Keep the statistics of this batch and their derivatives, of the means of x and of (x − mean)²."""
-        cotangents = (torch.full_like(x, 1 / self.values_per_statistic(x.shape)), (2 * centred).to(x.dtype))
-        d_mean, d_var = (torch.autograd.grad(x, theta, each, retain_graph=True)[0] for each in cotangents)
-        # A batch that is not finite would spoil the next ones, too.
-        if mean.is_meta or torch.stack([each.isfinite().all() for each in (mean, var, d_mean, d_var)]).all():
-            self._past = [_Past(mean.detach(), var.detach(), d_mean, d_var, theta.detach().clone()), *self._past]
-            del self._past[self.window - 1 :]
+    def _check_first_run(self) -> None:
+        if is_recomputed():
+            raise RuntimeError(
+                f"{describe(self)} differentiates its statistics in the forward, which activation checkpointing runs "
+                f"without a graph or with one that is not kept: leave this layer and the one before it out of what is "
+                f"checkpointed, or build it with window=1, which is batch norm"
+            )
 
     def _weight_before(self, x: Tensor) -> Tensor | None:
         theta = find_weight(x, self.num_features)

@@ -10,7 +10,7 @@ from normzoo.norms._layer import AffineNorm
 from normzoo.norms._memory_format import channels_last, is_channels_last
 from normzoo.norms._refuse import NormValueError, check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
-from normzoo.norms._standardize import per_channel
+from normzoo.norms._standardize import centre, wide_per_channel, widen
 from normzoo.norms.group_norm import divisors, number_of_groups
 from normzoo.registry import register
 
@@ -35,11 +35,11 @@ class DecorrelatedBatchNorm(AffineNorm):
         Σ = (x − mean) (x − mean)ᵀ / m + eps I = D Λ Dᵀ,  mean and Σ over (N, *), for each group of channels
         running ← (1 − momentum) · running + momentum · new,  for the mean and for W
 
-    One channel to a group is batch norm. As there, W is not yet determined by m = d values of each of d channels: they
-    lie in a space of d − 1 dimensions, and are whitened to the same distances from each other whatever they were. So
-    m must be larger than the number of channels in a group (`minimum_count`): 17 for groups of 16, as on 5 images of
-    2×2. With less the layer refuses, and names the `channels_per_group` that will do; it does not regroup by itself,
-    as what it computes, and its running matrices, would then depend on the size of a batch.
+    One channel to a group is batch norm. m = d values of each of d channels do not determine W: they lie in a space of
+    d − 1 dimensions, and are whitened to the same distances from each other whatever they were. So m must be larger
+    than the number of channels in a group (`minimum_count`): 17 for groups of 16, as on 5 images of 2×2. With less the
+    layer raises an error that names the `channels_per_group` that will do; if it regrouped by itself, what it computes,
+    and its running matrices, would depend on the size of a batch.
 
     The gradient is that of the matrix function Σ^(−1/2). The paper's runs through the derivative of D, which divides
     by differences of eigenvalues and is not finite where two are equal; elsewhere they are the same.
@@ -107,7 +107,7 @@ class DecorrelatedBatchNorm(AffineNorm):
 
     @property
     def minimum_count(self) -> int:
-        """The fewest values of each channel that determine W."""
+        """The minimum number of values of each channel, so that they determine W."""
         return self.channels_per_group + 1
 
     def _whiten(self, sigma: Tensor) -> Tensor:
@@ -116,11 +116,11 @@ class DecorrelatedBatchNorm(AffineNorm):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         if not x.numel():
-            return (x * per_channel(self.weight, x) + per_channel(self.bias, x)).to(x.dtype) if self.affine else x
+            weight, bias = wide_per_channel(x, self.weight, self.bias)
+            return (x * weight + bias).to(x.dtype) if self.affine else x
         # Covariances of half precision would be worth nothing, so autocast must not reach these products.
         with torch.autocast(x.device.type, enabled=False) if not x.is_meta else contextlib.nullcontext():
-            grouped = x.to(torch.promote_types(x.dtype, torch.float32)).transpose(0, 1)
-            grouped = grouped.reshape(self.num_groups, self.channels_per_group, -1)
+            grouped = widen(x).transpose(0, 1).reshape(self.num_groups, self.channels_per_group, -1)
             if self.training:
                 centred, whitening = self._batch_statistics(grouped)
             else:
@@ -131,31 +131,27 @@ class DecorrelatedBatchNorm(AffineNorm):
         return channels_last(y) if is_channels_last(x) else y.contiguous()
 
     def _check(self, x: Tensor) -> None:
-        shape = x.shape
         check_input(self, x, self.num_features)
         if not self.training:
             return
-        count = self.values_per_statistic(shape)
-        check_count(self, shape, MEND)
+        check_count(self, x.shape, MEND)
+        count = self.values_per_statistic(x.shape)
         if 0 < count < self.minimum_count:
             fits = max(d for d in divisors(self.num_features) if d < count)
             raise NormValueError(
-                f"{self} got the shape {tuple(shape)}, which leaves {count} values of each channel to whiten groups "
+                f"{self} got the shape {tuple(x.shape)}, which leaves {count} values of each channel to whiten groups "
                 f"of {self.channels_per_group} channels; at least {self.minimum_count} are needed for a covariance of "
                 f"full rank: build it with channels_per_group={fits} or less, or {MEND}"
             )
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The centred groups and their W, in two passes; moves the running ones."""
-        mean = x.mean(-1, keepdim=True)
-        centred = x - mean
-        rest = centred.mean(-1, keepdim=True)  # what the last digit of a mean has left
-        centred = centred - rest
+        """Return the centred groups and their W, and move the running mean and W."""
+        centred, mean = centre(x, (-1,))
         # These matrices are small, and rounding in their root would reach every value.
         wide = torch.float64 if x.device.type != "mps" else x.dtype
         sigma = (centred @ centred.mT / x.shape[-1]).to(wide)
         whitening = self._whiten(sigma + self.eps * torch.eye(x.shape[1], dtype=wide, device=x.device)).to(x.dtype)
-        moves = ((self.running_mean, mean + rest), (self.running_whitening, whitening))
+        moves = ((self.running_mean, mean), (self.running_whitening, whitening))
         move_running(self.num_batches_tracked, self.momentum, *moves)
         return centred, whitening
 

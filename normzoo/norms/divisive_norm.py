@@ -11,26 +11,23 @@ from normzoo.norms._kernels import computed_by
 from normzoo.norms._kernels import divide as kernel
 from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms._standardize import per_channel
+from normzoo.norms._standardize import wide_per_channel, widen
 from normzoo.registry import register
 
 
 @computed_by(kernel.divide)
 def divide(x: Tensor, weight: Tensor | None, bias: Tensor | None, size: int, sigma: float) -> Tensor:
     """Centre each position, and divide it by the deviation, over all channels and the window around it."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    # No window changes with an offset of the whole sample, but the digits of its mean do.
+    wide = widen(x)
+    # An offset of the whole sample changes no v, but takes digits of the means.
     wide = wide - wide.detach().mean(tuple(range(1, x.dim())), keepdim=True)
     v = wide - window_mean(wide, size)
-    y = v * (sigma**2 + window_mean(v.square(), size)).rsqrt()
-    return (y if weight is None or bias is None else y * weight + bias).to(x.dtype)
+    x_hat = v * (sigma**2 + window_mean(v.square(), size)).rsqrt()
+    return (x_hat if weight is None or bias is None else x_hat * weight + bias).to(x.dtype)
 
 
 def window_mean(x: Tensor, size: int) -> Tensor:
-    """The mean over channels and the window around each position, cut off at the borders.
-
-    The mean of a box is that of its rows, dimension by dimension.
-    """
+    """Average over channels and the window around each position, cut off at the borders, dimension by dimension."""
     x = x.mean(1, keepdim=True)
     for dim in range(2, x.dim()):
         rows = x.movedim(dim, -1)
@@ -51,12 +48,12 @@ class DivisiveNorm(AffineNorm):
 
         v = x − mean(x);  y = v / sqrt(sigma² + mean(v²)) · weight + bias,  both means over C and the window
 
-    The second mean is of the v of the window, each with the mean of its own window taken out. The sigma is not there
-    for the digits: it decides from which contrast on the output saturates. At the borders the window is cut off, and on
-    `(N, C)`, as after a dense layer, it runs over neighbouring channels.
+    The second mean is of the v of the window, each less the mean of its own window. sigma is not there for the digits:
+    it decides from which contrast on the output saturates. At the borders the window is cut off, and on `(N, C)`, as
+    after a dense layer, it runs over neighbouring channels.
 
     The paper gives its best results (DN*) together with an L1 penalty on v, which is part of a loss and not of this
-    layer, and leaves weight and bias out; `affine=False` does.
+    layer, and leaves weight and bias out: `affine=False`.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -95,19 +92,15 @@ class DivisiveNorm(AffineNorm):
         self.reset_parameters()
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a window that no border cuts off."""
+        """Count the values in a window that no border cuts off."""
         if len(shape) == 2:
             return min(self.window_size, self.num_features)
         return self.num_features * math.prod([min(self.window_size, side) for side in shape[2:]])
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        mend = "use a larger window_size or map, or more channels"
-        check_count(self, x.shape, mend)
-        weight = bias = None
-        if self.affine:
-            wide = torch.promote_types(x.dtype, torch.float32)
-            weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
-        if x.dim() == 2:  # channels are the positions then
+        check_count(self, x.shape, "use a larger window_size or map, or more channels")
+        weight, bias = wide_per_channel(x, self.weight, self.bias)
+        if x.dim() == 2:  # the channels are the positions then
             return divide(x.unsqueeze(1), weight, bias, self.window_size, self.sigma).squeeze(1)
         return divide(x, weight, bias, self.window_size, self.sigma)

@@ -10,10 +10,9 @@ from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import count_from_zero, newest_weight
-from normzoo.norms.batch_norm import MEND
+from normzoo.norms._standardize import widen
+from normzoo.norms.batch_norm import MEND, STATE
 from normzoo.registry import register
-
-STATE = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @register(
@@ -33,9 +32,9 @@ class DomainSpecificBatchNorm(AffineNorm):
         mean[d] and var[d] over the samples of domain d in the batch, and (*)
         running[d] ← (1 − momentum) · running[d] + momentum · new[d],  new var unbiased
 
-    The condition says which domain each sample is from, so that a batch may be of one domain, as in the paper, or
-    mixed, as when the batches of source and target pass together. A domain of which a batch holds fewer than two
-    values keeps its running statistics; where it has a single one, its output is the bias.
+    The condition names the domain of each sample, so that a batch may be of one domain, as in the paper, or mixed. A
+    domain of which a batch holds fewer than two values keeps its running statistics; of a single one, the output is the
+    bias.
 
     Shape: `(N, C, *)` and a condition `(N,)` -> `(N, C, *)`.
 
@@ -103,7 +102,7 @@ class DomainSpecificBatchNorm(AffineNorm):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         condition = check_labels(self, condition, x.shape[0], "a domain for each sample")
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widen(x)
         if self.training:
             check_count(self, x.shape, MEND)
             centred, var = self._batch_statistics(wide, condition)
@@ -118,7 +117,7 @@ class DomainSpecificBatchNorm(AffineNorm):
         return y.to(x.dtype)
 
     def _batch_statistics(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """The input less its domains' means, in two passes, and the domains' variances; moves the running ones."""
+        """Return the input less its domains' means, and the domains' variances; move the running ones."""
         positions = tuple(range(2, x.dim()))
         member = (condition.unsqueeze(1) == torch.arange(self.num_domains, device=x.device)).to(x.dtype)
         count = member.sum(0) * math.prod(x.shape[2:])
@@ -130,7 +129,7 @@ class DomainSpecificBatchNorm(AffineNorm):
 
         mean = mean_of(x)
         centred = x - per_sample(mean[condition], x)
-        rest = mean_of(centred)  # what the last digit of a mean has left
+        rest = mean_of(centred)  # as in `standardize`
         centred = centred - per_sample(rest[condition], x)
         var = mean_of(centred.square())
         self._update_running(mean + rest, var, count)

@@ -1,4 +1,4 @@
-"""Dynamic erf: a bounded function of each value alone where a norm stood."""
+"""Dynamic erf: a bounded function of each value alone, in place of a norm."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from normzoo.registry import register
 
 @recomputed
 def squash(x: Tensor, alpha: Tensor, shift: Tensor) -> Tensor:
+    """Squash each value; x is all that is saved."""
     return torch.erf(alpha * x + shift)
 
 
@@ -32,9 +33,9 @@ class DynamicErf(Pointwise):
 
     Args:
         num_features: C.
-        alpha_init_value: What alpha, one number, is to begin with.
+        alpha_init_value: Initial value of alpha, one number.
         affine: Whether to learn a `weight` and a `bias` for each channel.
-        shift_init_value: What the shift, one number, is to begin with.
+        shift_init_value: Initial value of the shift, one number.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
     Raises:

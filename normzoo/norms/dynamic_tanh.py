@@ -1,4 +1,4 @@
-"""Dynamic tanh: a bounded function of each value alone where a norm stood."""
+"""Dynamic tanh: a bounded function of each value alone, in place of a norm."""
 
 import torch
 from torch import Tensor
@@ -20,15 +20,14 @@ class DynamicTanh(Pointwise):
 
         y = tanh(alpha · x) · weight + bias
 
-    It does what a layer norm of a trained transformer is seen to do, on average, to its inputs: almost linear near 0,
-    saturating far out. Made for layer norms, it does not stand in well for batch norm: ResNet-50 falls from 76.2 % to
-    68.9 % on ImageNet.
+    It does what a layer norm in a trained transformer does, on average, to its inputs: almost linear near 0, saturating
+    far out. It does not replace batch norm well: ResNet-50 falls from 76.2 % to 68.9 % on ImageNet.
 
     Shape: `(N, C, *)` -> `(N, C, *)`, or with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
 
     Args:
         num_features: C.
-        alpha_init_value: What alpha, one number, is to begin with; the paper takes less than 0.5 in language models.
+        alpha_init_value: Initial value of alpha, one number; the paper takes less than 0.5 in language models.
         affine: Whether to learn a `weight` and a `bias` for each channel.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 

@@ -1,70 +1,60 @@
-"""EvoNorm B0, B1 and B2: a quotient found by evolution, of the batch's deviation or of the sample's own."""
+"""EvoNorm B0, B1 and B2: divide by the batch's deviation or by the sample's own, whichever is larger."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._kernels import computed_by, recomputed
 from normzoo.norms._kernels import quotient as kernel
 from normzoo.norms._layer import AffineNorm, values_over
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
-from normzoo.norms._standardize import moments, per_channel
+from normzoo.norms._standardize import moments, wide_per_channel
 from normzoo.norms.evo_norm_s import OUTCOME, PAPER
 from normzoo.registry import register
 
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as evo_norm_s0"
 STATE = ("running_var", "num_batches_tracked")
-Line = tuple[Tensor | None, Tensor | None, Tensor]
 
 
 @computed_by(kernel.quotient)
 def quotient(
-    x: Tensor,
-    slope: Tensor | None,
-    near: Tensor | None,
-    shift: Tensor,
-    floor: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    x: Tensor, slope: Tensor, near: Tensor | None, shift: Tensor, floor: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Divide x by max(floor, slope · x + shift), or without a slope by max(floor, (max(near, 0) − x) + shift)."""
+    """Divide x by max(floor, slope · (x − near) + shift), scale and shift; near is a constant, None for 0."""
     wide = x.to(weight.dtype)
-    # near is a constant, whose difference from x keeps the digits that x has not.
-    line = wide * slope if slope is not None else near.clamp(min=0) - wide  # type: ignore[union-attr]
-    return (wide / torch.maximum(line + shift, floor) * weight + bias).to(x.dtype)
+    u = wide if near is None else wide - near
+    return (wide / torch.maximum(slope * u + shift, floor) * weight + bias).to(x.dtype)
 
 
 @recomputed
-def excess(near: Tensor, rest: Tensor, var: Tensor, eps: float) -> Tensor:
-    """The root mean square of each map less the part of it that its mean makes out, max(near, 0).
+def rms_less_near(near: Tensor, rest: Tensor, var: Tensor, eps: float) -> Tensor:
+    """Return rms − near of maps of mean near + rest, with no difference of large numbers that are nearly equal.
 
-        rms − centre = (var + eps + (mean − centre) (mean + centre)) / (rms + centre),  centre = max(near, 0)
-
-    where no difference is one of large numbers that are nearly equal: mean − centre is the rest, or if the mean is
-    negative, and centre 0, rms − x is none.
+    rms² = mean² + var + eps;  rms − centre = (rms² − centre²) / (rms + centre),  centre = max(near, 0)
     """
     centre = near.clamp(min=0)
-    over = (near - centre) + rest
+    over = (near - centre) + rest  # mean − centre
     square = var + eps + over * (2 * centre + over)  # rms² − centre²
-    return square / ((square + centre.square()).sqrt() + centre)
+    return square / ((square + centre.square()).sqrt() + centre) + (centre - near)
 
 
 @recomputed
 def batch_variance(near: Tensor, rest: Tensor, var: Tensor) -> Tensor:
-    """Take the variance over the batch from mean, near + rest, and variance of each map."""
-    # Of means that are large beside their differences, to which one sample's is near enough to begin with.
-    mean = (near - near[:1]) + rest
+    """Take the variance over the batch from the mean, near + rest, and the variance of each map."""
+    mean = (near - near[:1]) + rest  # less that of one sample, as means may be large beside their differences
     return (var + (mean - mean.mean(0)).square()).mean(0)
 
 
 class _EvoNormB(AffineNorm):
-    """What B0, B1 and B2 share: the batch's deviation below which no divisor falls, and its running variance."""
+    """Divide by the batch's standard deviation, or by another divisor that is linear in x, if that is larger.
+
+    Both divisors come from the mean, near + rest, and the variance of each map.
+    """
 
     shown = ("eps", "momentum")
-    v: nn.Parameter | None
+    has_v = False
     running_var: Tensor
     num_batches_tracked: Tensor
 
@@ -80,9 +70,9 @@ class _EvoNormB(AffineNorm):
         super().__init__(num_features, True, device, dtype)
         self.eps = eps
         self.momentum = momentum
-        self.register_parameter("v", None)
-        self.register_buffer("running_var", torch.ones(num_features, device=device, dtype=dtype))
-        self.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
+        self.v = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if self.has_v else None
+        self.register_buffer("running_var", torch.empty(num_features, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.empty((), device=device, dtype=torch.long))
         self.register_load_state_dict_pre_hook(count_from_zero)
         self.reset_parameters()
 
@@ -97,31 +87,28 @@ class _EvoNormB(AffineNorm):
             nn.init.ones_(self.v)
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in the batch's variance; the sample's own may be over a single one."""
+        """Count the values in the batch's variance; the sample's own may be over a single one."""
         return values_over(self, "N, *", shape)
 
-    def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
-        """Slope or near, and shift, of the other divisor: of the mean, near + rest, and the variance of each map."""
+    def _divisor(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the other divisor, slope · (x − near) + shift, as its slope, near and shift."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        n = self.values_per_statistic(x.shape)
         if self.training:
             check_count(self, x.shape, MEND, statistic="variance of the batch", outcome=OUTCOME)
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        near, rest, var = moments(x, wide)
+        near, rest, var = moments(x, torch.promote_types(x.dtype, torch.float32))
+        weight, bias, batch_var = wide_per_channel(x, self.weight, self.bias, self.running_var)
         if self.training:
             batch_var = batch_variance(near, rest, var)
+            n = self.values_per_statistic(x.shape)
             if n > 0:
                 new = (self.running_var, batch_var * (n / (n - 1)))
                 move_running(self.num_batches_tracked, self.momentum, new)
-        else:
-            batch_var = per_channel(self.running_var, x).to(wide)
-        weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
-        return quotient(x, *self._line(x, near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
+        return quotient(x, *self._divisor(x, near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
 
 
 @register(
@@ -139,14 +126,12 @@ class EvoNormB0(_EvoNormB):
     """Divide by the channel's standard deviation over the batch, or by v x plus that of the sample's map, if larger.
 
         y = x / max(sqrt(batch_var + eps), v x + sqrt(var + eps)) · weight + bias
-
-    with batch_var over (N, *), running in evaluation, and var over (*). The quotient bends as an activation does: it is
-    norm and activation in one, and a model puts no activation after it. No mean is subtracted.
-
+        batch_var over (N, *), running in evaluation;  var over (*)
         running ← (1 − momentum) · running + momentum · new,  new batch_var unbiased
 
-    The authors' code keeps the biased batch_var; unbiased is what the other norms here, and timm, keep. timm's
-    `EvoNorm2dB0` has the same weights (`weight, bias, v`) and eps 1e-3 where the authors' code has 1e-5, as here.
+    The quotient bends as an activation does: it is norm and activation in one, and a model puts no activation after it.
+    No mean is subtracted. The authors' code keeps the biased batch_var; unbiased is what the other norms here, and
+    timm, keep. timm's `EvoNorm2dB0` has the same weights (`weight, bias, v`), and eps 1e-3.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -161,21 +146,11 @@ class EvoNormB0(_EvoNormB):
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms; eps from its code.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, device=device, dtype=dtype)
-        self.v = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+    has_v = True
 
-    def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
-        assert self.v is not None
-        return per_channel(self.v, x).to(var.dtype), None, (var + self.eps).sqrt()
+    def _divisor(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        (v,) = wide_per_channel(x, self.v)
+        return v, None, (var + self.eps).sqrt()
 
 
 @register(
@@ -194,24 +169,23 @@ class EvoNormB1(_EvoNormB):
 
         y = x / max(sqrt(batch_var + eps), (x + 1) sqrt(mean(x²) + eps)) · weight + bias
 
-    with batch_var over (N, *), running (and then unbiased) in evaluation, and the mean over (*). It is norm and
-    activation in one, and a model puts no activation after it. timm's `EvoNorm2dB1` is the same.
+    with batch_var as in `evo_norm_b0`, the mean over (*), and no activation after it. timm's `EvoNorm2dB1` is the same.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
     Args:
         num_features: C.
-        eps: Added to the variance and the mean square, within the roots.
+        eps: Added to variance and mean square, within the roots.
         momentum: Weight of the newest batch in the running variance; None for a cumulative average.
 
     Raises:
-        ValueError: If the number of channels differs, or the variance of the batch would be over one value.
+        ValueError: As `evo_norm_b0`.
 
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
 
-    def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
-        # rest² + 2 near rest + near², which saves these two, that are saved already, and not their sum.
+    def _divisor(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        # Not (near + rest)², for whose gradient a sum would be saved beside the two.
         rms = (var + rest.square() + 2 * (near * rest) + near.square() + self.eps).sqrt()
         return rms, None, rms.view_as(rms)  # torch.compile wants two tensors
 
@@ -226,28 +200,27 @@ class EvoNormB1(_EvoNormB):
     state=STATE,
     includes_activation=True,
     peers=("timm.layers.EvoNorm2dB2",),
-    unsupported=NOT_DYNAMIC,
 )
 class EvoNormB2(_EvoNormB):
     """Divide by the channel's standard deviation over the batch, or by the map's root mean square less x, if larger.
 
         y = x / max(sqrt(batch_var + eps), sqrt(mean(x²) + eps) − x) · weight + bias
 
-    with batch_var over (N, *), running (and then unbiased) in evaluation, and the mean over (*). It is norm and
-    activation in one, and a model puts no activation after it. timm's `EvoNorm2dB2` is the same.
+    with batch_var as in `evo_norm_b0`, the mean over (*), and no activation after it. timm's `EvoNorm2dB2` is the same.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
     Args:
         num_features: C.
-        eps: Added to the variance and the mean square, within the roots.
+        eps: Added to variance and mean square, within the roots.
         momentum: Weight of the newest batch in the running variance; None for a cumulative average.
 
     Raises:
-        ValueError: If the number of channels differs, or the variance of the batch would be over one value.
+        ValueError: As `evo_norm_b0`.
 
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
 
-    def _line(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> Line:
-        return None, near, excess(near, rest, var, self.eps)
+    def _divisor(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        # −(x − near) + (rms − near), as a large mean would leave no digits of rms − x.
+        return near.new_full((1,), -1), near, rms_less_near(near, rest, var, self.eps)

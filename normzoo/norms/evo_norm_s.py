@@ -7,7 +7,7 @@ from normzoo.norms._kernels import computed_by
 from normzoo.norms._kernels import gate as kernel
 from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._standardize import group_mean, per_channel
+from normzoo.norms._standardize import group_mean, wide_per_channel
 from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
 
@@ -29,10 +29,10 @@ def gate(x: Tensor, v: Tensor | None, weight: Tensor, bias: Tensor, groups: int,
 
 
 class _EvoNormS(AffineNorm):
-    """What S0, S1 and S2 share: groups as in group norm, and a weight and a bias for each channel."""
+    """Gate and divide; the variants differ in whether they have a v, and in whether a mean is taken out."""
 
     shown = ("num_groups", "eps")
-    v: nn.Parameter | None
+    has_v = False
     centre = True
 
     def __init__(
@@ -48,7 +48,7 @@ class _EvoNormS(AffineNorm):
         super().__init__(num_features, True, device, dtype)
         self.num_groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         self.eps = eps
-        self.register_parameter("v", None)
+        self.v = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if self.has_v else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -61,9 +61,7 @@ class _EvoNormS(AffineNorm):
         check_count(self, x.shape, MEND, statistic="divisor", outcome=OUTCOME)
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
-        v = None if self.v is None else per_channel(self.v, x).to(wide)
+        v, weight, bias = wide_per_channel(x, self.v, self.weight, self.bias)
         return gate(x, v, weight, bias, self.num_groups, self.eps, self.centre)
 
 
@@ -81,9 +79,8 @@ class EvoNormS0(_EvoNormS):
 
         y = x σ(v x) / sqrt(var + eps) · weight + bias,  var over (C/G, *)
 
-    It is norm and activation in one, and a model puts no activation after it. No mean is subtracted.
-
-    timm's `EvoNorm2dS0` has the same weights (`weight, bias, v`), but always 32 groups, and refuses other channels.
+    It is norm and activation in one, and a model puts no activation after it. No mean is subtracted. timm's
+    `EvoNorm2dS0` has the same weights (`weight, bias, v`), but always 32 groups, and refuses other channels.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -101,20 +98,7 @@ class EvoNormS0(_EvoNormS):
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms; eps from its code.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        num_groups: int | None = None,
-        eps: float = 1e-5,
-        *,
-        channels_per_group: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_features, num_groups, eps, channels_per_group=channels_per_group, device=device, dtype=dtype
-        )
-        self.v = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+    has_v = True
 
 
 @register(
@@ -131,8 +115,6 @@ class EvoNormS1(_EvoNormS):
 
         y = x σ(x) / sqrt(var + eps) · weight + bias,  var over (C/G, *)
 
-    It is norm and activation in one, and a model puts no activation after it.
-
     timm's `EvoNorm2dS1` has the same weights, but always 32 groups, and can swap the gate for another activation.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
@@ -144,8 +126,7 @@ class EvoNormS1(_EvoNormS):
         channels_per_group: C/G instead of G; larger than C is one group.
 
     Raises:
-        ValueError: If C does not divide into such groups, the number of channels of an input differs, or a group
-            would be of one value.
+        ValueError: As `evo_norm_s0`.
 
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
@@ -165,8 +146,6 @@ class EvoNormS2(_EvoNormS):
 
         y = x σ(x) / sqrt(mean(x²) + eps) · weight + bias,  mean over (C/G, *)
 
-    It is norm and activation in one, and a model puts no activation after it.
-
     timm's `EvoNorm2dS2` has the same weights, but always 32 groups, and can swap the gate for another activation.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
@@ -178,8 +157,7 @@ class EvoNormS2(_EvoNormS):
         channels_per_group: C/G instead of G; larger than C is one group.
 
     Raises:
-        ValueError: If C does not divide into such groups, the number of channels of an input differs, or a group
-            would be of one value.
+        ValueError: As `evo_norm_s0`.
 
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """

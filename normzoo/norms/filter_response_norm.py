@@ -7,7 +7,7 @@ from normzoo.norms._kernels import computed_by
 from normzoo.norms._kernels import filter_response as kernel
 from normzoo.norms._layer import AffineNorm
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._standardize import per_channel
+from normzoo.norms._standardize import wide_per_channel
 from normzoo.registry import register
 
 MEND = "use a larger map, or learned_eps=True, as the paper does for maps of a single value"
@@ -15,12 +15,13 @@ MEND = "use a larger map, or learned_eps=True, as the paper does for maps of a s
 
 @computed_by(kernel.filter_response)
 def filter_response(x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None, eps: float | Tensor) -> Tensor:
-    """Divide each map by its root mean square, scale, shift and cut off below."""
+    """Divide each map by its root mean square, scale, shift and cut off below tau."""
     wide = x.to(weight.dtype)
     nu2 = wide.square().mean(tuple(range(2, x.dim())), keepdim=True)
-    y = wide * ((nu2 + eps).rsqrt() * weight) + bias
+    x_hat = wide * (nu2 + eps).rsqrt()
+    y = weight * x_hat + bias
     if tau is not None:
-        y = torch.where(y <= tau, tau, y)  # of equals tau gets the gradient, and y that is not a number stays
+        y = torch.where(y <= tau, tau, y)  # max(y, tau), whose gradient goes to tau where they are equal; NaN stays
     return y.to(x.dtype)
 
 
@@ -40,14 +41,13 @@ class FilterResponseNorm(AffineNorm):
         nu² = mean(x²) over (*)
         y = max(x / sqrt(nu² + eps) · weight + bias, tau)
 
-    No mean is subtracted, so that a plain ReLU could be left with all or none of a channel: the threshold tau, which is
-    learned for each channel, makes up for it (the thresholded linear unit, TLU), and stands in the place of the ReLU. A
-    model puts no activation after it, and the blocks of ours and of timm's norm-and-activation models put none. One
-    that does, such as torchvision's, wants `tlu=False`: as max(max(u, tau), 0) is max(u, 0) for a tau of 0 or less, the
-    threshold would change nothing there, and, having no gradient, stay where it begins.
+    No mean is subtracted, so that a plain ReLU could be left with all or none of a channel. The threshold tau, learned
+    for each channel, takes its place (the thresholded linear unit, TLU), and a model puts no activation after it. One
+    that does, such as torchvision's, needs `tlu=False`: max(max(u, tau), 0) is max(u, 0) for tau ≤ 0, so that tau would
+    have no effect and no gradient.
 
-    On a map of a single value x / sqrt(x² + eps) is next to its sign. The paper learns eps there: with `learned_eps`
-    it is eps + |eps_l|, of one scalar eps_l that starts at 1e-4, and maps of a single value, `(N, C)` too, are taken.
+    On a map of a single value x / sqrt(x² + eps) is next to its sign. The paper learns eps there: `learned_eps` adds
+    |eps_l|, of one scalar eps_l that starts at 1e-4, and then maps of a single value, `(N, C)` too, are accepted.
 
     timm's `FilterResponseNormTlu2d` has the same weights (`weight, bias, tau`), eps 1e-5 and no learned eps.
 
@@ -56,7 +56,7 @@ class FilterResponseNorm(AffineNorm):
     Args:
         num_features: C.
         eps: Added to the mean square, within the root.
-        tlu: Whether to end with the threshold, which is the activation; without it one is to follow.
+        tlu: Whether to end with the threshold, which is the activation; without it, put one after the layer.
         learned_eps: Whether to learn what is added to eps.
 
     Raises:
@@ -98,10 +98,8 @@ class FilterResponseNorm(AffineNorm):
             check_count(self, x.shape, MEND, statistic="mean square", outcome="a sign, scaled and shifted,")
         elif x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
-        tau = None if self.tau is None else per_channel(self.tau, x).to(wide)
-        eps = self.eps if self.eps_l is None else self.eps + self.eps_l.abs().to(wide)
+        weight, bias, tau = wide_per_channel(x, self.weight, self.bias, self.tau)
+        eps = self.eps if self.eps_l is None else self.eps + self.eps_l.abs().to(weight.dtype)
         return filter_response(x, weight, bias, tau, eps)
 
     def extra_repr(self) -> str:

@@ -25,9 +25,9 @@ class FrozenBatchNorm(nn.Module):
 
         y = (x − running_mean) / sqrt(running_var + eps) · weight + bias,  all four buffers
 
-    Training changes nothing in it, and it is the same in evaluation: batch norm in evaluation whose `weight` and `bias`
-    are not learnt. It has no parameters, and loads the state dict of any batch norm that has them, torch's included;
-    new, it is the identity but for eps. In torchvision and detectron2 it is called FrozenBatchNorm2d.
+    It has no parameters, and is the same in training and in evaluation. It loads the state dict of any batch norm that
+    has an affine part, torch's included; new, it is the identity but for eps. torchvision and detectron2 call it
+    FrozenBatchNorm2d.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -38,8 +38,8 @@ class FrozenBatchNorm(nn.Module):
     Raises:
         ValueError: If the number of channels of an input differs.
 
-    Source: He et al. 2015, arXiv:1512.03385, appendix A, where the statistics of a network trained on ImageNet are kept
-    fixed while it is fine-tuned on small batches.
+    Source: He et al. 2015, arXiv:1512.03385, appendix A, which fixes the statistics of a network trained on ImageNet
+    while it is fine-tuned on small batches.
     """
 
     weight: Tensor

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from normzoo.norms._standardize import moments
+from normzoo.norms._standardize import moments, standardize
 from normzoo.norms.divisive_norm import divide
 from normzoo.norms.dynamic_erf import squash
-from normzoo.norms.evo_norm_b import quotient
+from normzoo.norms.evo_norm_b import batch_variance, quotient, rms_less_near
 from normzoo.norms.evo_norm_s import gate
 from normzoo.norms.filter_response_norm import filter_response
 from normzoo.norms.local_response_norm import local_response
@@ -37,9 +37,13 @@ CASES = {
     "gate S1": (gate, X, None, WEIGHT, BIAS, 2, 1e-5, True),
     "gate S2": (gate, X, None, WEIGHT, BIAS, 2, 1e-5, False),
     "quotient by a line": (quotient, X, SLOPE, None, SHIFT, FLOOR, WEIGHT, BIAS),
-    "quotient by a difference": (quotient, X, None, SLOPE.detach(), SHIFT, FLOOR, WEIGHT, BIAS),
+    "quotient by a line through near": (quotient, X, SLOPE, values(*MAP, seed=10), SHIFT, FLOOR, WEIGHT, BIAS),
+    "rms_less_near": (rms_less_near, SLOPE, SHIFT, values(*MAP, above=0.5, seed=7), 1e-5),
+    "batch_variance": (batch_variance, SLOPE, SHIFT, values(*MAP, above=0.5, seed=7)),
     "local_response": (local_response, X, 3, 0.1, 0.75, 2.0),
     "local_response of an even window": (local_response, X, 4, 0.1, 0.75, 2.0),
+    "standardize over the batch": (standardize, X, (0, 2, 3), 1e-5),
+    "standardize over channels": (standardize, X, (-3,), 1e-5),
     "moments": (moments, X, torch.float64),
     "squash": (squash, X, torch.tensor([0.5]).double(), torch.tensor([0.1]).double()),
     "divide": (divide, X, WEIGHT, BIAS, 3, 0.5),
@@ -48,7 +52,7 @@ CASES = {
     "scale_layer without affine": (scale_layer, X, None, None, 1e-5),
     "modulate": (modulate, X, values(N, 2, SIDE, SIDE, seed=9), 1, *CONVOLUTIONS),
 }
-CONSTANT = {"quotient by a difference": {2}}  # places of tensors that no gradient is for
+CONSTANT = {"quotient by a line through near": {2}, "rms_less_near": {0}}  # places of tensors that no gradient is for
 
 
 def twice(function, inputs, constant):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import normzoo
-from normzoo.norms._across_ranks import sum_across_ranks
+from normzoo.norms._kernels.sum_across_ranks import sum_across_ranks
 from normzoo.norms._standardize import standardize
 from tests.norms.norm_cases import CHANNELS, an_input, build
 from tests.norms.processes import in_processes

@@ -1,8 +1,7 @@
-"""Hand-written autograd, one kernel a file, each equal to an equation that stands where the layer does.
+"""Hand-written backwards, one kernel a file, each equal to a plain equation of the same signature beside its layer.
 
-A kernel is here because it was measured to pay: its docstring says how much. Where only memory is at stake `recomputed`
-serves, which needs none. When torch looks at the operations (compiled, exported, transformed by torch.func), both leave
-the equation as it is: a compiler decides by itself what is kept.
+The docstring of a kernel says what it gains, measured. Where only memory is at stake, `recomputed` serves instead. Both
+step aside when torch looks at the operations (compile, export, torch.func): a compiler decides what to keep by itself.
 """
 
 import functools
@@ -17,27 +16,36 @@ from normzoo.norms._reuse import is_transformed
 Equation = TypeVar("Equation", bound=Callable[..., Any])
 
 
+class Kernel(torch.autograd.Function):
+    """A function with a hand-written backward, which can run within vmap on inputs that vmap has not wrapped."""
+
+    generate_vmap_rule = True
+
+
 def is_watched(*inputs: object) -> bool:
     """Tell whether torch looks at the operations on these inputs."""
     return torch.compiler.is_compiling() or any(isinstance(x, Tensor) and is_transformed(x) for x in inputs)
 
 
+def _choose(equation: Equation, fast: Callable[..., Any]) -> Equation:
+    @functools.wraps(equation)
+    def compute(*inputs: Any, **options: Any) -> Any:
+        return equation(*inputs, **options) if is_watched(*inputs) else fast(*inputs, **options)
+
+    return compute  # type: ignore[return-value]
+
+
 def computed_by(kernel: Callable[..., Any]) -> Callable[[Equation], Equation]:
     """Compute the decorated equation by a kernel of the same signature; `__wrapped__` is the equation."""
-
-    def decorate(equation: Equation) -> Equation:
-        @functools.wraps(equation)
-        def compute(*inputs: Any) -> Any:
-            return equation(*inputs) if is_watched(*inputs) else kernel(*inputs)
-
-        return compute  # type: ignore[return-value]
-
-    return decorate
+    return lambda equation: _choose(equation, kernel)
 
 
-class _Recomputed(torch.autograd.Function):
-    generate_vmap_rule = True  # of inputs that vmap has not wrapped, where it has others of the layer
+def recomputed(equation: Equation) -> Equation:
+    """Save only the inputs of an equation and compute it again in the backward; `__wrapped__` is the equation."""
+    return _choose(equation, functools.partial(_Recomputed.apply, equation))
 
+
+class _Recomputed(Kernel):
     @staticmethod
     def forward(equation: Callable[..., Any], *inputs: Any) -> Any:
         return equation(*inputs)
@@ -62,13 +70,3 @@ class _Recomputed(torch.autograd.Function):
         pull_back = torch.func.vjp(of_wanted, *[given[place] for place in wanted])[1]
         found = dict(zip(wanted, pull_back(grads[0] if len(grads) == 1 else grads), strict=True))
         return None, *[found.get(place) for place in range(len(given))]
-
-
-def recomputed(equation: Equation) -> Equation:
-    """Keep the inputs of an equation alone for its gradient, which computes it again; `__wrapped__` is the equation."""
-
-    @functools.wraps(equation)
-    def compute(*inputs: Any) -> Any:
-        return equation(*inputs) if is_watched(*inputs) else _Recomputed.apply(equation, *inputs)
-
-    return compute  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Divisive norm with its chain rule in closed form.
+"""Divisive norm, with its chain rule in closed form.
 
 Measured on one core, maps (32, 64, 28, 28): without it forward and backward take 2.0 × the time, at the same memory.
 """
@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normzoo.norms._kernels import Kernel
 
-class _Divide(torch.autograd.Function):
+
+class _Divide(Kernel):
     """y = v / sqrt(sigma² + P v²) · weight + bias, v = x − P x, with its chain rule in closed form.
 
     P is the mean over all channels and the window. With g = ∂l/∂y · weight and rstd = (sigma² + P v²)^−½,
@@ -19,8 +21,6 @@ class _Divide(torch.autograd.Function):
 
     where Pᵀ takes its means over C for sums. v is computed again rather than kept: x is all that is saved.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, size: int, sigma: float) -> Tensor:
@@ -41,26 +41,22 @@ class _Divide(torch.autograd.Function):
         if weight is not None:
             grad_weight, grad_bias = (g * v * rstd).sum_to_size(weight.shape), g.sum_to_size(weight.shape)
             g = g * weight
-        slope = _box_mean(rstd.pow(3) * (g * v).mean(1, keepdim=True), ctx.size, transposed=True)
+        slope = _window_mean(rstd.pow(3) * (g * v).mean(1, keepdim=True), ctx.size, transposed=True)
         grad_v = torch.addcmul(g * rstd, v, slope, value=-1)
-        grad_x = grad_v - _box_mean(grad_v.mean(1, keepdim=True), ctx.size, transposed=True)
+        grad_x = grad_v - _window_mean(grad_v.mean(1, keepdim=True), ctx.size, transposed=True)
         return grad_x.to(x.dtype), grad_weight, grad_bias, None, None
 
 
 def _centred(x: Tensor, size: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """v and rstd."""
+    """Return v and rstd, as the equation has them."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    # No window changes with an offset of the whole sample, but the digits of its mean do.
     wide = wide - wide.detach().mean(tuple(range(1, x.dim())), keepdim=True)
-    v = wide - _box_mean(wide.mean(1, keepdim=True), size)
-    return v, (sigma**2 + _box_mean(v.square().mean(1, keepdim=True), size)).rsqrt()
+    v = wide - _window_mean(wide.mean(1, keepdim=True), size)
+    return v, (sigma**2 + _window_mean(v.square().mean(1, keepdim=True), size)).rsqrt()
 
 
-def _box_mean(x: Tensor, size: int, transposed: bool = False) -> Tensor:
-    """Over the window around each position, cut off at the borders: the mean of a box is that of its rows, one by one.
-
-    Transposed, a position gets of each window that it is in the part that it has in the mean.
-    """
+def _window_mean(x: Tensor, size: int, transposed: bool = False) -> Tensor:
+    """Average over the window around each position; transposed, give a position its part of each window it is in."""
     for dim in range(2, x.dim()):
         rows, half, at = x.movedim(dim, -1), size // 2, torch.arange(x.shape[dim], device=x.device)
         count = (at + half).clamp(max=x.shape[dim] - 1) - (at - half).clamp(min=0) + 1

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normzoo.norms._kernels import Kernel
 
-class _InverseRoot(torch.autograd.Function):
+
+class _InverseRoot(Kernel):
     """S = Σ^(−1/2) = V diag(s) Vᵀ with Σ = V diag(λ) Vᵀ and s = λ^(−1/2).
 
     The derivative of V divides by differences of eigenvalues, that of S does not (Daleckii & Krein): with G = ∂l/∂S,
@@ -15,8 +17,6 @@ class _InverseRoot(torch.autograd.Function):
 
     which is −X of S X + X S = S² G S². In that form it can be differentiated again, through S.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(sigma: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,14 +40,12 @@ class _InverseRoot(torch.autograd.Function):
         return -_Sylvester.apply(root, square @ grad @ square, s, v), None
 
 
-class _Sylvester(torch.autograd.Function):
+class _Sylvester(Kernel):
     """X of A X + X A = Q, for A = V diag(a) Vᵀ: Vᵀ X V = (Vᵀ Q V)ᵢⱼ / (aᵢ + aⱼ).
 
     As A dX + dX A = dQ − dA X − X dA, the gradients are solutions too: ∂l/∂Q = L of A L + L A = ∂l/∂X, and
     ∂l/∂A = −(L Xᵀ + Xᵀ L).
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(matrix: Tensor, q: Tensor, a: Tensor, v: Tensor) -> Tensor:
@@ -66,12 +64,13 @@ class _Sylvester(torch.autograd.Function):
 
 
 def inverse_root(sigma: Tensor, floor: float) -> Tensor:
-    """Σ^(−1/2) of symmetric, positive definite matrices; can be differentiated, twice and more.
+    """Compute Σ^(−1/2) of symmetric, positive definite matrices; can be differentiated, twice and more.
 
     Shape: `(*, d, d)` -> `(*, d, d)`.
 
     Args:
-        floor: The least that an eigenvalue can be, below which rounding alone has brought it.
+        sigma: Σ.
+        floor: The minimum of an eigenvalue, below which only rounding can have brought it.
 
     Source: Daleckii & Krein, Integration and differentiation of functions of Hermitian operators, 1965.
     """

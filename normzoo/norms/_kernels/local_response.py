@@ -1,4 +1,4 @@
-"""Local response norm with its chain rule in closed form.
+"""Local response norm, with its chain rule in closed form.
 
 Measured by `normzoo bench layers` on one core, maps (32, 64, 28, 28): forward and backward in 0.30 × the time of
 torch's layer, of whose 4 activations it keeps 1.
@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normzoo.norms._kernels import Kernel
+
 
 def sum_of_neighbours(x: Tensor, before: int, after: int) -> Tensor:
-    """For each channel the sum of itself, the `before` channels before it and the `after` channels after it."""
+    """Sum each channel, the `before` channels before it and the `after` channels after it."""
     total = x.clone()
     for distance in range(1, before + 1):
         total[:, distance:] += x[:, :-distance]
@@ -20,7 +22,7 @@ def sum_of_neighbours(x: Tensor, before: int, after: int) -> Tensor:
     return total
 
 
-class _LocalResponse(torch.autograd.Function):
+class _LocalResponse(Kernel):
     """y = x d^−β, d = k + a Σ x² over a window of neighbouring channels, with its chain rule in closed form.
 
     With g = ∂l/∂y, and Σ' over the channels in whose windows a channel lies,
@@ -29,8 +31,6 @@ class _LocalResponse(torch.autograd.Function):
 
     d is computed again rather than kept: x is all that is saved.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:

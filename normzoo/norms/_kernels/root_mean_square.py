@@ -1,4 +1,4 @@
-"""RMS norm with its chain rule in closed form.
+"""RMS norm, with its chain rule in closed form.
 
 Measured by `normzoo bench layers` on one core, maps (32, 64, 28, 28): forward and backward in 0.32 × the time of
 torch's layer, and of tokens (32, 784, 64) in 0.50 ×; of its 2 activations it keeps 1.
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normzoo.norms._kernels import Kernel
 from normzoo.norms._reuse import reuse_memory
 
 
-class _RootMeanSquare(torch.autograd.Function):
+class _RootMeanSquare(Kernel):
     """y = x · rstd · weight, rstd = (mean(x²) + eps)^−½ over the n channels, with its chain rule in closed form.
 
     With g = ∂l/∂y, and sums over channels,
@@ -21,8 +22,6 @@ class _RootMeanSquare(torch.autograd.Function):
         ∂l/∂rstd   = Σ g x weight, and what arrives at the output rstd when a gradient is differentiated
         ∂l/∂x      = rstd g weight − ∂l/∂rstd rstd³ x / n
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, eps: float, dim: int) -> tuple[Tensor, Tensor]:
