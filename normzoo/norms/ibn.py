@@ -9,7 +9,7 @@ from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel, standardize
-from normzoo.norms.batch_instance_norm import STATE
+from normzoo.norms.batch_norm import STATE
 from normzoo.norms.instance_norm import MEND
 from normzoo.registry import register
 

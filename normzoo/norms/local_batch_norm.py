@@ -1,7 +1,6 @@
 """Local batch normalization: batch norm that stays at home in federated learning."""
 
-from normzoo.norms.batch_norm import PEERS, BatchNormBase
-from normzoo.norms.domain_specific_batch_norm import STATE
+from normzoo.norms.batch_norm import PEERS, STATE, BatchNormBase
 from normzoo.registry import register
 
 

@@ -49,14 +49,14 @@ class _Quotient(Kernel):
         reuse = reuse_memory(grad, x, slope, near, shift, floor, weight)
         dtype, x, grad = x.dtype, x.to(weight.dtype), grad.to(weight.dtype)
         dims = tuple(range(2, x.dim()))
-        d = _line(x, slope, near, shift, reuse)
-        above = d > floor
-        d = torch.maximum(d, floor, out=reuse(d))
-        grad_x = grad / d
+        line = _line(x, slope, near, shift, reuse)
+        d = torch.maximum(line, floor)
+        above = torch.gt(line, floor, out=reuse(line))
+        above = torch.div(above, d, out=reuse(above))
+        grad_x = torch.div(grad, d, out=reuse(d))
         product = grad_x * x
         dot = product.sum(dims, keepdim=True)
-        e = torch.div(product, d, out=reuse(d))
-        e = torch.mul(e, above, out=reuse(e))
+        e = torch.mul(product, above, out=reuse(above))
         sum_e = e.sum(dims, keepdim=True)
         u = x if near is None else torch.sub(x, near, out=reuse(product))
         grad_x = torch.addcmul(grad_x, e, slope, value=-1, out=reuse(grad_x))
