@@ -1,4 +1,4 @@
-"""The command line: `normzoo train | report | claims | list | show | bench`."""
+"""Run the command line: `normzoo train | report | claims | list | show | bench`."""
 
 import argparse
 import difflib
@@ -25,23 +25,23 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
   normzoo train [OVERRIDE ...]       train one cell; normzoo train --help lists groups and options
   normzoo train -m [OVERRIDE ...]    train every combination of comma-separated values
   normzoo report FOLDER              tables and figure from the results in a folder, finished or not
-  normzoo claims [--quick]           run what is claimed of normalization, and judge it; --list names the claims
-  normzoo list [--FACT ...]          the norms; normzoo list --help lists what can be asked for
+  normzoo claims [--quick]           test claims about normalization; --list lists them
+  normzoo list [--FACT ...]          the norms; normzoo list --help lists the options
   normzoo show NORM                  equation, facts, arguments and source of one norm
-  normzoo bench layers               time and saved memory of each norm against torch's or timm's
+  normzoo bench layers               time and saved memory of each norm relative to torch's or timm's
 
   normzoo train norm=group_norm batch_size_per_device=2
   normzoo train -m experiment=small_batch
 
-Results go into a folder below runs/, which is named at the end.
+Results go into a folder in runs/; its name is printed at the end.
 """
-EXIT_CODES = """Exit code: 0 when all went well, 1 when a cell or the program failed, 2 on what you can mend (an
-option, a file, a missing package), 130 when interrupted. A cell that diverged has not failed: that is its
-result; nor has a cell of a sweep that was refused, unless all of them were (2)."""
+EXIT_CODES = """Exit codes: 0 success; 1 a cell or the program failed; 2 an error that you can fix (an option, a file,
+a missing package); 130 interrupted. A diverged cell has not failed: that is its result. A refused cell of a
+sweep has not failed either, unless all were refused (2)."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line: exit code 0 when all went well, 1 on a failure, 2 on what the user can mend."""
+    """Run the command line; exit with 0 on success, 1 on a failure, 2 on an error that the user can fix."""
     with to_any_reader():
         _main(list(sys.argv[1:] if argv is None else argv))
 
@@ -62,27 +62,25 @@ def _main(arguments: list[str]) -> None:
     except KeyboardInterrupt as interrupt:
         otherwise = "interrupted"
         if {"-m", "--multirun"} & set(arguments):
-            otherwise += (
-                "; what had finished is kept, and told hydra.sweep.dir=<its folder> the sweep goes on from there"
-            )
+            otherwise += "; finished cells are kept; to resume, add hydra.sweep.dir=<folder of the sweep>"
         sys.stderr.write(printable(f"{str(interrupt) or otherwise}\n"))
         sys.exit(130)
 
 
 def _check_printed(arguments: Sequence[str]) -> None:
-    """See that what was asked for has been printed; a sweep's results are in its folder.
+    """Check that the output was printed; the results of a sweep are in its folder.
 
     Raises:
-        UserError: If it has not.
+        UserError: If it was not.
     """
     sys.stdout.flush()
     lost: OSError | None = getattr(sys.stdout, "lost", None)
     if lost is not None and arguments[:1] != ["train"]:
-        raise UserError(f"standard output cannot be written: {lost.strerror}")
+        raise UserError(f"cannot write standard output: {lost.strerror}")
 
 
 def _complete(arguments: Sequence[str]) -> None:
-    """Answer the shell's completion script, which knows of no subcommands."""
+    """Answer the shell's completion script, which does not know subcommands."""
     line = os.environ.get("COMP_LINE", "")
     words = [*line.split(), *([""] if line.endswith(" ") else [])]  # the last is the one to complete
     if len(words) <= 2:
@@ -95,7 +93,7 @@ def _complete(arguments: Sequence[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Shows the usage of the very command that was given what it does not take."""
+    """A parser whose errors show the usage of the subcommand."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         known, unknown = super().parse_known_args(args, namespace)
@@ -105,18 +103,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _check_command(given: str) -> None:
-    """Refuse a command that is none.
+    """Reject an unknown command.
 
     Raises:
-        UserError: Naming the nearest.
+        UserError: If it is unknown; the message names the nearest.
     """
     if given in COMMANDS or given.startswith("-"):
         return
     near = difflib.get_close_matches(given, COMMANDS, n=1)
-    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+    meant = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
     if "=" in given:
         meant = f"did you mean normzoo train {shlex.quote(given)}?"
-    raise UserError(f"normzoo has no command {given}; {meant}")
+    raise UserError(f"unknown command {given!r}; {meant}")
 
 
 def _parse(arguments: Sequence[str]) -> None:
@@ -132,11 +130,11 @@ def _parse(arguments: Sequence[str]) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train one cell, or with -m a sweep", add_help=False)
     for name, command, help_ in (
-        ("report", report, "results.csv, summary.md and the figure from a folder of results"),
-        ("claims", claims, "run what is claimed of normalization, and judge it"),
-        ("list", list_command, "the norms, or those with certain facts"),
-        ("show", show, "equation, facts, arguments and source of one norm"),
-        ("bench", bench, "what the norms cost, as ratios measured here and now"),
+        ("report", report, "write results.csv, summary.md and the figure from a folder of results"),
+        ("claims", claims, "test claims about normalization"),
+        ("list", list_command, "list norms, all or those with certain facts"),
+        ("show", show, "print equation, facts, arguments and source of one norm"),
+        ("bench", bench, "measure what the norms cost"),
     ):
         added = commands.add_parser(name, help=help_)
         command.add_arguments(added)

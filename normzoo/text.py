@@ -40,7 +40,7 @@ def bounded(text: str, most: int = _LONGEST) -> str:
 
 
 def displayable(value: Any) -> Any:
-    """Make the texts of plain data fit on one line and its numbers drawable."""
+    """Make the texts of plain data fit on one line, and its numbers small enough to plot."""
     if type(value) is str:
         short = len(value) <= _LONGEST_VALUE and value.isprintable()
         return value if short else bounded(printable(value, keep=""), _LONGEST_VALUE)
@@ -56,9 +56,9 @@ def displayable(value: Any) -> Any:
 
 
 def markdown(text: str) -> str:
-    """The text as words of Markdown, which are neither markup nor HTML.
+    """Escape a text for Markdown, so that nothing in it is markup or HTML.
 
-    An underscore within a word is none of its marks.
+    An underscore within a word needs no escape.
     """
     marks = r"[\\`*\[\]$~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])"
     text = re.sub(marks, r"\\\g<0>", printable(text, keep=""))
@@ -66,13 +66,13 @@ def markdown(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """The text as code of Markdown, or as words where code cannot show it."""
+    """Write a text as code of Markdown, or escaped if code cannot show it."""
     text = printable(text, keep="")
     return f"`{text}`" if text.strip() and not set(text) & set("`\\|") else markdown(text)
 
 
 def csv_cell(value: Any) -> Any:
-    """The value; an apostrophe goes before a text that a spreadsheet would run: a formula, no number."""
+    """Put an apostrophe before a text that a spreadsheet would run as a formula."""
     if isinstance(value, str) and value.lstrip()[:1] in _FORMULA and not _is_number(value):
         return f"'{value}"
     return value
@@ -87,17 +87,17 @@ def _is_number(text: str) -> bool:
 
 
 def counted(count: int, noun: str = "cell") -> str:
-    """A count with its noun."""
+    """Write a count with its noun."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def wrapped(line: str, hang: int = 2, stream: TextIO | None = None) -> str:
-    """The line, broken to the width of the terminal it is printed on; as it is where that is none.
+    """Wrap a line to the width of the terminal; return it unchanged if the stream is not a terminal.
 
     Args:
-        line: May begin with columns of a table.
-        hang: How far further lines are indented, where that leaves them room.
-        stream: Where it is going to be printed; standard output if not told.
+        line: The line, which may begin with columns of a table.
+        hang: The indent of further lines, if it leaves them enough room.
+        stream: Where the line will be printed; standard output by default.
     """
     if not (stream or sys.stdout).isatty():
         return line

@@ -75,10 +75,28 @@ def _compile_ahead(arguments: argparse.Namespace) -> None:
         sys.stderr.write("\r\x1b[K")
 
 
+def _check_writable(file: Path) -> None:
+    """Fail before measuring if the results cannot be written afterwards."""
+    existed = file.exists()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()
+        if not existed:
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}; choose another file for --json") from error
+
+
 def run(arguments: argparse.Namespace) -> None:
-    """Measure, print the table row by row, and print the targets."""
+    """Measure, print the table row by row, and print the targets.
+
+    Raises:
+        UserError: If an option is invalid, or the file of the results cannot be written.
+    """
     if arguments.threads < 1:
         raise UserError(f"--threads must be at least 1, got {arguments.threads}")
+    if arguments.json is not None:
+        _check_writable(arguments.json)
     before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     busy = load()  # before compiling, which is load of our own

@@ -1,4 +1,4 @@
-"""What a command prints where nobody can read it: into a pipe left by `head`, a terminal that is gone, a full disk."""
+"""Print without failing if nobody can read it: into a pipe closed by `head`, a closed terminal, a full disk."""
 
 import logging
 import os
@@ -15,31 +15,33 @@ def _make_printable(record: logging.LogRecord) -> bool:
     return True
 
 
-logging.getLogger("normzoo").addFilter(_make_printable)  # names and messages from anywhere are in what is logged
+logging.getLogger("normzoo").addFilter(_make_printable)  # log messages quote names and texts from anywhere
 
 
 class Output:
-    """A stream that takes what is written to it whether or not somebody reads it still.
+    """A stream that discards everything once it can no longer be written.
 
     Args:
-        stream: On a file descriptor, which writes into nothing once it could not be written to.
+        stream: A stream with a file descriptor, which is then redirected to the null device.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.lost: OSError | None = None  # why it could not be written to, but for a reader who has gone
+        self.lost: OSError | None = None  # why it could not be written, except that its reader has gone
 
     def write(self, text: str) -> int:
+        """Write a text, escaping characters that the encoding does not have."""
         try:
             try:
                 return self._stream.write(text)
-            except UnicodeEncodeError:  # a terminal of few characters
+            except UnicodeEncodeError:
                 encoding = self._stream.encoding
                 return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as error:
             return self._end(len(text), error)
 
     def flush(self) -> None:
+        """Flush the stream."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -58,7 +60,7 @@ class Output:
 
 @contextmanager
 def to_any_reader() -> Iterator[None]:
-    """Meanwhile standard output and standard error are such streams: a sweep goes on when `| head` has ended."""
+    """Make standard output and standard error such streams: a sweep continues after `| head` has ended."""
     with ExitStack() as opened:
 
         def opened_at_all(stream: TextIO | None) -> TextIO:

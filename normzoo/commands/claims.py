@@ -1,4 +1,4 @@
-"""`normzoo claims`: run the experiments that stand for a claim, in one sweep, and judge them."""
+"""`normzoo claims`: run the experiments that test a claim, in one sweep, and judge them."""
 
 import argparse
 import difflib
@@ -22,7 +22,7 @@ from normzoo.resume_command import COMMAND, hydra_quoted
 
 @dataclass(frozen=True)
 class Claim:
-    """An experiment's `claim` block, and the grids it runs."""
+    """The `claim` block of an experiment, and the grids it runs."""
 
     name: str
     statement: str
@@ -32,33 +32,29 @@ class Claim:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add which claims to run, and where to write."""
+    """Add the options: which claims to run, and where to write."""
     parser.description = (
-        "Run what papers and tutorials claim of normalization, as one sweep, and write claims.md into its folder: "
+        "Test what papers and tutorials claim about normalization, in one sweep, and write claims.md into its folder: "
         "for each claim what was measured, a verdict computed from it, and a figure."
     )
     parser.epilog = (
-        "On 2 cores of an AMD EPYC all claims take 3.1 minutes with --quick, and 6.7 minutes in full; what a single "
-        "one takes says the head of its conf/experiment/NAME.yaml."
+        "On 2 cores of an AMD EPYC all claims take 3.1 minutes with --quick, and 6.7 minutes in full; the time of a "
+        "single one is at the top of its conf/experiment/NAME.yaml."
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="the small grids of each claim, with fewer cells and seeds"
-    )
-    parser.add_argument("--only", metavar="CLAIM[,CLAIM]", help="these claims alone")
-    parser.add_argument(
-        "--dir", type=Path, metavar="FOLDER", help="where to write; a folder begun before is gone on with"
-    )
-    parser.add_argument("--list", action="store_true", help="name the claims, run nothing")
+    parser.add_argument("--quick", action="store_true", help="run small grids, with fewer cells and seeds")
+    parser.add_argument("--only", metavar="CLAIM[,CLAIM]", help="run only these claims")
+    parser.add_argument("--dir", type=Path, metavar="FOLDER", help="where to write; an unfinished folder is resumed")
+    parser.add_argument("--list", action="store_true", help="list the claims, run nothing")
     parser.add_argument(
         "overrides", nargs="*", metavar="OVERRIDE", help="as in normzoo train, for every cell: seed=0,1"
     )
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Run the claims asked for, or list them.
+    """Run the chosen claims, or list them.
 
     Raises:
-        UserError: a claim is unknown, or what it needs is missing.
+        UserError: If a claim is unknown, or a package is missing.
     """
     claims = _chosen(chosen.only)
     if chosen.list:
@@ -70,7 +66,7 @@ def run(chosen: argparse.Namespace) -> None:
     odd = [override for override in chosen.overrides if "=" not in override and not override.startswith("~")]
     if odd:
         raise UserError(
-            f"{odd[0]} is no override, which reads key=value; a claim is chosen by --only {shlex.quote(odd[0])}"
+            f"{odd[0]} is not an override of the form key=value; to choose a claim, use --only {shlex.quote(odd[0])}"
         )
     folder = chosen.dir or Path("runs") / f"claims_{datetime.now():%Y-%m-%d_%H-%M-%S}"
     _check_writable(folder)
@@ -80,14 +76,14 @@ def run(chosen: argparse.Namespace) -> None:
 def arguments(
     claims: Sequence[Claim], folder: Path, *, quick: bool, overrides: Sequence[str] = (), typed: str = "normzoo claims"
 ) -> list[str]:
-    """The command line of `normzoo train` that runs the grids of all claims as one sweep.
+    """Return the arguments of `normzoo train` that run the grids of all claims as one sweep.
 
     Args:
-        claims: That are to be run.
-        folder: Of the sweep.
-        quick: Whether it is the quick grids.
-        overrides: For every cell.
-        typed: The command that says the same, for what is written of the sweep.
+        claims: The claims to run.
+        folder: The folder of the sweep.
+        quick: Whether to run the quick grids.
+        overrides: Overrides for every cell.
+        typed: The user's command, for messages about the sweep.
     """
     grids = [
         {"experiment": claim.name, **grid, "++claim.grids": "quick" if quick else "full"}
@@ -111,7 +107,7 @@ def _typed(chosen: argparse.Namespace) -> str:
 
 
 def _check_writable(folder: Path) -> None:
-    """Fail now, and by the name of our own option; nothing is left behind."""
+    """Fail before anything runs, and name the option; leave nothing behind."""
     made: list[Path] = []
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -126,10 +122,10 @@ def _check_writable(folder: Path) -> None:
 
 
 def read_claims() -> list[Claim]:
-    """The claims among the experiments that are installed, by name.
+    """Return the claims among the installed experiments.
 
     Raises:
-        UserError: a claim's block is incomplete, or Hydra is not installed.
+        UserError: If a claim's block is incomplete, or Hydra is not installed.
     """
     try:
         from omegaconf import OmegaConf
@@ -145,7 +141,7 @@ def read_claims() -> list[Claim]:
 
 
 def listing(claims: Sequence[Claim], width: int) -> str:
-    """Names and statements, wrapped."""
+    """List names and statements, wrapped."""
     column = max(len(claim.name) for claim in claims) + 2
     return "\n".join(
         textwrap.fill(
@@ -160,11 +156,9 @@ def _claim(file: str, content: Mapping[str, Any]) -> Claim:
     absent = [key for key in ("name", "statement", "source", "quick") if not block.get(key)]
     if absent or not grids:
         what = f"claim.{absent[0]}" if absent else "hydra.sweeper.grids"
-        raise UserError(
-            f"conf/experiment/{file} has a claim block and no {what}; a claim needs both its grids and its words"
-        )
+        raise UserError(f"conf/experiment/{file} has a claim block, but no {what}; a claim needs both text and grids")
     if file != f"{block['name']}.yaml":
-        raise UserError(f"conf/experiment/{file} calls its claim {block['name']}; a claim has the name of its file")
+        raise UserError(f"conf/experiment/{file} names its claim {block['name']}; use the name of the file")
     return Claim(block["name"], block["statement"], block["source"], grids, block["quick"])
 
 
@@ -178,11 +172,11 @@ def _chosen(only: str | None) -> list[Claim]:
         if name not in claims:
             near = difflib.get_close_matches(name, claims, n=3)
             meant = f"did you mean {' or '.join(near)}? " if near else ""
-            raise UserError(f"{name!r} is no claim; {meant}normzoo claims --list names them all")
+            raise UserError(f"unknown claim {name!r}; {meant}`normzoo claims --list` lists all")
         if name in unjudged:
             raise UserError(f"conf/experiment/{name}.yaml has a claim block, but no normzoo/claims/{name}.py judges it")
     if not names:
-        raise UserError("--only names no claim; normzoo claims --list names them all")
+        raise UserError("--only names no claim; `normzoo claims --list` lists all")
     return [claims[name] for name in dict.fromkeys(names)]
 
 

@@ -1,4 +1,4 @@
-"""`normzoo list`: what norms there are."""
+"""`normzoo list`: list the norms."""
 
 import argparse
 import inspect
@@ -12,12 +12,12 @@ from normzoo.commands.show import source, warnings_on_a_line
 from normzoo.norm_info import Kind, NormInfo
 from normzoo.registry import info, list_norms
 
-# A fact, and what asks for its being so and for its not being so, each with its meaning.
+# A fact, with the options for norms that have it and that do not, and their meaning.
 FLAGS = (
     (
         "batch_dependent",
         ("--batch-dependent", "in training a sample's output depends on the rest of the batch"),
-        ("--batch-independent", "a sample's output is that which it has alone"),
+        ("--batch-independent", "a sample's output does not depend on the others"),
     ),
     (
         "state",
@@ -26,8 +26,8 @@ FLAGS = (
     ),
     (
         "train_eval_differ",
-        ("--train-eval-differ", "evaluation computes something else than training"),
-        ("--train-eval-same", "evaluation computes what training does"),
+        ("--train-eval-differ", "evaluation computes something different from training"),
+        ("--train-eval-same", "evaluation computes the same as training"),
     ),
     (
         "fused",
@@ -45,21 +45,21 @@ LEAST_PAPER = 16  # characters; a terminal with less room for the paper shows no
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what can be asked of the norms."""
-    parser.description = "The norms, as a table; into a pipe one a line, tab-separated, without a header."
+    """Add the options that select norms."""
+    parser.description = "List the norms as a table; in a pipe, one per line, tab-separated, without a header."
     for fact, (so, meaning), (not_so, contrary) in FLAGS:
         either = parser.add_mutually_exclusive_group()
         either.add_argument(so, dest=fact, action="store_true", default=None, help=meaning)
         either.add_argument(not_so, dest=fact, action="store_false", default=None, help=contrary)
+    parser.add_argument("--kind", choices=get_args(Kind), help="takes an input, an input and a condition, or weights")
     parser.add_argument(
-        "--kind", choices=get_args(Kind), help="called with an input, with a condition too, or on weights"
+        "--rank", dest="ranks", type=int, metavar="N", help="takes inputs of N dimensions, batch and channels included"
     )
-    parser.add_argument("--rank", dest="ranks", type=int, metavar="N", help="takes inputs of N dimensions, all counted")
-    parser.add_argument("--json", action="store_true", help="all facts, for programs")
+    parser.add_argument("--json", action="store_true", help="print all facts as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the norms that have all the facts asked for."""
+    """Print the norms that match all options."""
     asked = {fact: getattr(arguments, fact) for fact in (*(fact for fact, *_ in FLAGS), "kind", "ranks")}
     with warnings_on_a_line():
         names = list_norms(**{fact: value for fact, value in asked.items() if value is not None})
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([as_json(norm) for norm in norms], indent=2, ensure_ascii=False))
     elif not norms:
-        sys.stderr.write("no norm has all these facts\n")
+        sys.stderr.write("no norm matches all options\n")
     elif sys.stdout.isatty():
         print(table([COLUMNS, *map(_row, norms)], shutil.get_terminal_size().columns))
     else:
@@ -80,9 +80,9 @@ def _row(norm: NormInfo) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Sequence[str]], width: int) -> str:
-    """Columns two spaces apart, the last as wide as the terminal leaves it.
+    """Align columns two spaces apart, the last as wide as the terminal allows.
 
-    Where that is too little, columns are left out: the third to the last but one, from the right, then the last.
+    If that is too narrow, leave columns out: from the second last to the third, then the last.
     """
     *widths, last = (max(map(len, column)) for column in zip(*rows, strict=True))
 
@@ -104,7 +104,7 @@ def _shortened(text: str, width: int) -> str:
 
 
 def as_json(norm: NormInfo) -> dict[str, Any]:
-    """Every fact of a norm in types that JSON has; an argument that must be given has no default."""
+    """Return every fact of a norm in types that JSON has; a required argument has no default."""
     file, line = source(norm) or (None, None)
     arguments = {
         name: {} if default is inspect.Parameter.empty else {"default": _plain(default)}

@@ -1,4 +1,4 @@
-"""`normzoo report`: tables, figure and verdicts from the results in a folder."""
+"""`normzoo report`: write tables, figure and verdicts from the results in a folder."""
 
 import argparse
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the folder of results."""
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="the folder of a sweep, finished or not")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the report on a folder, and judge the claims whose cells are in it."""
+    """Write the report on a folder, and judge the claims it has cells for."""
     from normzoo.claims import judge_claims
     from normzoo.report import report
     from normzoo.sweep.claims_manifest import of_claims_alone

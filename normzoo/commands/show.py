@@ -1,4 +1,4 @@
-"""`normzoo show`: what is known of one norm."""
+"""`normzoo show`: print all about one norm."""
 
 import argparse
 import contextlib
@@ -17,21 +17,21 @@ from normzoo.norm_info import NormInfo
 from normzoo.registry import info
 
 FIGURES = Path("runs/bench_layers.json")
-"""Where `normzoo show` looks for what `normzoo bench layers --json` has measured."""
+"""The results of `normzoo bench layers --json` that `normzoo show` prints."""
 SHIPPED = Path(bench.__file__).parent / "measured"
-"""Where it looks if nothing has been measured here: such files of other machines, which come with the package."""
+"""Results of other machines, which it prints if nothing was measured here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the name of the norm, and the file of its figures."""
-    parser.add_argument("name", help="or an alias, such as GN or nn.BatchNorm2d")
+    """Add the name of the norm, and the file of its benchmark results."""
+    parser.add_argument("name", help="a norm or an alias, such as GN or nn.BatchNorm2d")
     parser.add_argument(
-        "--bench", type=Path, metavar="FILE", help=f"of normzoo bench layers --json; default: {FIGURES}"
+        "--bench", type=Path, metavar="FILE", help=f"results of normzoo bench layers --json; default: {FIGURES}"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print all that is known of a norm, and what it has been measured to cost."""
+    """Print all facts about a norm, and its measured cost."""
     with warnings_on_a_line():
         norm = info(arguments.name)
     lines = [f"  {line}" for line in measured(norm.name, arguments.bench)]
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def warnings_on_a_line() -> Iterator[None]:
-    """Without the line of code that Python adds: a plug-in that did not load is no fault of it."""
+    """Print warnings without a line of code: it has nothing to do with a plug-in that did not load."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -49,7 +49,7 @@ def warnings_on_a_line() -> Iterator[None]:
 
 
 def describe(norm: NormInfo) -> str:
-    """All that is known of one norm: its docstring with the equation, its facts, names, arguments and file."""
+    """Describe a norm: docstring with equation, facts, names, arguments and file."""
     yes_no = {True: "yes", False: "no"}
     arguments = [
         name if default is inspect.Parameter.empty else f"{name}={default!r}"
@@ -83,10 +83,10 @@ def _alias(alias: str, options: Mapping[str, Any]) -> str:
 
 
 def measured(name: str, file: Path | None = None) -> list[str]:
-    """The figures of a norm, a line for each input it was measured on, or how to get some.
+    """Return the benchmark results of a norm as lines, or how to get some.
 
     Raises:
-        UserError: If the file that is asked for is not there, or is not one of `normzoo bench layers --json`.
+        UserError: If the chosen file is missing, or does not come from `normzoo bench layers --json`.
     """
     if file is not None or FIGURES.exists():
         return _measured_in(file or FIGURES, name)
@@ -141,7 +141,7 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
 
 
 def source(norm: NormInfo) -> tuple[str, int] | tuple[()]:
-    """File and line that define a norm; nothing where Python keeps none, as for a class typed into a prompt."""
+    """Return the file and line that define a norm; an empty tuple if unknown, as for a class typed at a prompt."""
     try:
         build = inspect.unwrap(norm.build)
         return inspect.getsourcefile(build) or inspect.getfile(build), inspect.getsourcelines(build)[1]

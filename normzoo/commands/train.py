@@ -27,16 +27,16 @@ def run(arguments: Sequence[str]) -> None:
     """Hand the arguments of `normzoo train` to Hydra.
 
     Raises:
-        UserError: a package that training needs is missing, or an option is none.
+        UserError: If a package is missing, or an option is unknown.
     """
-    # Begun now, the server imports what cells need while this process imports what it needs itself.
+    # Started now, the server imports what cells need while this process imports what it needs itself.
     with _hydra_raises() as in_full, cell_server() if wants_server(arguments) else nullcontext():
         _call_hydra(arguments, in_full)
 
 
 @contextmanager
 def _hydra_raises() -> Iterator[bool]:
-    """Have Hydra raise its errors, where it would print all there is and exit with 1; gives whether the user does."""
+    """Have Hydra raise its errors instead of printing them and exiting; yield whether the user wants them in full."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -59,11 +59,11 @@ def _call_hydra(arguments: Sequence[str], in_full: bool) -> None:
     from normzoo.sweep.hydra_errors import user_error
     from normzoo.sweep.hydra_task import train
 
-    handle_again()  # only now: an import in C that is broken off may end as an error of any other kind
+    handle_again()  # only now: an interrupted import of C code may fail with any other error
     _check_options(arguments)
     overrides, flags = _sorted(arguments)
     sys.argv = [sys.argv[0], *overrides, *flags]
-    # Our presets of engines bear the names of the launchers they are for, and hold to what these take.
+    # Our launcher presets have the names of the launchers they configure, and match their schemas.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     try:
         hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
@@ -78,7 +78,7 @@ def _call_hydra(arguments: Sequence[str], in_full: bool) -> None:
 
 
 def _search_path(flags: Sequence[str]) -> list[str]:
-    """What `--config-dir` says, as an override."""
+    """Return `--config-dir` as an override."""
     for flag, following in zip_longest(flags, flags[1:], fillvalue=""):
         name, equals, value = flag.partition("=")
         if name == "-cd" or (len(name) > len("--config-") and "--config-dir".startswith(name)):
@@ -88,10 +88,10 @@ def _search_path(flags: Sequence[str]) -> list[str]:
 
 
 def _check_options(arguments: Sequence[str]) -> None:
-    """Refuse a `--key value` that is none of Hydra's own flags.
+    """Reject a `--key value` that is not an option of Hydra.
 
     Raises:
-        UserError: Saying how it is written.
+        UserError: If there is one; the message shows the override.
     """
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, equals, value = argument.partition("=")
@@ -100,11 +100,11 @@ def _check_options(arguments: Sequence[str]) -> None:
             if not equals:
                 value = "<value>" if not following or following.startswith("-") or "=" in following else following
             written = f"{key}={value}" if value == "<value>" else shlex.quote(f"{key}={value}")
-            raise UserError(f"{argument} is no option of normzoo train; what a cell is made of is written {written}")
+            raise UserError(f"unknown option {argument} of normzoo train; write an override as {written}")
 
 
 def _sorted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides and flags, which may stand in any order; Hydra's parser takes no override after a flag."""
+    """Separate overrides and flags, in any order; Hydra's parser takes no override after a flag."""
     overrides: list[str] = []
     flags: list[str] = []
     words = iter(arguments)

@@ -7,28 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from normzoo.errors import UserError
-from normzoo.report.checks import FAILED, Check, run_checks
-from normzoo.report.figure import draw_figure
-from normzoo.report.frame import build_table
-from normzoo.report.render import build_page
-from normzoo.report.summary import build_summary
-from normzoo.report.sweep_axes import FIGURE_NAMES, figure_name
-from normzoo.report.terminal import lost_text, terminal_table, terminal_text
-from normzoo.report.text import rows_csv
 from normzoo.results import FILE_NAME, read_results, write_atomic
 
-__all__ = ["Check", "ReportPaths", "report"]
+if TYPE_CHECKING:
+    from normzoo.report.checks import Check
+
+__all__ = ["ReportPaths", "report"]
 
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The files a report wrote, what it has for a terminal, and how many cells came to grief.
+    """The files of a report, its text for a terminal, and the number of failed cells.
 
-    `text` is the whole message (table, verdicts, files); `failed` counts cells that ended with an error, were killed or
-    ran out of memory or time. A refused cell is no failure, and a diverged one is a result; `refused` says whether
-    every cell was.
+    `text` is the whole message (table, verdicts, files). `failed` counts cells that ended with an error, were killed or
+    ran out of memory or time: a diverged cell is a result. `refused` is whether every cell was refused.
     """
 
     csv: Path
@@ -37,7 +32,7 @@ class ReportPaths:
     svg: Path
     page: Path
     table: str
-    checks: tuple[Check, ...]
+    checks: tuple["Check", ...]
     text: str
     failed: int
     refused: bool
@@ -50,11 +45,11 @@ def report(folder: str | os.PathLike[str], *, width: int | None = None) -> Repor
     The sweep may still be running: whatever records are there are reported.
 
     Args:
-        folder: the folder of a sweep, with a folder a cell below it.
-        width: characters a line of the table may have; the terminal's width by default.
+        folder: The folder of a sweep, which has a folder per cell.
+        width: The maximum number of characters in a line of the table; by default the terminal's width.
 
     Raises:
-        UserError: no readable result lies below the folder, or the folder cannot be written.
+        UserError: If there is no readable result in the folder, or the folder cannot be written.
     """
     root = Path(folder)
     with _no_garbage():
@@ -62,12 +57,22 @@ def report(folder: str | os.PathLike[str], *, width: int | None = None) -> Repor
 
 
 def _report(root: Path, width: int | None) -> ReportPaths:
+    # Only now: pandas and what draws with it take half a second to import.
+    from normzoo.report.checks import FAILED, run_checks
+    from normzoo.report.figure import draw_figure
+    from normzoo.report.frame import build_table
+    from normzoo.report.render import build_page
+    from normzoo.report.summary import build_summary
+    from normzoo.report.sweep_axes import FIGURE_NAMES, figure_name
+    from normzoo.report.terminal import lost_text, terminal_table, terminal_text
+    from normzoo.report.text import rows_csv
+
     results, unreadable = read_results(root)
     if not results:
         found = f"; {len(unreadable)} could not be read, the first: {unreadable[0]}" if unreadable else ""
         raise UserError(
-            f"no result of a cell lies below {root} (looked for **/{FILE_NAME}{found}); give the folder of a sweep, "
-            "as `normzoo train -m` names it at its end."
+            f"found no results in {root} (looked for **/{FILE_NAME}{found}); give the folder of a sweep, which "
+            "`normzoo train -m` prints at its end"
         )
     table = build_table(results)
     checks = run_checks(table)
@@ -101,7 +106,7 @@ def _report(root: Path, width: int | None) -> ReportPaths:
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Thousands of records are no garbage, and looking through them for some takes a third of the time."""
+    """Switch off garbage collection, which takes a third of the time on thousands of records and finds nothing."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -112,7 +117,7 @@ def _no_garbage() -> Iterator[None]:
 
 
 def _unfinished(root: Path) -> int:
-    """Cells that Hydra has begun and that have left no record yet."""
+    """Count the cells that Hydra started and that have no record yet."""
     with os.scandir(root) as entries:
         folders = [entry.path for entry in entries if entry.is_dir()]
     return sum(os.path.isdir(f"{path}/.hydra") and not os.path.exists(f"{path}/{FILE_NAME}") for path in folders)

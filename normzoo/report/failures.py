@@ -1,4 +1,4 @@
-"""Cells that came to no end, by cause: how many, which, and where to read on."""
+"""Group the cells that did not finish by cause: how many, which, and where to read on."""
 
 import re
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import pandas as pd
 from normzoo.report.frame import Table
 from normzoo.results import STATUSES
 
-_TELLING = ("error.txt", "cell.log")  # files of a cell, the one that says most first
+_TELLING = ("error.txt", "cell.log")  # files of a cell, the most detailed first
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Cells that ended alike: `said` is the reason of the first of them, `read_on` the file that says more, if any."""
+    """Cells that ended alike: `said` is the reason of the first, `read_on` a file with more details, if any."""
 
     status: str
     said: str
@@ -23,7 +23,7 @@ class Cause:
 
 
 def causes(table: Table, *statuses: str) -> list[Cause]:
-    """The causes with these statuses, or all but `ok`, in the order of the statuses.
+    """Return the causes of these statuses, or of all but `ok`, in the order of the statuses.
 
     Reasons that differ only in the norm and the numbers they quote, such as a shape, are one reason.
     """
@@ -51,7 +51,7 @@ def _read_on(status: str, cells: pd.DataFrame) -> Path | None:
 
 
 def short(text: str, most: int) -> str:
-    """The text; where it is longer, as many whole sentences of it as there is room for, or else words."""
+    """Shorten a text to as many whole sentences as fit, or else words."""
     if len(text) <= most:
         return text
     kept = re.match(rf"(?s)(.{{1,{most - 1}}}[.;:!?])\s", text) or re.match(rf"(?s)(.{{1,{most}}})\s", text)

@@ -146,7 +146,7 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
         dots = "; dots: single seeds" if any(map(has_dots, panels)) else ""
         drawn.append(f"Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation{dots}.")
         if any(cut_off(panel.curves) for panel in panels):
-            drawn.append("A bar without a lower cap goes on below the axis.")
+            drawn.append("A bar without a lower cap extends below the axis.")
     if any(curve.lost for panel in panels for curve in panel.curves):
         edge = "right" if any(panel.names for panel in panels) else "upper"
         drawn.append(f"Crosses on the {edge} edge: cells that diverged or died.")

@@ -12,12 +12,12 @@ from normzoo.text import printable
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of the package, named by its path, with values from anywhere."""
+    """Fill a template of the package, given by its path, with values from anywhere."""
     return _environment(template.endswith(".md.j2")).get_template(template).render(values).rstrip() + "\n"
 
 
 def code(value: object) -> Markup:
-    """Mark a value as code of Markdown, or as words where code cannot show it."""
+    """Write a value as code of Markdown, or as escaped text if code cannot show it."""
     return Markup(text.code(str(value)))
 
 
@@ -36,7 +36,7 @@ def _environment(is_markdown: bool) -> Environment:
 
 
 def words(value: object) -> Markup:
-    """Escape a value as words of Markdown, unless that is done."""
+    """Escape a value as text of Markdown, unless it is escaped already."""
     return value if isinstance(value, Markup) else Markup(text.markdown(str(value)))
 
 

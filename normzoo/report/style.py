@@ -1,4 +1,4 @@
-"""One colour, marker and line style a norm, the same in every figure.
+"""Give each norm one colour, marker and line style, the same in every figure.
 
 The colours are those of Okabe and Ito (2008), told apart with every common colour blindness; markers and line styles
 tell the lines apart in grey print as well.
@@ -32,6 +32,7 @@ class Style:
     filled: bool = True
 
     def open(self) -> "Style":
+        """Return the style with open markers."""
         return replace(self, filled=False)
 
 
@@ -58,7 +59,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "d", "<", ">", "p", "h")
 
 
 def norm_style(norm: str, variant: str | None = None) -> Style:
-    """The style of a norm; a from-scratch twin is drawn as its original with open markers."""
+    """Return the style of a norm; a from-scratch twin has its original's with open markers."""
     arguments = (variant or norm).removeprefix(norm)
     known = _NORMS.get(norm.removesuffix("_scratch"))
     if known is None:
@@ -71,20 +72,20 @@ def norm_style(norm: str, variant: str | None = None) -> Style:
 
 
 def placement_style(placement: str) -> Style:
-    """The style of a placement."""
+    """Return the style of a placement."""
     name = placement.partition("(")[0]
     style = _PLACEMENTS.get(name) or _from_name(name)
     return _varied(style, placement.removeprefix(name))
 
 
 def numbered_style(number: int, name: str) -> Style:
-    """The style of the line that is this one of several without looks of their own."""
+    """Return the style of the line with this number, among lines without a style of their own."""
     dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
     return Style(name, _COLORS[number % len(_COLORS)], MARKERS[number % len(MARKERS)], dash)
 
 
 def told_apart(styles: Sequence[Style]) -> list[Style]:
-    """The styles; what looks like an earlier one gets another colour and another marker, if possible no other's."""
+    """Change the colour and marker of each style that looks like an earlier one, if possible to unused ones."""
     colors, markers = {style.color for style in styles}, {style.marker for style in styles}
     seen: set[tuple[str, str, bool]] = set()
     apart = []
@@ -106,7 +107,7 @@ def told_apart(styles: Sequence[Style]) -> list[Style]:
 
 
 def matplotlib_arguments(style: Style) -> Mapping[str, Any]:
-    """The style as keyword arguments of `Axes.plot`."""
+    """Return the style as keyword arguments of `Axes.plot`."""
     return {
         "color": style.color,
         "marker": style.marker,
@@ -117,14 +118,14 @@ def matplotlib_arguments(style: Style) -> Mapping[str, Any]:
 
 
 def _from_name(name: str) -> Style:
-    # Drawn from the name itself, so that a norm keeps its looks whatever else stands in the figure.
+    # Derived from the name, so that a norm looks the same whatever else the figure shows.
     code = zlib.crc32(name.encode())
     marker, dash = MARKERS[code // 8 % len(MARKERS)], _DASHES[code // 96 % len(_DASHES)]
     return Style(name, _COLORS[code % len(_COLORS)], marker, dash)
 
 
 def _varied(style: Style, arguments: str) -> Style:
-    """The same colour with another marker and dash, for a variant that differs in its arguments."""
+    """Return the same colour with another marker and dash, for a variant that differs in its arguments."""
     if not arguments:
         return style
     code = zlib.crc32(arguments.encode())

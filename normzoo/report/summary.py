@@ -1,4 +1,4 @@
-"""summary.md: what was run, what it shows, and what did not run; its words are in `templates/summary.md.j2`."""
+"""Write summary.md: what was run, what it shows, and what failed; its text is in `templates/summary.md.j2`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ _THREE_ERRORS = (
     ("val_error_batch", "batch statistics"),
 )
 _LOST = (
-    ("refused", "Refused combinations", "Refused before training: they cannot be."),
+    ("refused", "Refused combinations", "Refused before training: they cannot work."),
     ("diverged", "Diverged cells", "Training left the finite numbers; these cells are in no mean."),
     ("error", "Cells with an error", "These ended with an error."),
     ("killed", "Killed cells", "These processes were ended from outside."),
@@ -44,14 +44,14 @@ _LOST = (
 
 
 def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[str], unfinished: int, root: Path) -> str:
-    """The whole page; sections without data are left out.
+    """Write the whole page, without sections that have no data.
 
     Args:
-        table: Of all cells.
-        checks: Judged already.
-        unreadable: What is said of files that are no records.
-        unfinished: Cells without a record.
-        root: The sweep's folder, where the page is to lie.
+        table: All cells.
+        checks: The results of `run_checks`.
+        unreadable: A message for each file that is not a record.
+        unfinished: The number of cells without a record.
+        root: The sweep's folder, which links are relative to.
     """
     over = over_batches(table)
     return render(
@@ -87,7 +87,7 @@ def _facts(table: Table, unreadable: int, unfinished: int) -> list[tuple[str, st
         note = found[2] and f"; {found[2]}"
         entries.append(("Best", code(found[0]) + words(f": {show(found[1])} % (n = {found[1].n}){note}")))
     if unfinished:
-        entries.append(("Without a record", f"{counted(unfinished)} begun and not finished"))
+        entries.append(("Without a record", f"{counted(unfinished)} started and not finished"))
     if table.repeated:
         text = f"{counted(table.repeated, 'record')} of a cell that has another; counted once"
         entries.append(("Found twice", text))
@@ -144,7 +144,7 @@ def _table(
 
 
 def _evaluated(line: Line) -> dict[str, Any]:
-    """The same nets judged with three sets of statistics, for a norm that shares statistics between samples."""
+    """Evaluate the same nets with three sets of statistics, for a norm that shares statistics between samples."""
     axis = f"normalization batch{_step(line)}" if line.step_batch else "batch size per device"
     return {
         "variant": line.variant,
@@ -173,7 +173,6 @@ def _causes(table: Table, root: Path, status: str) -> list[dict[str, Any]]:
                 "batches": ", ".join(map(str, sorted(cells.batch.dropna().unique()))) or "?",
                 "cells": f"{describe.seeds(cells)}, {counted(len(cells))}",
                 "said": (f"for {variants[0]}: " if len(variants) > 1 else "") + short(cause.said, 500),
-                # As seen from the sweep's folder, where this page lies.
                 "read_on": file.relative_to(root) if file and file.is_relative_to(root) else file,
             }
         )

@@ -1,4 +1,4 @@
-"""The report as a plain table that fits a terminal."""
+"""Write the report as text that fits a terminal."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _MOST_SETTINGS, _MOST_CAUSES = 4, 8
 
 
 def terminal_table(table: Table, width: int) -> str:
-    """Norm × batch size (and × normalization batch), or else by whatever was varied, mean ± std over seeds."""
+    """Write errors by norm and batch size (or normalization batch), or else by what was varied."""
     blocks = [describe.counts(table)]
     if pools := pooled_text(table):
         blocks.append(textwrap.fill(f"cells of one line differ in {pools}", max(width, 40), subsequent_indent="  "))
@@ -55,11 +55,11 @@ def _best(table: Table, width: int) -> list[str]:
 
 
 def lost_text(table: Table, width: int) -> str:
-    """What cells came to no end of, by cause, with how many there are and where to read on."""
+    """List the causes of cells that did not finish, with their number and where to read on."""
     found = causes(table)
     lines = []
     for cause in found[:_MOST_CAUSES]:
-        most = 300 if cause.read_on else 1000  # where no file says more, the text ends with what mends it
+        most = 300 if cause.read_on else 1000  # without a file, the text ends with the fix
         said = f"{cause.status}, {counted(len(cause.cells))}: {short(cause.said, most)}"
         more = f" [read on in {cause.read_on}]" if cause.read_on else ""
         lines.append(textwrap.fill(said + more, max(width, 40), subsequent_indent="  ", break_long_words=False))
@@ -69,7 +69,7 @@ def lost_text(table: Table, width: int) -> str:
 
 
 def terminal_text(table: str, lost: str, checks: Sequence[Check], paths: Sequence[Path], width: int) -> str:
-    """The table, what was lost, the verdicts and where the files lie; without what there is none of."""
+    """Join the table, lost cells, verdicts and paths, leaving out what is empty."""
     verdicts = [
         textwrap.fill(f"{check.verdict}: {check.text} [{check.measured}]", max(width, 40), subsequent_indent="  ")
         for check in checks

@@ -13,6 +13,7 @@ from torch import nn
 import normzoo
 from normzoo import cli, plugins, registry
 from normzoo.bench.measure import BUSY
+from normzoo.commands import bench as bench_command
 from normzoo.commands import show
 from normzoo.commands.list import COLUMNS, FLAGS
 from normzoo.errors import exit_with
@@ -81,7 +82,7 @@ def test_facts_are_combined(run):
 
 
 def test_where_no_norm_has_the_facts_nothing_is_listed_and_it_is_said(run):
-    assert run("list", "--rank", "9") == (0, "", "no norm has all these facts\n")
+    assert run("list", "--rank", "9") == (0, "", "no norm matches all options\n")
     assert run("list", "--rank", "9", "--json") == (0, "[]\n", "")
 
 
@@ -215,7 +216,7 @@ def test_an_unknown_name_gets_the_nearest_on_one_line(run):
 
 
 def test_an_unknown_command_gets_the_nearest_on_one_line(run):
-    assert run("lst") == (2, "", "error: normzoo has no command lst; did you mean list?\n")
+    assert run("lst") == (2, "", "error: unknown command 'lst'; did you mean list?\n")
 
 
 @pytest.mark.parametrize("arguments", [("show",), ("list", "--rank", "four"), ("list", "--kind", "layers")])
@@ -311,3 +312,14 @@ def test_the_command_line_prints_other_messages_as_they_are(capsys):
     with pytest.raises(SystemExit):
         exit_with(normzoo.UserError("a plug-in of which normzoo.list_norms() lists none"))
     assert capsys.readouterr().err == "error: a plug-in of which normzoo.list_norms() lists none\n"
+
+
+@pytest.mark.parametrize("path", ["file/bench.json", "folder"])
+def test_bench_rejects_a_file_that_cannot_be_written_before_it_measures(run, tmp_path, monkeypatch, path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(bench_command, "measure_layers", lambda *_, **__: pytest.fail("measured first"))
+    code, out, err = run("bench", "layers", "--norms", "group_norm", "--json", str(tmp_path / path))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: cannot write {tmp_path / path}: ")
+    assert err.endswith("; choose another file for --json\n")

@@ -102,7 +102,7 @@ def test_a_half_finished_sweep_is_reported(cell: Maker, sweep: Sweep) -> None:
         (folder / name / ".hydra").mkdir(parents=True)
     made = report(folder)
     summary = made.summary.read_text()
-    assert "2 cells begun and not finished" in summary
+    assert "2 cells started and not finished" in summary
     assert "57.5 ± 3.5" in summary
     assert "8.0 (n = 1)" in summary
     assert len(rows_of(made.csv)) == 3
@@ -202,7 +202,7 @@ def test_without_matplotlib_the_tables_are_written(cell: Maker, sweep: Sweep, mo
 
 
 def test_importing_the_report_draws_nothing_in() -> None:
-    code = "import sys, normzoo.report; print({'matplotlib', 'lightning', 'hydra'} & set(sys.modules))"
+    code = "import sys, normzoo.report; print({'pandas', 'matplotlib', 'lightning', 'hydra'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "set()"
 
