@@ -39,9 +39,10 @@ class ReportPaths:
 
 
 def report(folder: str | os.PathLike[str], *, width: int | None = None) -> ReportPaths:
-    """Write results.csv, summary.md, report.html and the figure into a sweep's folder.
+    """Write results.csv, summary.md, report.html and the figures into a sweep's folder.
 
-    The figure is small_batch.png and .svg where cells differ in their batches, and errors.png and .svg where not.
+    The figure is small_batch.png and .svg if cells differ in their batches, and errors.png and .svg otherwise. Learning
+    curves are curves.png and .svg, if cells recorded several epochs.
     The sweep may still be running: whatever records are there are reported.
 
     Args:
@@ -59,6 +60,7 @@ def report(folder: str | os.PathLike[str], *, width: int | None = None) -> Repor
 def _report(root: Path, width: int | None) -> ReportPaths:
     # Only now: pandas and what draws with it take half a second to import.
     from normzoo.report.checks import FAILED, run_checks
+    from normzoo.report.curves import CURVES, curve_panels
     from normzoo.report.figure import draw_figure
     from normzoo.report.frame import build_table
     from normzoo.report.render import build_page
@@ -76,25 +78,29 @@ def _report(root: Path, width: int | None) -> ReportPaths:
         )
     table = build_table(results)
     checks = run_checks(table)
-    summary = build_summary(table, checks, unreadable, _unfinished(root), root)
+    panels, name = curve_panels(table), figure_name(table)
+    summary = build_summary(table, checks, unreadable, _unfinished(root), root, CURVES if panels else "")
     written_csv = write_atomic(root / "results.csv", rows_csv(table, str(root)))
     written_summary = write_atomic(root / "summary.md", summary)
-    png, svg = draw_figure(table)
-    name = figure_name(table)
-    written_png = write_atomic(root / f"{name}.png", png)
-    written_svg = write_atomic(root / f"{name}.svg", svg)
-    for other in {*FIGURE_NAMES} - {name}:  # of a report on fewer cells
+    figures = {name: draw_figure(table), **({CURVES: draw_figure(table, panels)} if panels else {})}
+    drawn = [
+        write_atomic(root / f"{figure}.{kind}", content)
+        for figure, files in figures.items()
+        for kind, content in zip(("png", "svg"), files, strict=True)
+    ]
+    for other in {*FIGURE_NAMES, CURVES} - {*figures}:  # of an earlier report
         for kind in ("png", "svg"):
             (root / f"{other}.{kind}").unlink(missing_ok=True)
-    written_page = write_atomic(root / "report.html", build_page(summary, svg, f"normzoo: {root.resolve().name}"))
+    page = build_page(summary, {figure: svg for figure, (_, svg) in figures.items()}, f"normzoo: {root.resolve().name}")
+    written_page = write_atomic(root / "report.html", page)
     width = width or shutil.get_terminal_size().columns
     in_columns = terminal_table(table, width)
-    files = [written_page, written_summary, written_csv, written_png, written_svg]
+    files = [written_page, written_summary, written_csv, *drawn]
     return ReportPaths(
         csv=written_csv,
         summary=written_summary,
-        png=written_png,
-        svg=written_svg,
+        png=drawn[0],
+        svg=drawn[1],
         page=written_page,
         table=in_columns,
         checks=tuple(checks),

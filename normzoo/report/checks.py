@@ -135,7 +135,7 @@ def _small_and_large(line: Line) -> Check:
     if small is None or large is None:
         have = ", ".join(str(x) for x, _ in line.measured) or "none"
         return _unknown(text, f"measured at batch {have}; needs {SMALL} and {LARGE}{_missing(line)}")
-    cells = [record for point in (small, large) for record in point.cells.record]
+    cells = [record for point in (small, large) for record in point.records]
     lost = _without_errors(text, [small, large], may_diverge=[small] if falls else [])
     if lost:
         return lost.on(cells)
@@ -175,8 +175,7 @@ def _larger_maps(table: Table) -> list[Check]:
     lines = [line for setting in table.settings for line in normalization_lines(table, setting)]
     found = [line for line in lines if (positions(line) or 1) > 1 and len(line.points) > 1]
     return [
-        _falls_steadily(line, table).on(record for point in line.points for record in point.cells.record)
-        for line in found
+        _falls_steadily(line, table).on(record for point in line.points for record in point.records) for line in found
     ]
 
 

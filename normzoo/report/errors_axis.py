@@ -99,6 +99,8 @@ def draw_curve(axes: Axes, curve: Curve, which: Which, *, seeds: bool, aside: fl
     shift = axes.transData + _aside(axes, which, aside)
     looks: Any = {**matplotlib_arguments(curve.style), **({} if which == "y" else {"linestyle": "none"})}
     line = Line2D([], [], **looks)
+    if curve.band:
+        return _draw_band(axes, curve)
     if curve.points:  # an empty line that is not clipped would confuse the layout
         x, y = _at([(place, stat.mean) for place, stat in curve.points], which)
         looks |= {f"{which}err": [stat.std or math.nan for _, stat in curve.points]}
@@ -120,6 +122,15 @@ def draw_curve(axes: Axes, curve: Curve, which: Which, *, seeds: bool, aside: fl
         )
     mark_lost(axes, curve.lost, color, which, aside)
     return line
+
+
+def _draw_band(axes: Axes, curve: Curve) -> Any:
+    """Draw a line through the means, with a band of ± std around it."""
+    places, means = _at([(place, stat.mean) for place, stat in curve.points], "y")
+    stds = [stat.std or 0.0 for _, stat in curve.points]
+    low, high = ([mean + sign * std for mean, std in zip(means, stds, strict=True)] for sign in (-1, 1))
+    axes.fill_between(places, low, high, color=curve.style.color, alpha=0.15, lw=0)
+    return axes.plot(places, means, **matplotlib_arguments(curve.style), ms=2.5 if len(places) <= 20 else 0)[0]
 
 
 def mark_lost(axes: Axes, places: Sequence[float], color: str, which: Which = "y", aside: float = 0.0) -> None:

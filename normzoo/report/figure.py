@@ -62,8 +62,8 @@ def looks(**more: Any) -> Iterator[None]:
         yield
 
 
-def draw_figure(table: Table) -> tuple[bytes, bytes]:
-    """Return the figure as PNG and as SVG.
+def draw_figure(table: Table, panels: Sequence[Panel] | None = None) -> tuple[bytes, bytes]:
+    """Return the figure, or one of these panels, as PNG and as SVG.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -81,14 +81,15 @@ def draw_figure(table: Table) -> tuple[bytes, bytes]:
         # Figure and canvas directly, not through pyplot: no window, no state shared with the caller's own figures.
         figure = Figure()
         FigureCanvasAgg(figure)
-        draw_on(figure, table)
+        draw_on(figure, table, panels)
         png = saved(figure, "png", dpi=220, pil_kwargs={"compress_level": 3})  # as small as 6 makes it, in less time
         return png, saved(figure, "svg", metadata={"Date": None})
 
 
-def draw_on(figure: Any, table: Table) -> None:
+def draw_on(figure: Any, table: Table, panels: Sequence[Panel] | None = None) -> None:
     """Draw the panels and the caption on an empty figure, which takes the size they need."""
-    panels = build_panels(table) if over_batches(table) else varied_panels(table)
+    if panels is None:
+        panels = build_panels(table) if over_batches(table) else varied_panels(table)
     rows = _arranged(panels)
     columns = max((len(row) for row in rows), default=1)
     width = _WIDE if columns == 2 or any(map(_is_wide, panels)) else _NARROW
@@ -142,7 +143,10 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
     else:
         notes = [f"{note[0].upper()}{note[1:]}." for note in notes]
     drawn = []
-    if any(s.n > 1 for panel in panels for curve in panel.curves for _, s in curve.points):
+    bands = any(curve.band for panel in panels for curve in panel.curves)
+    if bands:
+        drawn.append("Lines: mean; bands: ±\N{NO-BREAK SPACE}one sample standard deviation.")
+    elif any(s.n > 1 for panel in panels for curve in panel.curves for _, s in curve.points):
         dots = "; dots: single seeds" if any(map(has_dots, panels)) else ""
         drawn.append(f"Markers: mean; bars: ±\N{NO-BREAK SPACE}one sample standard deviation{dots}.")
         if any(cut_off(panel.curves) for panel in panels):

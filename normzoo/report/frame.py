@@ -5,7 +5,7 @@ It is found from the records: whatever entry of the configs takes several values
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -47,14 +47,12 @@ class Table:
         settings: The groups that can share a table, largest first.
         differing: Entries of the configs that take several values.
         repeated: Records left out because another record of the same cell was kept.
-        found: Results of `remembered` functions.
     """
 
     cells: pd.DataFrame
     settings: tuple[Setting, ...]
     differing: tuple[str, ...]
     repeated: int
-    found: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def batch_norms(self) -> frozenset[str]:

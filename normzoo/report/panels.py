@@ -53,12 +53,16 @@ GROUP_NORM_IMAGENET = Reference(
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a panel; `lost` are the x at which cells diverged or died. A `flat` one is a level, without points."""
+    """A line of a panel; `lost` are the x at which cells diverged or died. A `flat` one is a level, without points.
+
+    With `band` the spread is drawn as a band rather than bars.
+    """
 
     style: Style
     points: Sequence[tuple[float, Stat]]
     lost: Sequence[float] = ()
     flat: bool = False
+    band: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,12 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
             GROUP_NORM_IMAGENET,
         )
     ]
+
+
+def batch_style(line: Line, lines: Sequence[Line]) -> Style:
+    """Return the style of a line's norm, with what tells it from other lines of the norm."""
+    style = norm_style(line.norm, line.variant)
+    return replace(style, name=style.name + beside(line, lines))
 
 
 def _curve(line: Line, style: Style, lines: Sequence[Line]) -> Curve:

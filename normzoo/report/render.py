@@ -1,6 +1,7 @@
 """Fill the templates of pages: in Markdown every value is escaped as text, in HTML as jinja escapes it."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -40,12 +41,12 @@ def words(value: object) -> Markup:
     return value if isinstance(value, Markup) else Markup(text.markdown(str(value)))
 
 
-def build_page(summary: str, svg: bytes, title: str) -> str:
+def build_page(summary: str, figures: Mapping[str, bytes], title: str) -> str:
     """Turn a summary into a page that needs no other file.
 
     Args:
         summary: The result of `build_summary`.
-        svg: The figure, which takes the place of the summary's image.
+        figures: SVG files by name, which take the places of the summary's images.
         title: The title of the page.
     """
     from markdown_it import MarkdownIt
@@ -53,14 +54,16 @@ def build_page(summary: str, svg: bytes, title: str) -> str:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     reader.add_render_rule("table_open", lambda *_: '<div class="wide"><table>\n')
     reader.add_render_rule("table_close", lambda *_: "</table></div>\n")
-    before, after = (Markup(reader.render(part)) for part in re.split(r"(?m)^!\[.*\)$", summary, maxsplit=1))
-    figure = Markup(_inline_svg(svg.decode()))
-    title = printable(title, keep="")
-    return render("report/templates/report.html.j2", title=title, before=before, figure=figure, after=after)
+    parts = re.split(r"(?m)^!\[(.*)\]\((\w+)\.png\)$", summary)  # text, description, name, text ...
+    content = [Markup(reader.render(parts[0]))]
+    for description, name, text_after in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        svg = Markup(_inline_svg(figures[name].decode(), description))
+        content += [Markup("<figure>\n{}\n</figure>\n").format(svg), Markup(reader.render(text_after))]
+    return render("report/templates/report.html.j2", title=printable(title, keep=""), content=Markup("").join(content))
 
 
-def _inline_svg(svg: str) -> str:
+def _inline_svg(svg: str, description: str) -> str:
     """Return the figure's element alone, as wide as the page."""
     start, rest = svg[svg.index("<svg") :].rstrip().split(">", 1)
     scaled = re.sub(r' (width|height)="[^"]*"', "", start)
-    return f'{scaled} role="img" aria-label="Validation error, as in the tables below">{rest}'
+    return f'{scaled} role="img" aria-label="{description}">{rest}'

@@ -5,20 +5,19 @@ Nothing here knows the name of an experiment. An arm exists if the records hold 
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from normzoo.report.facets import Setting
 from normzoo.report.frame import METRIC, Table
+from normzoo.results import CellResult
 from normzoo.text import counted
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 ERROR = "val_error_running"
 
 
@@ -48,6 +47,11 @@ class Point:
     def cells(self) -> pd.DataFrame:
         """The cells themselves."""
         return self.table.iloc[list(self.rows)]
+
+    @property
+    def records(self) -> Sequence[CellResult]:
+        """The records of the cells."""
+        return list(self._column("record"))
 
     @cached_property
     def stat(self) -> Stat | None:
@@ -133,20 +137,6 @@ def pooled_std(*stats: Stat) -> float | None:
     return math.sqrt(sum((s.n - 1) * (s.std or 0.0) ** 2 for s in stats) / freedom)
 
 
-def remembered(find: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Compute a result once per table, which is the first argument: summary, checks and figure all ask for it."""
-
-    @wraps(find)
-    def remembering(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        found = cast(Table, args[0]).found
-        key = (find.__name__, *args[1:], *kwargs.items())
-        if key not in found:
-            found[key] = find(*args, **kwargs)
-        return cast(_T, found[key])
-
-    return remembering
-
-
 def batch_lines(table: Table, setting: Setting) -> list[Line]:
     """Return the error over batch size per device, a line per norm, without norms that split the batch of a step."""
     return _over_batches(table)[setting.index]
@@ -157,12 +147,12 @@ def normalization_lines(table: Table, setting: Setting) -> list[Line]:
     return _over_normalization_batches(table)[setting.index]
 
 
-@remembered
+@lru_cache(maxsize=1)
 def _over_batches(table: Table) -> dict[int, list[Line]]:
     return _lines(table, table.mainly_placed & ~table.cells.norm.isin(table.partitioned), "batch")
 
 
-@remembered
+@lru_cache(maxsize=1)
 def _over_normalization_batches(table: Table) -> dict[int, list[Line]]:
     split = table.cells.norm.isin(table.partitioned)
     return _lines(table, table.mainly_placed & split, "normalization_batch", by_step=True)
@@ -179,7 +169,7 @@ def flat_references(table: Table, setting: Setting, step_batches: Iterable[int |
     return found
 
 
-@remembered
+@lru_cache(maxsize=1)
 def _over_placements(table: Table) -> dict[int, list[Line]]:
     """Take the norm that was tried in most placements of each setting, if possible one that shares statistics."""
     cells = table.cells
@@ -203,7 +193,7 @@ def placement_lines(table: Table, setting: Setting) -> list[Line]:
     return _over_placements(table)[setting.index]
 
 
-@remembered
+@lru_cache(maxsize=1)
 def values_lines(table: Table) -> list[Line]:
     """Return the error over the net's smallest values per statistic, of norms that share statistics between samples."""
     shares = table.mainly_placed & table.cells.norm.isin(table.batch_norms)

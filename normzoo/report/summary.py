@@ -43,7 +43,9 @@ _LOST = (
 )
 
 
-def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[str], unfinished: int, root: Path) -> str:
+def build_summary(
+    table: Table, checks: Sequence[Check], unreadable: Sequence[str], unfinished: int, root: Path, curves: str = ""
+) -> str:
     """Write the whole page, without sections that have no data.
 
     Args:
@@ -52,6 +54,7 @@ def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[st
         unreadable: A message for each file that is not a record.
         unfinished: The number of cells without a record.
         root: The sweep's folder, which links are relative to.
+        curves: The name of the figure of learning curves, if there is one.
     """
     over = over_batches(table)
     return render(
@@ -61,6 +64,7 @@ def build_summary(table: Table, checks: Sequence[Check], unreadable: Sequence[st
         facts=_facts(table, len(unreadable), unfinished),
         figure=figure_name(table),
         checks=checks,
+        curves=curves,
         reference=GROUP_NORM_IMAGENET,
         settings=[_setting(table, setting) for setting in table.settings[:_MOST_SETTINGS]] if over else [],
         settings_left_out=len(table.settings) - _MOST_SETTINGS,

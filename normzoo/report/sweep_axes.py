@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from normzoo.report import provenance as describe
 from normzoo.report.checks import at_edge, none_learned
 from normzoo.report.facets import ABSENT, phrase, said, telling_apart
 from normzoo.report.frame import CONFIG, NORM_AXIS, WHERE_IT_RAN, Table
-from normzoo.report.series import Line, Point, Stat, batch_lines, normalization_lines, placement_lines, remembered
+from normzoo.report.series import Line, Point, Stat, batch_lines, normalization_lines, placement_lines
 
 Key = tuple[Any, ...]
 FIGURE_NAMES = ("small_batch", "errors")
@@ -70,7 +71,7 @@ def labels(axes: Sequence[Axis], key: Key) -> str:
     return ", ".join(axis.label(value) for axis, value in zip(axes, key, strict=True) if value != ABSENT)
 
 
-@remembered
+@lru_cache(maxsize=1)
 def over_batches(table: Table) -> bool:
     """Return whether cells differ in how many samples are normalized together, in a step or in a group of it."""
     return any(
@@ -87,7 +88,7 @@ def figure_name(table: Table) -> str:
     return FIGURE_NAMES[0] if over_batches(table) else FIGURE_NAMES[1]
 
 
-@remembered
+@lru_cache(maxsize=1)
 def axes_of(table: Table) -> list[Axis]:
     """Find entries that tell all cells apart but for the seed, those a reader would name first."""
     several = table.cells.norm.nunique() > 1
@@ -106,7 +107,7 @@ def axes_of(table: Table) -> list[Axis]:
     return [axis for axis in candidates if axis.column in telling] or [_NORM]
 
 
-@remembered
+@lru_cache(maxsize=1)
 def grid_of(table: Table) -> Grid:
     """Return the errors by what was varied; across is the entry with the most numbers, or else the last of several."""
     axes = axes_of(table)
@@ -130,7 +131,7 @@ def _points(table: Table, axes: Sequence[Axis]) -> dict[Key, Point]:
     return {key: Point(0, table.cells, found) for key, found in rows.items()}
 
 
-@remembered
+@lru_cache(maxsize=1)
 def best(table: Table) -> tuple[str, Stat, str] | None:
     """Return the name of the cells with the lowest mean error, the error, and what casts doubt on it."""
     axes = axes_of(table)
@@ -147,7 +148,7 @@ def best(table: Table) -> tuple[str, Stat, str] | None:
     return labels(axes, key), stat, "; ".join(filter(None, against))
 
 
-@remembered
+@lru_cache(maxsize=1)
 def pooled(table: Table) -> dict[str, list[Any]]:
     """Return entries in which cells of one line differ beside its abscissa and the seed, with their values.
 

@@ -1,4 +1,4 @@
-"""The panel of a sweep that is not over batch sizes: errors along a number, or a ranking without any."""
+"""Build the panel of a sweep that is not over batch sizes: errors along a number, or a ranking."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _MOST_CURVES, _MOST_RANKED = 24, 60
 
 
 def varied_panels(table: Table) -> list[Panel]:
-    """One panel, if any cell came to an end."""
+    """Return one panel, if it has anything to show."""
     grid = grid_of(table)
     xs = grid.xs
     along = grid.across is not None and len(xs) > 1 and is_number(xs) and _apart(xs)
@@ -30,7 +30,7 @@ def _along(table: Table, grid: Grid, xs: Sequence[Any]) -> Panel:
     assert grid.across is not None
     curves = []
     for number, (key, points) in enumerate(list(grid.points.items())[:_MOST_CURVES]):
-        style = _style(table, grid, key, number)
+        style = line_style(table, grid, key, number)
         measured = [(x, points[x].stat) for x in xs if x in points]
         lost = [x for x in xs if x in points and points[x].lost]
         curves.append(Curve(style, [(x, stat) for x, stat in measured if stat is not None], lost))
@@ -55,7 +55,8 @@ def _ranking(table: Table, grid: Grid) -> Panel:
     return Panel(title, "", curves, _seeds(table), note, names=names)
 
 
-def _style(table: Table, grid: Grid, key: Key, number: int) -> Style:
+def line_style(table: Table, grid: Grid, key: Key, number: int) -> Style:
+    """Return the style of a line: its norm's, or one by number if lines differ in more."""
     if [axis.name for axis in grid.lines] == ["norm"]:
         norm = table.cells.norm[table.cells.variant == key[0]].iloc[0]
         return norm_style(norm, key[0])
@@ -71,13 +72,13 @@ def _scale(xs: Sequence[float]) -> Scale:
 
 
 def _apart(xs: Sequence[float]) -> bool:
-    """Whether these are far enough from each other to be told along an axis."""
+    """Return whether these are far enough apart for an axis."""
     places = xs if _scale(xs) == "linear" else [math.log(x) for x in xs]
     return min(b - a for a, b in pairwise(places)) > 0.015 * (places[-1] - places[0])
 
 
 def _refused(points: Mapping[Any, Point]) -> str:
-    """Missed in the picture, and so it is said in the name."""
+    """Mark in its name a line that cannot be in the picture."""
     refused = all(point.count("refused") == len(point.rows) for point in points.values())
     return " (refused)" if refused else ""
 
