@@ -3,9 +3,10 @@
 import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -104,6 +105,11 @@ class NormInfo:
         if missing:
             raise UnknownArgumentError(f"{self.name} needs {', '.join(missing)}; accepted: {accepted}")
 
+    def is_redefined_by(self, build: Callable[..., nn.Module]) -> bool:
+        """Return whether both have the same module and qualified name, as after `importlib.reload`."""
+        ours, other = ((getattr(b, "__module__", None), getattr(b, "__qualname__", b)) for b in (self.build, build))
+        return ours == other
+
     def holds(self, facts: Mapping[str, Any]) -> bool:
         """Return whether the facts match: equal, for a fact with several values one of them, or True for any at all."""
         return all(_holds(getattr(self, fact), wanted) for fact, wanted in facts.items())
@@ -122,13 +128,21 @@ def check_facts(facts: Iterable[str]) -> None:
             raise UnknownArgumentError(f"unknown fact {fact!r}{_nearest(fact, FACTS)}; facts: {', '.join(FACTS)}")
 
 
+def check_registration(name: str, kind: str, aliases: object, state: object) -> None:
+    """Check what a norm is registered with: a name in snake case, a known kind, and sequences of strings."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        raise ValueError(f"a norm's name must be in snake case, such as 'group_norm'; got {name!r}")
+    if isinstance(aliases, str) or isinstance(state, str):
+        raise TypeError(f"{name}: aliases and state must be sequences of strings, not one string")
+    if kind not in get_args(Kind):
+        raise ValueError(f"{name}: unknown kind {kind!r}; choose one of {', '.join(get_args(Kind))}")
+
+
 def check_signature(name: str, build: Callable[..., nn.Module]) -> None:
     """Check that the registry can call it: channels come first, and every option has a name."""
     parameters = list(inspect.signature(build).parameters.values())
-    if not parameters or parameters[0].kind not in (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    ):
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not parameters or parameters[0].kind not in by_position:
         raise TypeError(f"{name}: the first parameter must be the number of channels, taken by position")
     for parameter in parameters:
         if parameter.name in RESERVED:

@@ -1,13 +1,11 @@
 """The registry of norms: register, find and build a norm by name."""
 
-import difflib
 import functools
 import importlib.util
 import inspect
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -15,19 +13,19 @@ from normzoo import plugins
 from normzoo.leaf import make_leaf
 from normzoo.norm_act import NormFactory, build_norm, finish
 from normzoo.norm_info import (
-    FACTS,
     UNSCRIPTED,
     Kind,
     NormInfo,
     UnknownArgumentError,
     UnknownNormError,
     check_facts,
+    check_registration,
     check_signature,
 )
+from normzoo.norm_names import AMBIGUOUS, key_of, key_of_alias, unknown_norm
 from normzoo.validation import check_num_features, check_values
 
 __all__ = [
-    "FACTS",
     "NormInfo",
     "UnknownArgumentError",
     "UnknownNormError",
@@ -47,29 +45,6 @@ _infos: dict[str, NormInfo] = {}
 _names: dict[str, str] = {}  # key of a name or alias -> name
 # Not the plug-ins' lock: a plug-in registers its norms while it is being loaded, perhaps from another thread.
 _table_lock = threading.Lock()
-
-
-# Names of other libraries' classes that differ from our norm of nearly the same name.
-AMBIGUOUS = {
-    "layernorm": "that of torch and timm, of the last dimension, is 'nn.LayerNorm' here; of channels and positions it "
-    "is 'layer_norm', and of the channels at each position 'layer_norm_channel'",
-    "rmsnorm": "that of torch and timm, of the last dimension, is 'nn.RMSNorm' here; of the channels it is 'rms_norm'",
-    "localresponsenorm": "that of torch is 'nn.LocalResponseNorm' here; with alpha and k of its paper it is "
-    "'local_response_norm'",
-    "globalresponsenorm": "that of timm is 'global_response_norm' with channel_dim=-1; for channels first it is "
-    "'global_response_norm' alone",
-}
-
-
-def _key(name: str) -> str:
-    """Normalize a name: ignore case, `_ - .`, spaces, and a leading `torch.nn.` or `nn.`."""
-    return re.sub(r"[-_.\s]", "", re.sub(r"^\s*(torch\.)?nn\.", "", name.lower()))
-
-
-def _alias_key(alias: str, options: object) -> str:
-    """Normalize an alias as `_key` does, but keep `nn.LayerNorm`, an alias with options, apart from `layer_norm`."""
-    key, of_torch = _key(alias), re.match(r"\s*(torch\.)?nn\.", alias.lower())
-    return f"nn.{key}" if options and of_torch else key
 
 
 def register(  # noqa: D417  # NormInfo documents the facts
@@ -106,12 +81,7 @@ def register(  # noqa: D417  # NormInfo documents the facts
         ValueError: If the name or an alias is taken by another norm, or the name is not in snake case.
         TypeError: If the decorated object takes `**kwargs` or no positional argument.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        raise ValueError(f"a norm's name must be in snake case, such as 'group_norm'; got {name!r}")
-    if isinstance(aliases, str) or isinstance(state, str):
-        raise TypeError(f"{name}: aliases and state must be sequences of strings, not one string")
-    if kind not in get_args(Kind):
-        raise ValueError(f"{name}: unknown kind {kind!r}; choose one of {', '.join(get_args(Kind))}")
+    check_registration(name, kind, aliases, state)
 
     def decorate(build: Build) -> Build:
         check_signature(name, build)
@@ -151,14 +121,13 @@ def register(  # noqa: D417  # NormInfo documents the facts
 
 
 def _add(info: NormInfo) -> None:
-    earlier = _infos.get(info.name)
-    replaces = earlier is not None and _identity(earlier.build) == _identity(info.build)
-    keys = {_key(info.name): None, **{_alias_key(a, info.alias_options.get(a)): None for a in info.aliases}}
+    replaces = info.name in _infos and _infos[info.name].is_redefined_by(info.build)
+    keys = {key_of(info.name): None, **{key_of_alias(a, info.alias_options.get(a)): None for a in info.aliases}}
     for key in keys:
         taken = _names.get(key)
         if taken is None or (replaces and taken == info.name):
             continue
-        what = "name" if key == _key(info.name) else "alias"
+        what = "name" if key == key_of(info.name) else "alias"
         raise ValueError(
             f"{what} {key!r} of the norm {info.name!r} from {info.owner} is already taken by {taken!r} "
             f"from {_infos[taken].owner}: give one of them another name"
@@ -166,10 +135,6 @@ def _add(info: NormInfo) -> None:
     _forget(info.name)
     _infos[info.name] = info
     _names.update(dict.fromkeys(keys, info.name))
-
-
-def _identity(build: Callable[..., nn.Module]) -> tuple[object, object]:
-    return getattr(build, "__module__", None), getattr(build, "__qualname__", build)
 
 
 def _forget(name: str) -> None:
@@ -188,7 +153,7 @@ def info(name: str) -> NormInfo:
     return _find(name)
 
 
-def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module:
+def create(name: str, num_features: int | Sequence[int] | nn.Module, **kwargs: Any) -> nn.Module:
     """Build a norm for `num_features` channels: `create("group_norm", 64, num_groups=8)`.
 
     A norm of kind "weight" takes the module that has the weight instead, and returns it:
@@ -200,11 +165,8 @@ def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module
         TypeError: If a value has the wrong type.
         ValueError: If a value is out of range, such as an `eps` below 0.
     """
-    found = _find(name)
-    kwargs = _options(found, name) | kwargs
-    found.check_keywords(kwargs)
+    found, kwargs = _checked(name, kwargs)
     check_num_features(found.name, found.build, num_features)
-    check_values(found.name, found.build, kwargs)
     layer = found.build(num_features, **kwargs)
     return layer if found.kind == "weight" else finish(layer)
 
@@ -212,23 +174,13 @@ def create(name: str, num_features: int | nn.Module, **kwargs: Any) -> nn.Module
 def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
     """Return a constructor for `norm_layer=` of torchvision, timm and our models: called with a number of channels.
 
-    The keywords are checked at once, not when the first layer is built. The result is a `functools.partial` of the
-    registered class or function, and can be pickled if that can.
-
-    It accepts a config of `conf/norm` as it is: `factory(**config.norm)` and `hydra.utils.instantiate(config.norm)`.
-
-    Raises:
-        UnknownNormError: If the norm is unknown; the message suggests the nearest names.
-        UnknownArgumentError: A TypeError, if a keyword is not accepted or a required one is missing.
-        TypeError: If a value has the wrong type.
-        ValueError: If a value is out of range, such as an `eps` below 0.
+    The keywords are checked at once, as by `create`, and not when the first layer is built. The result is a
+    `functools.partial` of the registered class or function, and can be pickled if that can. A config of `conf/norm`
+    will do: `factory(**config.norm)` and `hydra.utils.instantiate(config.norm)`.
     """
-    found = _find(name)
-    kwargs = _options(found, name) | kwargs
     if kwargs.get("_target_") == HYDRA_TARGET:  # of its config, which says the same to Hydra
         del kwargs["_target_"]
-    found.check_keywords(kwargs)
-    check_values(found.name, found.build, kwargs)
+    found, kwargs = _checked(name, kwargs)
     return NormFactory(build_norm, build=found.build, **kwargs)
 
 
@@ -266,19 +218,12 @@ def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     Norms inside a norm are left out, and so are layers of another class that a registered function returned.
     """
     classes = tuple(norm.build for norm in list(_infos.values()) if inspect.isclass(norm.build))
-    seen: set[nn.Module] = set()
-
-    def walk(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        if module in seen:
-            return
-        seen.add(module)
-        if isinstance(module, classes):
-            yield prefix, module
-            return
-        for name, child in module.named_children():
-            yield from walk(f"{prefix}.{name}" if prefix else name, child)
-
-    return walk("", model)
+    outer = None  # the last norm found, whose parts follow it
+    for name, module in model.named_modules():
+        inside = outer is not None and (not outer or name.startswith(f"{outer}."))
+        if isinstance(module, classes) and not inside:
+            outer = name
+            yield name, module
 
 
 def _find(name: str) -> NormInfo:
@@ -286,30 +231,20 @@ def _find(name: str) -> NormInfo:
         raise UnknownNormError(f"the name of a norm must be a string, such as 'group_norm'; got {name!r}")
     if name.strip().lower() in AMBIGUOUS:
         raise UnknownNormError(f"{name!r} is ambiguous: {AMBIGUOUS[name.strip().lower()]}")
-    keys = (_alias_key(name, True), _key(name))
+    keys = (key_of_alias(name, True), key_of(name))
     if not any(key in _names for key in keys):
         plugins.load_plugins(_infos, _forget)
     for key in keys:
         if key in _names:
             return _infos[_names[key]]
-    raise _unknown(name, keys[-1])
+    raise unknown_norm(name, _names, plugins.broken)
 
 
-def _options(norm: NormInfo, typed: str) -> dict[str, Any]:
-    """Return the options that the typed alias stands for."""
-    options = {_alias_key(alias, options): options for alias, options in norm.alias_options.items()}
-    return dict(options.get(_alias_key(typed, True)) or options.get(_key(typed)) or {})
-
-
-def _unknown(name: str, key: str) -> UnknownNormError:
-    # Match the part before "norm" too; names take precedence over aliases, and short ones over long ones.
-    ordered = sorted(_names.items(), key=lambda entry: (entry[0] == _key(entry[1]), -len(entry[0])))
-    known = {stem: norm for each, norm in ordered if len(stem := each.partition("norm")[0]) > 3} | _names
-    nearest = dict.fromkeys(known[match] for match in difflib.get_close_matches(key, known, n=6, cutoff=0.76))
-    guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(sorted(_infos))}."
-    broken = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in plugins.broken.items())
-    in_python, in_a_shell = (
-        f"unknown norm {name!r}; {guess} {call} lists all {len(_infos)}.{broken}"
-        for call in ("normzoo.list_norms()", "`normzoo list`")
-    )
-    return UnknownNormError(in_python, in_a_shell)
+def _checked(name: str, kwargs: dict[str, Any]) -> tuple[NormInfo, dict[str, Any]]:
+    """Find a norm and check its keywords, to which the options that an alias stands for are added."""
+    found = _find(name)
+    options = {key_of_alias(alias, options): options for alias, options in found.alias_options.items()}
+    kwargs = {**(options.get(key_of_alias(name, True)) or options.get(key_of(name)) or {}), **kwargs}
+    found.check_keywords(kwargs)
+    check_values(found.name, found.build, kwargs)
+    return found, kwargs

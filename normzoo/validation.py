@@ -6,7 +6,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,16 +41,13 @@ TYPES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_features": ("1 or more", lambda value: value >= 1),
     "eps": ("0 or more", lambda value: 0 <= value < math.inf),
-    "momentum": (
-        "from 0 to 1",
-        lambda value: 0 <= value <= 1,
-    ),  # torch's momentum; one that cannot be None is the norm's own
+    "momentum": ("from 0 to 1", lambda value: 0 <= value <= 1),  # torch's; one that cannot be None is the norm's own
     "channel_dim": ("other than 0, the batch dimension", lambda value: value != 0),
 }
 
 
 def check_num_features(norm: str, build: Callable[..., Any], value: Any) -> None:
-    """Check the number of channels, the first parameter of all norms but weight norms.
+    """Check the number of channels, the first parameter of all norms but weight norms, or sizes of trailing dimensions.
 
     Raises:
         ArgumentTypeError: A TypeError, if it is not a whole number.
@@ -58,7 +55,12 @@ def check_num_features(norm: str, build: Callable[..., Any], value: Any) -> None
     """
     first = next(iter(_signature(build).parameters.values()))
     unannotated = first.annotation is first.empty and not isinstance(value, torch.nn.Module)  # a weight norm takes one
-    if first.annotation in (int, "int") or unannotated:
+    if isinstance(value, Sequence) and not isinstance(value, str) and Sequence[int] in _options(first.annotation):
+        if not value:
+            raise ArgumentValueError(f"{norm}: {first.name} must be the size of one dimension or more; got {value!r}")
+        for size in value:
+            _check(norm, first.name, size, (int,), RANGES["num_features"])
+    elif int in _options(first.annotation) or first.annotation == "int" or unannotated:
         _check(norm, first.name, value, (int,), RANGES["num_features"])
 
 

@@ -158,6 +158,13 @@ def test_a_cell_is_the_same_whether_its_norm_has_a_target():
     assert cell_id(plain) == cell_id({**plain, "norm": {**plain["norm"], "_target_": HYDRA_TARGET}})
 
 
+def test_an_option_that_came_later_names_other_cells_only_where_it_is_set():
+    """So that a sweep of before goes on where it was."""
+    plain = {"norm": {"name": "batch_norm", "eps": 1e-5}, "seed": 0}
+    assert cell_id(plain) == cell_id({**plain, "norm": {**plain["norm"], "bias": True, "contiguous": False}})
+    assert cell_id(plain) != cell_id({**plain, "norm": {**plain["norm"], "bias": False}})
+
+
 def test_another_target_is_an_unknown_keyword():
     with pytest.raises(normzoo.UnknownArgumentError, match="unknown keyword '_target_'"):
         normzoo.factory("batch_norm", _target_="torch.nn.BatchNorm2d")

@@ -21,7 +21,7 @@ NOT_OF = {
 # Values of the right type that no norm takes for an argument of this name.
 OUT_OF_RANGE = {"eps": [-1, -1e-9, math.nan, math.inf], "momentum": [-0.1, 2, math.nan], "channel_dim": [0]}
 # Whose every value is a number that some norm can do with.
-ANY_NUMBER = {"alpha_init_value", "shift_init_value", "sigma", "alpha", "beta", "gamma", "k", "dim"}
+ANY_NUMBER = {"alpha_init_value", "shift_init_value", "sigma", "alpha", "beta", "gamma", "k", "dim", "weight_offset"}
 
 
 def arguments(name):

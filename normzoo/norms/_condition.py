@@ -1,4 +1,4 @@
-"""What the conditional norms share: refusing a condition that does not fit, and applying one vector to each sample."""
+"""Conditions of the conditional norms: check them, and apply one vector to each sample."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def check_condition(layer: nn.Module, condition: Tensor, shape: Sequence[int | N
 
 
 def check_labels(layer: nn.Module, condition: Tensor, samples: int, what: str) -> Tensor:
-    """The labels as indices; refuse a condition that is not one whole number for each sample.
+    """Return the labels as indices; refuse a condition that is not one whole number for each sample.
 
     Raises:
         NormValueError: A ValueError that names the layer, what it got and what it takes.
@@ -38,5 +38,5 @@ def check_labels(layer: nn.Module, condition: Tensor, samples: int, what: str) -
 
 
 def per_sample(parameter: Tensor, x: Tensor) -> Tensor:
-    """Vectors of shape (N, C), shaped to multiply or add to `x` of shape (N, C, *)."""
+    """Shape vectors of shape (N, C) to multiply or add to `x` of shape (N, C, *)."""
     return parameter[(...,) + (None,) * (x.dim() - 2)]

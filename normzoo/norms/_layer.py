@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from normzoo.norms._standardize import per_channel
 
 
 class NormLayer(nn.Module):
@@ -45,8 +47,8 @@ def values_over(layer: NormLayer, dims: str, shape: Sequence[int]) -> int:
 class AffineNorm(NormLayer):
     """A layer with a weight and a bias for each channel, which torch has no class for."""
 
-    weight: nn.Parameter  # None without affine, as is bias
-    bias: nn.Parameter
+    weight: nn.Parameter  # None without affine
+    bias: nn.Parameter  # None without affine or bias
 
     def __init__(
         self,
@@ -55,17 +57,26 @@ class AffineNorm(NormLayer):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
         *,
+        bias: bool = True,
         rows: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.num_features = num_features
         self.affine = affine
-        for name in ("weight", "bias"):
-            values = torch.empty(*rows, num_features, device=device, dtype=dtype) if affine else None
+        for name, learned in (("weight", affine), ("bias", affine and bias)):
+            values = torch.empty(*rows, num_features, device=device, dtype=dtype) if learned else None
             self.register_parameter(name, None if values is None else nn.Parameter(values))
 
     def reset_parameters(self) -> None:
         """Scale by 1 and shift by 0."""
-        if self.affine:
+        if self.weight is not None:
             nn.init.ones_(self.weight)
+        if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+
+def scale_and_shift(y: Tensor, weight: Tensor | None, bias: Tensor | None, channel_dim: int = 1) -> Tensor:
+    """Compute y · weight + bias for each channel, of those that are there."""
+    if weight is not None:
+        y = y * per_channel(weight, y, channel_dim)
+    return y if bias is None else y + per_channel(bias, y, channel_dim)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.module_tracker import ModuleTracker
 
+from normzoo.norms._memory import is_transformed
 from normzoo.norms._refuse import describe
-from normzoo.norms._reuse import is_transformed
 
 FORWARDS = 16  # remembered of each layer: as many may wait for their backward
 

@@ -1,4 +1,4 @@
-"""Refusing what a norm is not defined for, in one form: the layer, what it got, what must hold, how to mend it."""
+"""Refuse what a norm is not defined for, in one form: the layer, what it got, what is expected, how to fix it."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,12 @@ class NormTypeError(UserError, TypeError):
 
 
 def describe(layer: nn.Module) -> str:
-    """The layer with its options, on one line: as it prints, but for the layers that it is made of."""
+    """Return the layer with its options, on one line: as it prints, without the layers that it is made of."""
     return f"{type(layer).__name__}({layer.extra_repr()})"
 
 
 def invalid(layer: nn.Module, said: str) -> ArgumentValueError:
-    """The error for an argument that a layer cannot be built with: its class, then what is expected and what came."""
+    """Return the error for an argument: the layer's class, then what is expected and what came."""
     return ArgumentValueError(f"{type(layer).__name__}: {said}")
 
 
@@ -40,20 +40,29 @@ def check_dtype(layer: nn.Module | str, x: Tensor) -> None:
     raise NormTypeError(f"{name} takes floating-point numbers; got {x.dtype}: {mend}")
 
 
-def check_input(layer: nn.Module, x: Tensor, num_features: int, *, channel_dim: int = 1) -> None:
+def check_input(layer: nn.Module, x: Tensor, num_features: int | tuple[int, ...], *, channel_dim: int = 1) -> None:
     """Refuse an input of another kind of numbers, or without the layer's number of channels at `channel_dim`.
+
+    Where `num_features` is a tuple, it is the sizes of the trailing dimensions.
 
     Raises:
         NormTypeError: A TypeError that names the layer and the data type received.
         NormValueError: A ValueError that names the layer, the shape received and the shape expected.
     """
     check_dtype(layer, x)
-    shape = x.shape
+    shape = tuple(x.shape)
+    if isinstance(num_features, tuple):
+        if shape[-len(num_features) :] == num_features:
+            return
+        raise NormValueError(
+            f"{describe(layer)} takes an input whose last dimensions are {num_features}; got the shape {shape}: build "
+            f"the layer with the sizes that the layer before it gives"
+        )
     if len(shape) >= 2 and -len(shape) <= channel_dim < len(shape) and shape[channel_dim] == num_features:
         return
     where = "(N, C, *)" if channel_dim == 1 else f"at least 2 dimensions and C at dimension {channel_dim}"
     raise NormValueError(
-        f"{describe(layer)} takes an input of {where} with C = {num_features} channels; got the shape {tuple(shape)}: "
+        f"{describe(layer)} takes an input of {where} with C = {num_features} channels; got the shape {shape}: "
         f"{_mend_channels(layer, shape, num_features, channel_dim)}"
     )
 
@@ -82,12 +91,15 @@ def check_count(
     """Refuse a statistic over one value: a variance is 0 then, and the output would be the bias whatever the input.
 
     Args:
-        count: How many values there are, if not what the layer says of this shape.
+        layer: Counts the values.
+        shape: That of the input.
+        mend: How to fix it.
+        count: How many values there are, if not what the layer counts.
         statistic: What is taken over the values.
         outcome: What the output would be.
 
     Raises:
-        NormValueError: A ValueError that names the layer, the shape received, the invariant and the mend.
+        NormValueError: A ValueError that names the layer, the shape received, the invariant and how to fix it.
     """
     if (layer.values_per_statistic(shape) if count is None else count) == 1:
         raise NormValueError(

@@ -1,4 +1,4 @@
-"""What the norms of weights ask of the layer they are put on."""
+"""Check the layer that a norm of weights is put on."""
 
 from typing import Any
 
@@ -10,12 +10,7 @@ from normzoo.validation import ArgumentValueError
 
 
 def weight_of(norm: str, module: Any, tensor_name: str) -> Tensor:
-    """The layer's weight, a matrix or a kernel.
-
-    Raises:
-        NormTypeError: A TypeError, if the weight is not of floating-point numbers.
-        NormValueError: A ValueError, if what is given is not a layer, or has no such weight.
-    """
+    """Return the layer's weight, a matrix or a kernel; refuse what is not a layer or has no such weight."""
     mend = f"put it on a dense or convolutional layer, as in normzoo.create({norm!r}, torch.nn.Conv2d(3, 8, 3))"
     if not isinstance(module, nn.Module):
         raise NormValueError(f"{norm} takes the layer whose weight it normalizes; got {module!r}: {mend}")
@@ -28,14 +23,7 @@ def weight_of(norm: str, module: Any, tensor_name: str) -> Tensor:
 
 
 def check_dim(norm: str, weight: Tensor, dim: int | None, also: str = "") -> None:
-    """Refuse a dimension that the weight has not.
-
-    Args:
-        also: What else the norm takes, for the message.
-
-    Raises:
-        ArgumentValueError: A ValueError with the weight's shape.
-    """
+    """Refuse a dimension that the weight does not have; `also` is what else the norm takes, for the message."""
     rank = weight.dim()
     if dim is not None and not -rank <= dim < rank:
         raise ArgumentValueError(
@@ -45,7 +33,7 @@ def check_dim(norm: str, weight: Tensor, dim: int | None, also: str = "") -> Non
 
 
 def dims_of_an_output(norm: str, module: nn.Module, weight: Tensor) -> tuple[int, ...]:
-    """The dimensions of the weight over which all that one output of the layer is computed with lies.
+    """Return the dimensions of the weight that hold all the weights of one output of the layer.
 
     Raises:
         NormValueError: A ValueError, if one output has one weight, or its weights are not in one place.

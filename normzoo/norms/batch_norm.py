@@ -38,10 +38,13 @@ class BatchNormBase(NormLayer, _NormBase):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        if not bias:
+            self.register_parameter("bias", None)
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -102,6 +105,7 @@ class BatchNorm(BatchNormBase, nn.BatchNorm2d):
             unlike torch's, is not read back from the device and compiles into one graph.
         affine: Whether to learn `weight` and `bias`.
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If the number of channels differs, or a statistic of the batch would be over one value.

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normzoo.norms._memory import is_transformed
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import describe, invalid
-from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import per_channel, standardize
 from normzoo.norms.batch_norm import PEERS, STATE, BatchNormBase

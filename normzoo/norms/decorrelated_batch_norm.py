@@ -7,7 +7,7 @@ from torch import Tensor
 
 from normzoo.norms._kernels.inverse_root import inverse_root
 from normzoo.norms._layer import AffineNorm
-from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._memory import channels_last, is_channels_last
 from normzoo.norms._refuse import NormValueError, check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import centre, wide_per_channel, widen

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._memory import channels_last, is_channels_last, is_transformed
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms._reuse import is_transformed
 from normzoo.norms._running import update_running
 from normzoo.norms.batch_norm import PEERS, BatchNormBase
 from normzoo.registry import register
@@ -30,14 +29,14 @@ MEND = "use a larger group_size, a batch without a single sample left over, or a
     peers=PEERS,
 )
 class GhostBatchNorm(BatchNormBase):
-    """Normalize each channel over groups of `group_size` samples and the positions: what N/g devices with local BN do.
+    """Normalize each channel over groups of `group_size` samples and the positions, as N/g devices with local BN do.
 
         y = (x − mean_j) / sqrt(var_j + eps) · weight + bias,  mean_j and var_j over group j and (*)
         running ← (1 − momentum) · running + momentum · mean over groups of mean_j, and of unbiased var_j
 
     With k = N // g groups, group j holds the samples j, j + k, j + 2k, …: the share of device j when a
     `DistributedSampler` deals the batch out to k devices, and a view as g samples of k·C channels, so that one call of
-    the batch norm kernel does all groups. What is left over, N % g samples, is a smaller group of its own.
+    the batch norm kernel does all groups. The N % g samples left over are a smaller group of their own.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -48,16 +47,18 @@ class GhostBatchNorm(BatchNormBase):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
         affine: Whether to learn `weight` and `bias`, shared by the groups.
         track_running_stats: Whether to keep running statistics; without them evaluation uses the groups' own.
+        contiguous: Whether group j holds g samples in a row, from j·g on, as in the code of Hoffer et al. and in
+            MosaicML's Composer; this takes two copies.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If `group_size` is less than 1, the number of channels of an input differs, or a statistic of a
-            group would be over one value.
+        ValueError: If `group_size` is less than 1, or a statistic of a group would be over one value.
 
     Source: Hoffer, Hubara & Soudry 2017, arXiv:1705.08741, Algorithm 1. Its running statistics are moved once for each
     group, one after the other; here once for each batch, so that `momentum` means the same at every group size.
     """
 
-    shown = (*BatchNormBase.shown, "group_size")
+    shown = (*BatchNormBase.shown, "group_size", "contiguous")
 
     def __init__(
         self,
@@ -68,16 +69,21 @@ class GhostBatchNorm(BatchNormBase):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        contiguous: bool = False,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if group_size < 1:
             raise invalid(self, f"group_size is a number of samples, 1 or more; got {group_size}")
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias=bias, device=device, dtype=dtype
+        )
         self.group_size = group_size
+        self.contiguous = contiguous
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a statistic; in that of the samples left over, where there are."""
+        """Count the values in a statistic; in that of the samples left over, where there are."""
         return (shape[0] % self.group_size or min(shape[0], self.group_size)) * math.prod(shape[2:])
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -102,23 +108,24 @@ class GhostBatchNorm(BatchNormBase):
         return channels_last(y) if is_channels_last(input) else y
 
     def _forward_groups(self, x: Tensor, k: int) -> list[Tensor]:
-        """Output of k equal groups, as batch norm of k·C channels; with running statistics, a copy for each group.
+        """Return the output of k equal groups and, with running statistics, a copy of these for each group.
 
         The kernel moves the copies: (k, C) running means and variances, or with `momentum=None` the groups' own.
         """
-        grouped = x.reshape(len(x) // k, k * self.num_features, *x.shape[2:])
+        dealt = _transpose(x, k) if self.contiguous else x
+        grouped = dealt.reshape(len(x) // k, k * self.num_features, *x.shape[2:])
         wide = torch.promote_types(x.dtype, torch.float32)
         weight, bias = (None if p is None else p.to(wide).repeat(k) for p in (self.weight, self.bias))
         kept = (self.running_mean, self.running_var) if self.track_running_stats else ()
         moved = [running.to(wide).repeat(k) for running in kept if running is not None]
         mean, var = moved or (None, None)
         momentum = 1.0 if self.momentum is None else self.momentum
-        y = F.batch_norm(grouped, mean, var, weight, bias, True, momentum, self.eps)
-        return [y.reshape(x.shape), *(statistic.view(k, -1) for statistic in moved)]
+        y = F.batch_norm(grouped, mean, var, weight, bias, True, momentum, self.eps).reshape(x.shape)
+        return [_transpose(y, len(x) // k) if self.contiguous else y, *(s.view(k, -1) for s in moved)]
 
     @torch.no_grad()
     def _move_running(self, means: Tensor, variances: Tensor) -> None:
-        """To the mean over the groups, each as the kernel has moved it."""
+        """Move the running statistics to the mean over the groups, each as the kernel has moved it."""
         if is_recomputed():
             return
         if self.momentum is None:
@@ -129,8 +136,12 @@ class GhostBatchNorm(BatchNormBase):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         for running, moved in ((self.running_mean, means), (self.running_var, variances)):
-            # By way of `data`, which vmap has not, unseen by autograd as what the kernel does: an earlier batch of one
-            # group refers to them in its graph, and its backward may still be to come. That of training does not read
-            # them; that of evaluation does, as of torch's own layer, and takes them as they are then.
+            # By way of `data`, which vmap does not have, so that autograd does not see it: an earlier batch of one
+            # group refers to them in its graph, and its backward, which does not read them, may still be to come.
             compiled = torch.compiler.is_compiling()
             (running.data if compiled or not is_transformed(running) else running).copy_(moved.mean(0))
+
+
+def _transpose(x: Tensor, rows: int) -> Tensor:
+    """Reorder the samples, which stand in `rows` rows, column by column."""
+    return x.unflatten(0, (rows, -1)).transpose(0, 1).flatten(0, 1)

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norms._batch_statistics import detached_mean
-from normzoo.norms._layer import NormLayer
-from normzoo.norms._memory_format import channels_last, channels_nearest, is_channels_last
+from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._memory import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms._standardize import group_mean, per_channel, standardize
+from normzoo.norms._standardize import group_mean, standardize
 from normzoo.registry import register
 
 PAPER = "Wu & He, Group Normalization, 2018, arXiv:1803.08494"
@@ -17,52 +17,44 @@ LEAST_CHANNELS = 8  # in a group by default: with two on a 1×1 map a normalized
 
 
 def divisors(number: int) -> list[int]:
+    """List the divisors of a number, from 1 to itself."""
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
 def number_of_groups(
     layer: nn.Module, num_features: int, num_groups: int | None, channels_per_group: int | None
 ) -> int:
-    """The number of groups that a layer's two arguments ask for, or the default: see `GroupNorm`.
+    """Return the number of groups that a layer's two arguments ask for, or the default: see `GroupNorm`.
 
     Raises:
         ArgumentValueError: A ValueError, if both are given, or the channels do not divide into such groups.
     """
     if num_groups is not None and channels_per_group is not None:
-        raise invalid(
-            layer,
-            f"num_groups={num_groups} and channels_per_group={channels_per_group} are two ways to say one thing: "
-            f"give one of them",
-        )
+        given = f"num_groups={num_groups} and channels_per_group={channels_per_group}"
+        raise invalid(layer, f"{given} are two ways to say one thing: give one of them")
+    if channels_per_group is not None and channels_per_group > num_features:
+        return 1
+    fits = divisors(num_features)
+    for name, asked, groups, also in (
+        ("channels_per_group", channels_per_group, f"groups of {channels_per_group}", ", or larger for a single group"),
+        ("num_groups", num_groups, f"{num_groups} groups", ""),
+    ):
+        if asked is not None and asked not in fits:
+            said = f"{num_features} channels do not divide into {groups}: {name} must be one of {fits}{also}"
+            raise invalid(layer, said)
     if channels_per_group is not None:
-        if channels_per_group > num_features:
-            return 1
-        if channels_per_group < 1 or num_features % channels_per_group:
-            raise invalid(
-                layer,
-                f"{num_features} channels do not divide into groups of {channels_per_group}: "
-                f"channels_per_group must be one of {divisors(num_features)}, or larger for a single group",
-            )
         return num_features // channels_per_group
-    if num_groups is None:
-        fitting = [d for d in divisors(num_features) if d <= DEFAULT_GROUPS and num_features // d >= LEAST_CHANNELS]
-        return max(fitting, default=1)
-    if num_groups < 1 or num_features % num_groups:
-        raise invalid(
-            layer,
-            f"{num_features} channels do not divide into {num_groups} groups: "
-            f"num_groups must be one of {divisors(num_features)}",
-        )
-    return num_groups
+    if num_groups is not None:
+        return num_groups
+    return max([d for d in fits if d <= DEFAULT_GROUPS and num_features // d >= LEAST_CHANNELS], default=1)
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """torch's kernel, in the memory format of `x`, and as exact in each.
+    """Call torch's kernel, in the memory format of `x`, and as exact in each.
 
-    Where the channels are next to each other, that of the CPU takes the variance for mean(x²) − mean(x)², of which a
-    large mean leaves nothing: an error of 1e-3 at a mean of 100 standard deviations, of 2,000 at one of 5,000. There it
-    is given x less the mean of each group, which changes neither output nor gradient, for 1.3 times the time; a copy to
-    the other format and back takes 1.9 times.
+    On channels_last the CPU kernel computes mean(x²) − mean(x)², which a large mean spoils: an error of 1e-3 at a mean
+    of 100 standard deviations, of 2,000 at one of 5,000. There it is given x less the mean of each group, which changes
+    neither output nor gradient, for 1.3 times the time; copies to the other format and back take 1.9.
     """
     if not channels_nearest(x):
         return F.group_norm(x, groups, weight, bias, eps)
@@ -99,10 +91,10 @@ class GroupNorm(NormLayer, nn.GroupNorm):
         eps: Added to the variance, within the root.
         affine: Whether to learn a `weight` and a `bias` for each channel.
         channels_per_group: C/G instead of G, the paper's other way (16 there); larger than C is one group.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
-            an input differs, or a group would be of one value.
+        ValueError: If C does not divide into such groups (the message lists the divisors), or a group is of one value.
 
     Source: Wu & He 2018, arXiv:1803.08494, sections 3.2 and 4.1.
     """
@@ -117,17 +109,19 @@ class GroupNorm(NormLayer, nn.GroupNorm):
         affine: bool = True,
         *,
         channels_per_group: int | None = None,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         super().__init__(groups, num_features, eps, affine, device=device, dtype=dtype)
         self.num_features = num_features
+        if not bias:
+            self.register_parameter("bias", None)
 
     def _check(self, x: Tensor) -> None:
         check_input(self, x, self.num_features)
-        mend = "use fewer groups or a larger map, or leave the norm out at this place"
-        check_count(self, x.shape, mend)
+        check_count(self, x.shape, "use fewer groups or a larger map, or leave the norm out at this place")
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -155,10 +149,10 @@ class GroupNormScratch(GroupNorm):
         eps: Added to the variance, within the root.
         affine: Whether to learn a `weight` and a `bias` for each channel.
         channels_per_group: C/G instead of G; larger than C is one group.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
-            an input differs, or a group would be of one value.
+        ValueError: If C does not divide into such groups (the message lists the divisors), or a group is of one value.
 
     Source: Wu & He 2018, arXiv:1803.08494, equations 1 to 3 and 7.
     """
@@ -167,7 +161,4 @@ class GroupNormScratch(GroupNorm):
         self._check(x)
         grouped = x.unflatten(1, (self.num_groups, -1))
         x_hat, *_ = standardize(grouped, range(2, grouped.dim()), self.eps)
-        y = x_hat.flatten(1, 2)
-        if self.affine:
-            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
-        return y.to(x.dtype)
+        return scale_and_shift(x_hat.flatten(1, 2), self.weight, self.bias).to(x.dtype)

@@ -6,9 +6,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import standardize_batch
-from normzoo.norms._layer import NormLayer
+from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms._standardize import standardize
 from normzoo.norms.batch_norm import STATE
 from normzoo.norms.instance_norm import MEND
 from normzoo.registry import register
@@ -35,8 +35,6 @@ class IBN(NormLayer, _NormBase):
     The norm of the paper's IBN-a block, where it stands behind the first convolution. The running statistics hold the
     channels of the second half alone.
 
-    Not an instance of torch's batch norm, which this is only by half; `normzoo.surgery.recalibrate` finds it.
-
     Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
 
     Args:
@@ -45,9 +43,10 @@ class IBN(NormLayer, _NormBase):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
         affine: Whether to learn a `weight` and a `bias` for each channel, of both halves.
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or its map is of a single value.
+        ValueError: If the map of an input is of a single value.
 
     Source: Pan et al. 2018, arXiv:1807.09441, section 3.2.
     """
@@ -62,10 +61,13 @@ class IBN(NormLayer, _NormBase):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        if not bias:
+            self.register_parameter("bias", None)
         self.first_half = num_features // 2
         if self.running_mean is not None and self.running_var is not None:
             self.running_mean = self.running_mean[self.first_half :].clone()
@@ -78,12 +80,11 @@ class IBN(NormLayer, _NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         check_count(self, x.shape, MEND)
-        parts = x.split([self.first_half, x.shape[1] - self.first_half], dim=1)
-        x_hats = [standardize(parts[0], range(2, x.dim()), self.eps)[0], standardize_batch(self, parts[1])]
-        if self.affine:
-            # Before they are joined, so that the x_hat of each half is all that is saved.
-            weights, biases = (vector.split([part.shape[1] for part in parts]) for vector in (self.weight, self.bias))
-            x_hats = [
-                h * per_channel(w, x) + per_channel(b, x) for h, w, b in zip(x_hats, weights, biases, strict=True)
-            ]
-        return torch.cat(x_hats, dim=1).to(x.dtype)
+        half = self.first_half
+        first, second = x.split([half, self.num_features - half], dim=1)
+        x_hats = (standardize(first, range(2, x.dim()), self.eps)[0], standardize_batch(self, second))
+        # Scaled before they are joined, so that the x_hat of each half is all that is saved.
+        weights, biases = (
+            (None, None) if vector is None else (vector[:half], vector[half:]) for vector in (self.weight, self.bias)
+        )
+        return torch.cat(list(map(scale_and_shift, x_hats, weights, biases)), dim=1).to(x.dtype)

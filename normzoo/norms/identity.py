@@ -15,7 +15,7 @@ class Identity(nn.Identity):
     Shape: `(*)` -> `(*)`.
 
     Args:
-        num_features: The number of channels, taken so that it can stand where a norm stands, and not used.
+        num_features: The number of channels, which every norm takes; not used.
     """
 
     def __init__(self, num_features: int) -> None:

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normzoo.norms._layer import NormLayer
-from normzoo.norms._memory_format import channels_last, channels_nearest, is_channels_last
+from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._memory import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import update_running
-from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms._standardize import standardize
 from normzoo.norms.group_norm import group_norm
 from normzoo.registry import register
 
@@ -34,9 +34,8 @@ class InstanceNorm(NormLayer, nn.InstanceNorm2d):
 
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (*)
 
-    An instance of torch's `nn.InstanceNorm2d` for any number of positions' dimensions, that learns `weight` and `bias`
-    by default, as the other norms here do and torch's does not. It runs on the kernel of group norm with C groups,
-    which is the faster one and, in evaluation too, sees the values of the sample alone.
+    An instance of torch's `nn.InstanceNorm2d` for any number of positions' dimensions that, unlike torch's, learns
+    `weight` and `bias` by default. It runs on the kernel of group norm with C groups, which is the faster one.
 
     Shape: `(N, C, *)` -> `(N, C, *)`, with one dimension of positions or more.
 
@@ -47,9 +46,10 @@ class InstanceNorm(NormLayer, nn.InstanceNorm2d):
         affine: Whether to learn a `weight` and a `bias` for each channel.
         track_running_stats: Whether to keep, as torch can, means over samples of mean and unbiased variance, and
             normalize with these in evaluation.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or its map is of a single value.
+        ValueError: If the map of an input is of a single value.
 
     Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
     """
@@ -64,14 +64,18 @@ class InstanceNorm(NormLayer, nn.InstanceNorm2d):
         affine: bool = True,
         track_running_stats: bool = False,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps, 0.1, affine, track_running_stats, device=device, dtype=dtype)
         self.momentum = momentum  # torch's signature leaves None out, which its base class takes
+        if not bias:
+            self.register_parameter("bias", None)
 
     @property
     def uses_running_statistics(self) -> bool:
+        """Whether the running statistics normalize, and not those of the instance."""
         return self.running_mean is not None and self.track_running_stats and not self.training
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -124,9 +128,10 @@ class InstanceNormScratch(InstanceNorm):
         num_features: C.
         eps: Added to the variance, within the root.
         affine: Whether to learn a `weight` and a `bias` for each channel.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or its map is of a single value.
+        ValueError: If the map of an input is of a single value.
 
     Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
     """
@@ -137,14 +142,13 @@ class InstanceNormScratch(InstanceNorm):
         eps: float = 1e-5,
         affine: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, affine=affine, device=device, dtype=dtype)
+        super().__init__(num_features, eps, affine=affine, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        y, *_ = standardize(x, range(2, x.dim()), self.eps)
-        if self.affine:
-            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
-        return y.to(x.dtype)
+        x_hat, *_ = standardize(x, range(2, x.dim()), self.eps)
+        return scale_and_shift(x_hat, self.weight, self.bias).to(x.dtype)

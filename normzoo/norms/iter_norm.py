@@ -26,9 +26,8 @@ class IterNorm(DecorrelatedBatchNorm):
         running ← (1 − momentum) · running + momentum · new,  for the mean and for W
 
     Directions of much variance are whitened in a few steps, others keep less than theirs: with T = 5 a direction with a
-    tenth of its group's variance comes to a variance of 0.995, one with a hundredth to 0.43. There are no eigenvectors,
-    only products of small matrices. The fewest values of each channel that it takes are those of
-    `decorrelated_batch_norm`.
+    tenth of its group's variance comes to a variance of 0.995, one with a hundredth to 0.43. It needs no eigenvectors,
+    and as many values of each channel as `decorrelated_batch_norm`.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -42,8 +41,8 @@ class IterNorm(DecorrelatedBatchNorm):
         channels_per_group: C/G instead of G; larger than C is one group.
 
     Raises:
-        ValueError: If C does not divide into such groups (the message lists the divisors), T is less than 1, the
-            number of channels of an input differs, or in training it has too few values to whiten a group.
+        ValueError: If C does not divide into such groups (the message lists the divisors), T is less than 1, or a
+            training batch has too few values to whiten a group.
 
     Source: Huang et al. 2019, arXiv:1904.03441, section 3 and Algorithm 1.
     """

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from normzoo.norms._layer import AffineNorm
+from normzoo.norms._layer import AffineNorm, scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import centre, per_channel
@@ -32,9 +32,9 @@ class L1BatchNorm(AffineNorm):
         y = (x − mean) / (std + eps) · weight + bias
         running ← (1 − momentum) · running + momentum · new
 
-    For values of a normal distribution std is their standard deviation; for others it differs by a factor that `weight`
-    can take up. Cheaper in hardware, and safe in half precision where a sum of squares overflows. Hoffer et al. have
-    the factor sqrt(π/2), for which it can stand in for batch norm at the same learning rate; Wu et al. leave it out.
+    Of normally distributed values std is the standard deviation; of others it differs by a factor that `weight` can
+    take up. Cheaper in hardware, and safe in half precision where a sum of squares overflows. With the factor sqrt(π/2)
+    of Hoffer et al., which Wu et al. leave out, it can replace batch norm at the same learning rate.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -44,9 +44,10 @@ class L1BatchNorm(AffineNorm):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
         affine: Whether to learn `weight` and `bias`.
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or a statistic of the batch would be over one value.
+        ValueError: If a statistic of the batch would be over one value.
 
     Source: Hoffer et al. 2018, arXiv:1803.01814, section 4.1; Wu et al. 2018, arXiv:1802.09769.
     """
@@ -64,10 +65,11 @@ class L1BatchNorm(AffineNorm):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, affine, device, dtype)
+        super().__init__(num_features, affine, device, dtype, bias=bias)
         self.eps = eps
         self.momentum = momentum
         self.track_running_stats = track_running_stats
@@ -101,13 +103,11 @@ class L1BatchNorm(AffineNorm):
             centred, std = x.to(wide) - per_channel(self.running_mean, x), self.running_std.to(wide)
         rstd = 1 / (std + self.eps)
         # weight · rstd is one factor for each channel, so that the centred input is all that is saved.
-        y = centred * per_channel(self.weight * rstd if self.affine else rstd, x)
-        if self.affine:
-            y = y + per_channel(self.bias, x)
-        return y.to(x.dtype)
+        scale = self.weight * rstd if self.affine else rstd
+        return scale_and_shift(centred, scale, self.bias).to(x.dtype)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The centred input and std; the running statistics are moved."""
+        """Return the centred input and std, and move the running statistics."""
         dims = (0, *range(2, x.dim()))
         centred, mean = centre(x, dims)
         # A quotient of sums, which for an empty batch is 0, as its gradients should be.

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._layer import NormLayer
+from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms._standardize import standardize
 from normzoo.norms.group_norm import group_norm
 from normzoo.registry import register
 
@@ -26,9 +26,9 @@ class LayerNorm(NormLayer, nn.GroupNorm):
 
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (C, *)
 
-    This is the layer norm of convolutional networks, as in the group norm paper, with a weight for each channel: group
-    norm of one group, whose kernel and class it takes from torch. Over the channels at each position, as in
-    transformers, ConvNeXt and detectron2's LN, it is `layer_norm_channel`; on `(N, C)` the two are the same.
+    The layer norm of convolutional networks, as in the group norm paper: torch's group norm with one group. Over the
+    channels at each position, as in transformers, ConvNeXt and detectron2's LN, it is `layer_norm_channel`, which takes
+    torch's `normalized_shape` too; on `(N, C)` the two are the same.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -36,9 +36,10 @@ class LayerNorm(NormLayer, nn.GroupNorm):
         num_features: C.
         eps: Added to the variance, within the root.
         affine: Whether to learn a `weight` and a `bias` for each channel.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or a sample is of one value.
+        ValueError: If a sample is of one value.
 
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 3; on images Wu & He 2018, arXiv:1803.08494.
     """
@@ -51,16 +52,18 @@ class LayerNorm(NormLayer, nn.GroupNorm):
         eps: float = 1e-5,
         affine: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(1, num_features, eps, affine, device=device, dtype=dtype)
         self.num_features = num_features
+        if not bias:
+            self.register_parameter("bias", None)
 
     def _check(self, x: Tensor) -> None:
         check_input(self, x, self.num_features)
-        mend = "use more channels or a larger map, or leave the norm out at this place"
-        check_count(self, x.shape, mend)
+        check_count(self, x.shape, "use more channels or a larger map, or leave the norm out at this place")
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -86,16 +89,15 @@ class LayerNormScratch(LayerNorm):
         num_features: C.
         eps: Added to the variance, within the root.
         affine: Whether to learn a `weight` and a `bias` for each channel.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or a sample is of one value.
+        ValueError: If a sample is of one value.
 
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 3.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        y, *_ = standardize(x, range(1, x.dim()), self.eps)
-        if self.affine:
-            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
-        return y.to(x.dtype)
+        x_hat, *_ = standardize(x, range(1, x.dim()), self.eps)
+        return scale_and_shift(x_hat, self.weight, self.bias).to(x.dtype)

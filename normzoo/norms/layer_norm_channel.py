@@ -1,5 +1,8 @@
 """Layer normalization over the channels at each position, as in transformers."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +31,7 @@ from normzoo.registry import register
     peers=("torch.nn.LayerNorm", "timm.layers.LayerNorm", "timm.layers.LayerNorm2d"),
 )
 class LayerNormChannel(NormLayer, nn.LayerNorm):
-    """Normalize the channels at each position of each sample.
+    """Normalize the channels at each position of each sample, or several trailing dimensions together.
 
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over C
 
@@ -38,13 +41,14 @@ class LayerNormChannel(NormLayer, nn.LayerNorm):
     Shape: `(N, C, *)` -> `(N, C, *)`; with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
 
     Args:
-        num_features: C.
+        num_features: C; or as torch's `normalized_shape` a tuple, the sizes of the trailing dimensions to normalize.
         eps: Added to the variance, within the root.
-        affine: Whether to learn a `weight` and a `bias` for each channel.
-        channel_dim: Where the channels are: 1 for images, -1 for tokens.
+        affine: Whether to learn a `weight` and a `bias` for each channel, or each place in the trailing dimensions.
+        channel_dim: Where the channels are: 1 for images, -1 for tokens; of no effect with a tuple.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or is 1.
+        ValueError: If the channels or the trailing dimensions of an input differ, or are of one value.
 
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450; at each position Vaswani et al. 2017, arXiv:1706.03762.
     """
@@ -53,18 +57,24 @@ class LayerNormChannel(NormLayer, nn.LayerNorm):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: int | Sequence[int],
         eps: float = 1e-5,
         affine: bool = True,
         *,
         channel_dim: int = 1,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, affine, device=device, dtype=dtype)
-        self.num_features = num_features
+        shape = tuple(num_features) if isinstance(num_features, Sequence) else (num_features,)
+        super().__init__(shape, eps, affine, bias, device, dtype)
+        self.num_features = num_features if isinstance(num_features, int) else shape
         self.affine = affine
-        self.channel_dim = channel_dim
+        self.channel_dim = channel_dim if isinstance(num_features, int) else -1
+
+    def values_per_statistic(self, shape: Sequence[int]) -> int:
+        """Count the channels, or the values in the trailing dimensions."""
+        return math.prod(self.normalized_shape)
 
     def forward(self, input: Tensor) -> Tensor:
         check_input(self, input, self.num_features, channel_dim=self.channel_dim)

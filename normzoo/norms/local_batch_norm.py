@@ -21,8 +21,8 @@ class LocalBatchNorm(BatchNormBase):
         y = (x − mean) / sqrt(var + eps) · weight + bias,  mean and var over (N, *)
         running ← (1 − momentum) · running + momentum · new,  new var unbiased
 
-    It computes what `batch_norm` does. What differs is its class, by which `normzoo.surgery.federated.shared_state`
-    leaves its entries out of what a client sends, and `load_shared_state` leaves them as they are.
+    It differs from `batch_norm` in its class, by which `normzoo.surgery.federated.shared_state` leaves its entries out
+    of what a client sends, and `load_shared_state` leaves them as they are.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -32,9 +32,10 @@ class LocalBatchNorm(BatchNormBase):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
         affine: Whether to learn `weight` and `bias`.
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels differs, or a statistic of the batch would be over one value.
+        ValueError: If a statistic of the batch would be over one value.
 
     Source: Li et al. 2021, arXiv:2102.07623, section 3 and Algorithm 1.
     """

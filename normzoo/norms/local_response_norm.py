@@ -36,12 +36,10 @@ class LocalResponseNorm(NormLayer, nn.LocalResponseNorm):
 
         y = x / (k + alpha / size · Σ x²)^beta,  Σ over the `size` nearest channels, fewer at the ends
 
-    Batch norm's paper found that beside batch norm it is not needed. An instance of torch's `nn.LocalResponseNorm`,
-    faster on the CPU, that keeps one activation for its backward instead of four.
-
-    The paper writes alpha Σ x², without the division, and takes n = 5, alpha = 1e-4, beta = 0.75, k = 2. torch, as
-    Caffe, divides alpha by the size. The argument here means what it means in torch, and so the paper's alpha is 5e-4,
-    the default; torch's own defaults are alpha = 1e-4 and k = 1.
+    An instance of torch's `nn.LocalResponseNorm`, faster on the CPU, that keeps one activation for its backward instead
+    of four. The paper writes alpha Σ x², without the division, and takes n = 5, alpha = 1e-4, beta = 0.75, k = 2. Here
+    as in torch and Caffe alpha is divided by the size, so that the paper's is 5e-4, the default; torch's defaults are
+    alpha = 1e-4 and k = 1.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -53,7 +51,7 @@ class LocalResponseNorm(NormLayer, nn.LocalResponseNorm):
         k: What is added to the sum.
 
     Raises:
-        ValueError: If `size` is less than 1, or the number of channels of an input differs.
+        ValueError: If `size` is less than 1.
 
     Source: Krizhevsky, Sutskever & Hinton 2012, NIPS, section 3.3.
     """
@@ -69,7 +67,7 @@ class LocalResponseNorm(NormLayer, nn.LocalResponseNorm):
         self.num_features = num_features
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of channels in a sum; near the first and the last channel there are fewer."""
+        """Count the channels in a sum; near the first and the last channel there are fewer."""
         return min(self.size, self.num_features)
 
     def forward(self, input: Tensor) -> Tensor:

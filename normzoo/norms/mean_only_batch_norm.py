@@ -3,13 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._layer import NormLayer
+from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
 from normzoo.norms._standardize import centre, per_channel
 from normzoo.registry import register
-
-MEND = "use a larger batch or a larger map, or leave the norm out at this place"
 
 
 @register(
@@ -27,8 +25,8 @@ class MeanOnlyBatchNorm(NormLayer):
         y = x − mean + bias,  mean over (N, *)
         running_mean ← (1 − momentum) · running_mean + momentum · mean
 
-    The paper's companion of weight normalization, which sees to the scale: put `weight_norm` on the layer before. It
-    has a `bias` and no `weight`. The gradient that reaches the layer before is centred.
+    The paper's companion of weight normalization, which takes care of the scale: put `weight_norm` on the layer before.
+    It has a `bias` and no `weight`. The gradient that reaches the layer before is centred.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -39,7 +37,7 @@ class MeanOnlyBatchNorm(NormLayer):
         track_running_stats: Whether to keep a running mean; without one evaluation uses the batch's own.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or a mean of the batch would be over one value.
+        ValueError: If a mean of the batch would be over one value.
 
     Source: Salimans & Kingma 2016, arXiv:1602.07868, section 4.
     """
@@ -86,12 +84,10 @@ class MeanOnlyBatchNorm(NormLayer):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         if self.training or self.running_mean is None:
-            check_count(self, x.shape, MEND)
+            check_count(self, x.shape, "use a larger batch or a larger map, or leave the norm out at this place")
             y, mean = centre(x, (0, *range(2, x.dim())))
             if self.training and self.track_running_stats and x.numel() and self.running_mean is not None:
                 move_running(self.num_batches_tracked, self.momentum, (self.running_mean, mean))
         else:
             y = x - per_channel(self.running_mean, x)
-        if self.affine:
-            y = y + per_channel(self.bias, x)
-        return y.to(x.dtype)
+        return scale_and_shift(y, None, self.bias).to(x.dtype)

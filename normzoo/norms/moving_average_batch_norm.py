@@ -1,11 +1,10 @@
 """Moving average batch normalization: second moments and gradient statistics averaged over the last batches."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from normzoo.norms._layer import AffineNorm
+from normzoo.norms._kernels.running_gradient import with_gradient
+from normzoo.norms._layer import AffineNorm, scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
 from normzoo.norms._running import commit, count_from_zero, gradient_scale, snapshot
@@ -13,43 +12,34 @@ from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
 
-class _Scale(torch.autograd.Function):
-    """z = x / χ, with a statistic of the gradient that is averaged over the last batches as χ² is.
+def averaged_gradient(
+    grad: Tensor, z: Tensor, window: Tensor, rchi: Tensor, share: Tensor, slot: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Take an average over the last batches, Ψ, for what the gradient of batch norm takes from the batch.
 
         ∂l/∂x = (∂l/∂z − Ψ z) / χ,  Ψ = Σ share · Ψ_B over the window,  Ψ_B = mean of ∂l/∂z z
 
-    The batch writes its Ψ_B into the window, the layer's state, at `slot`; it is kept without the `scale` of the loss.
+    Returns:
+        ∂l/∂x, and the window with Ψ_B of this batch at `slot`.
     """
+    window = replace(window, slot, (grad * z).mean((0, *range(2, grad.dim()))))
+    psi = average(window, share)
+    return (grad - per_channel(psi, grad) * z) * per_channel(rchi, grad), window
 
-    generate_vmap_rule = True
 
-    @staticmethod
-    def forward(x: Tensor, rchi: Tensor, share: Tensor, slot: Tensor, window: Tensor, scale: float | Tensor) -> Tensor:
-        return (x.to(rchi.dtype) * per_channel(rchi, x)).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        # The state is not saved but referred to: a second backward is to find it as the first one left it.
-        _, rchi, share, slot, ctx.window, ctx.scale = inputs
-        ctx.save_for_backward(output, rchi, share, slot)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        z, rchi, share, slot = ctx.saved_tensors
-        dtype, dims = grad.dtype, (0, *range(2, grad.dim()))
-        grad, z = grad.to(rchi.dtype), z.to(rchi.dtype)
-        window = replace(ctx.window.to(rchi.dtype) * ctx.scale, slot, (grad * z).mean(dims))
-        grad = (grad - per_channel(average(window, share), grad) * z) * per_channel(rchi, grad)
-        commit((ctx.window, window / ctx.scale))
-        return grad.to(dtype), None, None, None, None, None
+@with_gradient(averaged_gradient)
+def divide(x: Tensor, rchi: Tensor, share: Tensor, slot: Tensor) -> Tensor:
+    """Compute z = x / χ."""
+    return (x * per_channel(rchi, x)).to(x.dtype)
 
 
 def replace(window: Tensor, slot: Tensor, new: Tensor) -> Tensor:
-    """The window with a row of its own for the newest batch, where `slot` is 1."""
+    """Put the newest batch's row into the window, where `slot` is 1."""
     return torch.where(slot.unsqueeze(1) > 0, new, window)
 
 
 def average(window: Tensor, share: Tensor) -> Tensor:
+    """Average the rows of the window, each with its share."""
     return (share.unsqueeze(1) * window).sum(0)
 
 
@@ -74,13 +64,13 @@ class MovingAverageBatchNorm(AffineNorm):
         ∂l/∂z = ∂l/∂y · weight · r;  ∂l/∂x = (∂l/∂z − z Ψ) / sqrt(χ² + eps),  z = x / sqrt(χ² + eps)
         Ψ_B = mean of ∂l/∂z z over (N, *);  Ψ = mean of Ψ_B over the last `window` batches
 
-    In evaluation y = x / sqrt(running_moment + eps) · weight + bias. No mean is subtracted, and with it two of batch
-    norm's four statistics are gone: the paper instead centralizes the weights of the convolution before, subtracting
-    from each filter its mean. That is not part of this layer; put a parametrization on the convolution.
+    In evaluation y = x / sqrt(running_moment + eps) · weight + bias. No mean is subtracted: the paper instead
+    centralizes the weights of the convolution before, subtracting from each filter its mean. That is not part of this
+    layer; put a parametrization on the convolution.
 
     A window of 16 batches of 2 stands for a batch of 32. For the first `warmup_steps` training batches each is divided
-    by its own root mean square, r is 1 and the gradient the exact one. The Ψ_B are kept in `window_product`, which the
-    backward writes: run it once for each forward. Second derivatives are those of the averaged gradient.
+    by its own root mean square, r is 1 and the gradient the exact one. The backward writes Ψ_B into `window_product`:
+    run it once for each forward. Second derivatives are those of the averaged gradient.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -91,14 +81,15 @@ class MovingAverageBatchNorm(AffineNorm):
         momentum: Weight of the newest χ² in the running one: 1 − α of the paper.
         affine: Whether to learn `weight` and `bias`.
         r_max: λ, the limit of r, 1 or more.
-        warmup_steps: Training batches that stand alone.
+        warmup_steps: Training batches that are normalized alone.
+        bias: Whether the affine has a `bias`.
 
     Attributes:
         loss_scale: What the loss is multiplied by before the backward; None is taken for 1, but refused under autocast
             to float16. Under a gradient scaler set it before each forward: `layer.loss_scale = scaler.get_scale()`.
 
     Raises:
-        ValueError: If a number is out of its range, or the number of channels of an input differs.
+        ValueError: If a number is out of its range.
         RuntimeError: If gradients are scaled by what the layer is not told, or a forward that it has forgotten is
             recomputed by activation checkpointing.
 
@@ -123,6 +114,7 @@ class MovingAverageBatchNorm(AffineNorm):
         *,
         r_max: float = 5.0,
         warmup_steps: int = 100,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -132,7 +124,7 @@ class MovingAverageBatchNorm(AffineNorm):
                 "window is 1 or more, momentum above 0 and at most 1, r_max 1 or more, warmup_steps 0 or more; got "
                 f"window={window}, momentum={momentum}, r_max={r_max}, warmup_steps={warmup_steps}",
             )
-        super().__init__(num_features, affine, device, dtype)
+        super().__init__(num_features, affine, device, dtype, bias=bias)
         self.window = window
         self.eps = eps
         self.momentum = momentum
@@ -156,19 +148,16 @@ class MovingAverageBatchNorm(AffineNorm):
         if self.training and x.numel():
             scale = gradient_scale(self, x)
             rchi, r, share, slot = self._statistics(x)
-            y = _Scale.apply(x, rchi, share, slot, self.window_product, scale)
+            z = divide(x, rchi, share, slot, state=[self.window_product], scale=scale)
         else:
             moment = self.running_moment.to(torch.promote_types(x.dtype, torch.float32))
-            y, r = x, (moment + self.eps).rsqrt()
+            z, r = x, (moment + self.eps).rsqrt()
         # weight · r is one factor for each channel, so that z is all that is saved.
-        y = y * per_channel(self.weight * r if self.affine else r, x)
-        if self.affine:
-            y = y + per_channel(self.bias, x)
-        return y.to(x.dtype)
+        return scale_and_shift(z, self.weight * r if self.affine else r, self.bias).to(x.dtype)
 
     @torch.no_grad()
     def _statistics(self, x: Tensor) -> tuple[Tensor, ...]:
-        """1 / χ and r; what part of the average each batch in the window has, and which is the newest."""
+        """Return 1 / χ, r, the share of each batch in the window, and which is the newest; move the statistics."""
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         moment = wide.square().mean((0, *range(2, x.dim())))
         place = torch.arange(self.window, device=x.device)

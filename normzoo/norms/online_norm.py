@@ -1,22 +1,44 @@
 """Online normalization: statistics that run over the samples one by one, and a backward that follows them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from normzoo.norms._kernels import recomputed
-from normzoo.norms._layer import AffineNorm
+from normzoo.norms._kernels.running_gradient import with_gradient
+from normzoo.norms._layer import AffineNorm, scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
-from normzoo.norms._recurrence import recurrence
 from normzoo.norms._refuse import check_input, invalid
 from normzoo.norms._running import commit, gradient_scale, snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
 
-class _Normalize(torch.autograd.Function):
-    """y_t = (x_t − mean_t) rstd_t, with the control process in place of the chain rule.
+def recurrence(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+    """Compute s_0 = start, s_t = a_t s_{t−1} + b_t along the first dimension: all of s_0 … s_N.
+
+    Two steps in turn are one of the same kind, (a₂ a₁, a₂ b₁ + b₂), so that doubling how far each reaches takes
+    log₂ N operations on all samples at once in place of N.
+    """
+    if len(b) == 0:
+        return start.unsqueeze(0)
+    b = torch.cat([a[:1] * start + b[:1], b[1:]])
+    reach = 1
+    while reach < len(b):
+        b = torch.cat([b[:reach], a[reach:] * b[:-reach] + b[reach:]])
+        a = torch.cat([a[:reach], a[reach:] * a[:-reach]])
+        reach *= 2
+    return torch.cat([start.unsqueeze(0), b])
+
+
+def mean_of_positions(x: Tensor) -> Tensor:
+    """Average (N, C, *) to (N, C)."""
+    return x.flatten(2).mean(2) if x.dim() > 2 else x
+
+
+def controlled_gradient(
+    grad: Tensor, y: Tensor, error_y: Tensor, error_1: Tensor, mean: Tensor, rstd: Tensor, w: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put the paper's control process in place of the chain rule.
 
         x̃'_t = y'_t − w ε_y y_t;       ε_y ← ε_y + mean of x̃'_t y_t
         x'_t = x̃'_t rstd_t − w ε_1;    ε_1 ← ε_1 + mean of x'_t
@@ -25,50 +47,26 @@ class _Normalize(torch.autograd.Function):
 
         ε_y ← (1 − w mean(y²)) ε_y + mean(y' y);    ε_1 ← (1 − w) ε_1 + mean(x̃' rstd)
 
-    The two errors are the layer's state, which the backward moves in place; it is kept without the `scale` of the loss.
+    Returns:
+        ∂l/∂x, and the two errors for the next backward.
     """
+    errors = recurrence(1 - w * mean_of_positions(y * y), mean_of_positions(grad * y), error_y)
+    grad = (grad - w * errors[:-1].view(rstd.shape) * y) * rstd
+    drifts = recurrence(torch.full_like(errors[1:], 1 - w), mean_of_positions(grad), error_1)
+    return grad - w * drifts[:-1].view(rstd.shape), errors[-1], drifts[-1]
 
-    generate_vmap_rule = True
 
-    @staticmethod
-    def forward(
-        x: Tensor, mean: Tensor, rstd: Tensor, error_y: Tensor, error_1: Tensor, w: float, scale: float | Tensor
-    ) -> Tensor:
-        return ((x.to(mean.dtype) - mean) * rstd).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        # The state is not saved but referred to: a second backward is to find it as the first one left it.
-        _, _, rstd, ctx.error_y, ctx.error_1, ctx.w, ctx.scale = inputs
-        ctx.save_for_backward(output, rstd)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, rstd = ctx.saved_tensors
-        dtype, w, shape = grad.dtype, ctx.w, rstd.shape
-        grad, y = grad.to(rstd.dtype), y.to(rstd.dtype)
-
-        def mean(values: Tensor) -> Tensor:
-            return values.flatten(2).mean(2) if values.dim() > 2 else values
-
-        errors = recurrence(1 - w * mean(y * y), mean(grad * y), ctx.error_y.to(rstd.dtype) * ctx.scale)
-        grad = (grad - w * errors[:-1].view(shape) * y) * rstd
-        drifts = recurrence(torch.full_like(errors[1:], 1 - w), mean(grad), ctx.error_1.to(rstd.dtype) * ctx.scale)
-        grad = grad - w * drifts[:-1].view(shape)
-        commit((ctx.error_y, errors[-1] / ctx.scale), (ctx.error_1, drifts[-1] / ctx.scale))
-        return grad.to(dtype), None, None, None, None, None, None
+@with_gradient(controlled_gradient)
+def normalize(x: Tensor, mean: Tensor, rstd: Tensor, w: float) -> Tensor:
+    """Compute y_t = (x_t − mean_t) rstd_t."""
+    return ((x - mean) * rstd).to(x.dtype)
 
 
 @recomputed
 def scale_layer(y: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Scale and shift, then divide by the root mean square of each sample."""
-    z = affine(y, weight, bias)
+    z = scale_and_shift(y.to(torch.promote_types(y.dtype, torch.float32)), weight, bias)
     return (z * (z.square().mean(tuple(range(1, z.dim())), keepdim=True) + eps).rsqrt()).to(y.dtype)
-
-
-def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    wide = y.to(torch.promote_types(y.dtype, torch.float32))
-    return wide if weight is None or bias is None else wide * weight + bias
 
 
 @register(
@@ -90,15 +88,13 @@ class OnlineNorm(AffineNorm):
         z_t = y_t · weight + bias, divided by the root mean square of all its channels and positions
 
     Mean and var of x_t are over its positions. The samples of a batch are taken in their order, so that a batch of any
-    size, one included, gives what its samples one by one would. The gradient is not the derivative of the output, which
-    depends on all samples before: two more running values keep it orthogonal to 1 and to y over time, as the gradient
-    of batch norm is over a batch. They are moved by the backward (`error_y`, `error_1` in the state dict) and read by
-    the next one: run one backward for each forward, in turn.
+    size gives what its samples would one by one. The last line, layer scaling, bounds the output while the statistics
+    lag behind a change of the weights.
 
-    The last line, layer scaling, holds the output in bounds while the statistics lag behind a change of the weights.
-
-    Recurrences over the samples are computed in log₂ N steps on (N, C) numbers, next to nothing beside the input.
-    Second derivatives are those of the approximate gradient.
+    The gradient, `controlled_gradient`, is not the derivative of the output, which depends on all samples before: two
+    more running values keep it orthogonal to 1 and to y over time, as the gradient of batch norm is over a batch. The
+    backward moves them (`error_y`, `error_1` in the state dict) for the next one: run one backward for each forward, in
+    turn. Second derivatives are those of the approximate gradient.
 
     Shape: `(N, C, *)` -> `(N, C, *)`, N counting samples in the order of time.
 
@@ -109,13 +105,14 @@ class OnlineNorm(AffineNorm):
         backward_momentum: Weight of the newest sample in the control of the gradient: 1 − α_b of the paper.
         affine: Whether to learn `weight` and `bias`.
         layer_scaling: Whether to divide by the root mean square of the sample.
+        bias: Whether the affine has a `bias`.
 
     Attributes:
         loss_scale: What the loss is multiplied by before the backward; None is taken for 1, but refused under autocast
             to float16. Under a gradient scaler set it before each forward: `layer.loss_scale = scaler.get_scale()`.
 
     Raises:
-        ValueError: If a momentum is not between 0 and 1, or the number of channels of an input differs.
+        ValueError: If a momentum is not between 0 and 1.
         RuntimeError: If gradients are scaled by what the layer is not told, or a forward that it has forgotten is
             recomputed by activation checkpointing.
 
@@ -139,6 +136,7 @@ class OnlineNorm(AffineNorm):
         affine: bool = True,
         *,
         layer_scaling: bool = True,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -148,7 +146,7 @@ class OnlineNorm(AffineNorm):
                 f"the weights of the newest sample are between 0 and 1, such as 0.001; got momentum={momentum}, "
                 f"backward_momentum={backward_momentum}",
             )
-        super().__init__(num_features, affine, device, dtype)
+        super().__init__(num_features, affine, device, dtype, bias=bias)
         self.eps = eps
         self.momentum = momentum
         self.backward_momentum = backward_momentum
@@ -165,29 +163,25 @@ class OnlineNorm(AffineNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        wide = torch.promote_types(x.dtype, torch.float32)
         if self.training:
-            scale = gradient_scale(self, x)
+            scale, state = gradient_scale(self, x), [self.error_y, self.error_1]
             mean, rstd = self._statistics(x)
-            y = _Normalize.apply(x, mean, rstd, self.error_y, self.error_1, self.backward_momentum, scale)
+            y = normalize(x, mean, rstd, self.backward_momentum, state=state, scale=scale)
         else:
-            rstd = (self.running_var.to(wide) + self.eps).rsqrt()
-            y = (x.to(wide) - per_channel(self.running_mean, x)) * per_channel(rstd, x)
-        weight = bias = None
-        if self.affine:
-            weight, bias = (per_channel(parameter, x).to(wide) for parameter in (self.weight, self.bias))
+            var = self.running_var.to(torch.promote_types(x.dtype, torch.float32))
+            y = (x.to(var.dtype) - per_channel(self.running_mean, x)) * per_channel((var + self.eps).rsqrt(), x)
         y = y.to(x.dtype)
-        y = scale_layer(y, weight, bias, self.eps) if self.layer_scaling else affine(y, weight, bias)
-        return y.to(x.dtype)
+        if self.layer_scaling:
+            return scale_layer(y, self.weight, self.bias, self.eps)
+        return scale_and_shift(y, self.weight, self.bias).to(x.dtype)
 
     @torch.no_grad()
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and 1 / std for each sample, of those before it; the running statistics are moved past the last."""
+        """Return mean and 1 / std for each sample, of those before it; move the running statistics past the last."""
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-        m = self.momentum
-        values = wide.flatten(2) if x.dim() > 2 else wide.unsqueeze(2)
-        own = values.mean(2)
-        var = (values - own.unsqueeze(2)).square().mean(2)
+        m, shape = self.momentum, (*x.shape[:2], *[1] * (x.dim() - 2))
+        own = mean_of_positions(wide)
+        var = mean_of_positions((wide - own.view(shape)).square())
         keep = torch.full_like(own, 1 - m)
         running_mean, running_var = state_before(self, own.mean(0), self.running_mean, self.running_var)
         means = recurrence(keep, m * own, running_mean.to(wide.dtype))
@@ -196,5 +190,4 @@ class OnlineNorm(AffineNorm):
         mean, rstd = snapshot(means[:-1], (variances[:-1] + self.eps).rsqrt())
         if not is_recomputed():
             commit((self.running_mean, means[-1]), (self.running_var, variances[-1]))
-        shape = (*x.shape[:2], *[1] * (x.dim() - 2))
         return mean.view(shape), rstd.view(shape)

@@ -1,8 +1,11 @@
 """Pixel norm: the channels at each position by their root mean square, with nothing to learn."""
 
+import torch
 from torch import Tensor
 
-from normzoo.norms._vector_length import VectorLength
+from normzoo.norms._layer import NormLayer
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms.scale_norm import MEND
 from normzoo.registry import register
 
 
@@ -12,7 +15,7 @@ from normzoo.registry import register
     paper="Karras, Aila, Laine & Lehtinen, Progressive Growing of GANs, 2018, arXiv:1710.10196",
     reduces_over="C",
 )
-class PixelNorm(VectorLength):
+class PixelNorm(NormLayer):
     """Divide the vector of channels at each position by its root mean square, with nothing to learn.
 
         y = x / sqrt(mean(x²) + eps),  mean over C
@@ -27,10 +30,12 @@ class PixelNorm(VectorLength):
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or is 1.
+        ValueError: If the number of channels is 1.
 
     Source: Karras et al. 2018, arXiv:1710.10196, section 4.2.
     """
+
+    shown = ("eps", "channel_dim")
 
     def __init__(self, num_features: int, eps: float = 1e-8, *, channel_dim: int = 1) -> None:
         super().__init__()
@@ -39,6 +44,8 @@ class PixelNorm(VectorLength):
         self.channel_dim = channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
-        mean_square = self._length(x).square() / self.num_features
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
+        check_count(self, x.shape, MEND, statistic="length", outcome="a number or its negative")
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean_square = wide.square().mean(self.channel_dim, keepdim=True)
         return (x * (mean_square + self.eps).rsqrt()).to(x.dtype)

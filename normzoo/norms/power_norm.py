@@ -1,11 +1,10 @@
 """Power normalization: running quadratic means, and a backward that runs along with them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from normzoo.norms._layer import AffineNorm
+from normzoo.norms._kernels.running_gradient import with_gradient
+from normzoo.norms._layer import AffineNorm, scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
 from normzoo.norms._running import commit, count_from_zero, gradient_scale, snapshot
@@ -13,38 +12,29 @@ from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
 
-class _Scale(torch.autograd.Function):
-    """x_hat = x / ψ, whose gradient takes a running value for what batch norm takes from the batch.
+def running_gradient(
+    grad: Tensor, x_hat: Tensor, nu: Tensor, rpsi: Tensor, own: Tensor, m: float
+) -> tuple[Tensor, Tensor]:
+    """Take a running value, ν, for what the gradient of batch norm takes from the batch.
 
         ∂l/∂x = (∂l/∂x_hat − ν x_hat) / ψ
         ν ← (1 − m Γ) ν + m Λ,  Γ = mean of x_hat²,  Λ = mean of ∂l/∂x_hat x_hat
 
     Where `own` is 1, Λ stands for ν in the first line: with ψ the quadratic mean of x itself, that is the derivative.
-    ν is the layer's state, which the backward moves in place; it is kept without the `scale` of the loss.
+
+    Returns:
+        ∂l/∂x, and ν for the next backward.
     """
+    dims = (0, *range(2, grad.dim()))
+    gamma, lam = x_hat.square().mean(dims), (grad * x_hat).mean(dims)
+    taken = per_channel(torch.where(own > 0, lam, nu), grad)
+    return (grad - taken * x_hat) * per_channel(rpsi, grad), (1 - m * gamma) * nu + m * lam
 
-    generate_vmap_rule = True
 
-    @staticmethod
-    def forward(x: Tensor, rpsi: Tensor, own: Tensor, nu: Tensor, m: float, scale: float | Tensor) -> Tensor:
-        return (x.to(rpsi.dtype) * per_channel(rpsi, x)).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        # The state is not saved but referred to: a second backward is to find it as the first one left it.
-        _, rpsi, own, ctx.nu, ctx.m, ctx.scale = inputs
-        ctx.save_for_backward(output, rpsi, own)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x_hat, rpsi, own = ctx.saved_tensors
-        dtype, dims = grad.dtype, (0, *range(2, grad.dim()))
-        grad, x_hat, nu = grad.to(rpsi.dtype), x_hat.to(rpsi.dtype), ctx.nu.to(rpsi.dtype) * ctx.scale
-        if grad.numel():
-            power, product = x_hat.square().mean(dims), (grad * x_hat).mean(dims)
-            grad = (grad - per_channel(own * product + (1 - own) * nu, grad) * x_hat) * per_channel(rpsi, grad)
-            commit((ctx.nu, ((1 - ctx.m * power) * nu + ctx.m * product) / ctx.scale))
-        return grad.to(dtype), None, None, None, None, None
+@with_gradient(running_gradient)
+def divide(x: Tensor, rpsi: Tensor, own: Tensor, m: float) -> Tensor:
+    """Compute x_hat = x / ψ."""
+    return (x * per_channel(rpsi, x)).to(x.dtype)
 
 
 @register(
@@ -64,11 +54,10 @@ class PowerNorm(AffineNorm):
         y = x / sqrt(ψ² + eps) · weight + bias
         ψ² ← ψ² + momentum (ψ²_B − ψ²)
 
-    In evaluation it is the same, with ψ² at rest. The gradient is an approximate one: where that of a quadratic mean of
-    the batch has a mean of its own, it takes one that runs from batch to batch, ν (`running_product` in the state
-    dict), which the backward moves. For the first `warmup_steps` training batches, and their gradients, the layer uses
-    the batch's own quadratic mean (the paper's PN-V) while ψ² and ν settle. Second derivatives are those of the
-    approximate gradient. Made for transformers, whose batches differ more from each other than those of images.
+    In evaluation ψ² does not move. The gradient is an approximate one, `running_gradient`, with a mean ν that runs from
+    batch to batch (`running_product` in the state dict) and that the backward moves; second derivatives are its own.
+    For the first `warmup_steps` training batches, and their gradients, the layer uses the batch's own quadratic mean
+    (the paper's PN-V) while ψ² and ν settle. Made for transformers, whose batches differ more than those of images.
 
     Shape: `(N, C, *)` -> `(N, C, *)`; with `channel_dim=-1` `(N, *, C)` -> `(N, *, C)`.
 
@@ -79,13 +68,14 @@ class PowerNorm(AffineNorm):
         affine: Whether to learn `weight` and `bias`.
         warmup_steps: Training batches that are divided by their own quadratic mean.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
+        bias: Whether the affine has a `bias`.
 
     Attributes:
         loss_scale: What the loss is multiplied by before the backward; None is taken for 1, but refused under autocast
             to float16. Under a gradient scaler set it before each forward: `layer.loss_scale = scaler.get_scale()`.
 
     Raises:
-        ValueError: If a number is out of its range, or the number of channels of an input differs.
+        ValueError: If a number is out of its range.
         RuntimeError: If gradients are scaled by what the layer is not told, or a forward that it has forgotten is
             recomputed by activation checkpointing.
 
@@ -109,6 +99,7 @@ class PowerNorm(AffineNorm):
         *,
         warmup_steps: int = 100,
         channel_dim: int = 1,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -118,7 +109,7 @@ class PowerNorm(AffineNorm):
                 f"momentum is above 0 and at most 1, and warmup_steps 0 or more; got momentum={momentum}, "
                 f"warmup_steps={warmup_steps}",
             )
-        super().__init__(num_features, affine, device, dtype)
+        super().__init__(num_features, affine, device, dtype, bias=bias)
         self.eps = eps
         self.momentum = momentum
         self.warmup_steps = warmup_steps
@@ -143,17 +134,15 @@ class PowerNorm(AffineNorm):
         if self.training and x.numel():
             scale = gradient_scale(self, x)
             rpsi, own = self._statistics(x)
-            y = _Scale.apply(x, rpsi, own, self.running_product, self.momentum, scale)
+            x_hat = divide(x, rpsi, own, self.momentum, state=[self.running_product], scale=scale)
         else:
             power = self.running_power.to(torch.promote_types(x.dtype, torch.float32))
-            y = x * per_channel((power + self.eps).rsqrt(), x)
-        if self.affine:
-            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
-        return y.to(x.dtype)
+            x_hat = x * per_channel((power + self.eps).rsqrt(), x)
+        return scale_and_shift(x_hat, self.weight, self.bias).to(x.dtype)
 
     @torch.no_grad()
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """1 / ψ, and 1 if it is of this batch or 0 if of those before; then ψ² is moved."""
+        """Return 1 / ψ, and 1 if it is of this batch or 0 if of those before; then move ψ²."""
         wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         power = wide.square().mean((0, *range(2, x.dim())))
         before, t = state_before(self, power, self.running_power, self.num_batches_tracked)

@@ -5,8 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._vector_length import VectorLength
+from normzoo.norms._layer import NormLayer
+from normzoo.norms._refuse import check_count, check_input
 from normzoo.registry import register
+
+MEND = "use more channels, or leave the norm out at this place"
 
 
 @register(
@@ -15,7 +18,7 @@ from normzoo.registry import register
     paper="Nguyen & Salazar, Transformers without Tears, 2019, arXiv:1910.05895",
     reduces_over="C",
 )
-class ScaleNorm(VectorLength):
+class ScaleNorm(NormLayer):
     """Give the vector of channels at each position one learned length.
 
         y = weight · x / ‖x‖,  ‖x‖ over C, weight one number
@@ -28,10 +31,12 @@ class ScaleNorm(VectorLength):
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or is 1.
+        ValueError: If the number of channels is 1.
 
     Source: Nguyen & Salazar 2019, arXiv:1910.05895; eps as in the authors' code.
     """
+
+    shown = ("eps", "channel_dim")
 
     def __init__(
         self,
@@ -53,6 +58,8 @@ class ScaleNorm(VectorLength):
         nn.init.constant_(self.weight, math.sqrt(self.num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
-        y = x * (self.weight / self._length(x).clamp(min=self.eps))
-        return y.to(x.dtype)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
+        check_count(self, x.shape, MEND, statistic="length", outcome="a number or its negative")
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=self.channel_dim, keepdim=True, dtype=wide)
+        return (x * (self.weight / length.clamp(min=self.eps))).to(x.dtype)

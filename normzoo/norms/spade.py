@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.checkpoint import checkpoint
 
 from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._condition import check_condition
-from normzoo.norms._kernels import recomputed
+from normzoo.norms._kernels import is_watched
 from normzoo.norms._layer import NormLayer
 from normzoo.norms._refuse import NormValueError, check_count, check_input, describe, invalid
 from normzoo.norms.batch_norm import MEND
@@ -23,12 +24,22 @@ class _ConvAroundOne(nn.Conv2d):
             nn.init.ones_(self.bias)
 
 
-@recomputed
-def modulate(x_hat: Tensor, labels: Tensor, padding: int, *parameters: Tensor) -> Tensor:
-    """Scale and shift as a map of labels says, by the weights and biases of `shared`, `gamma` and `beta`."""
-    shared, gamma, beta = zip(parameters[::2], parameters[1::2], strict=True)
-    h = F.relu(F.conv2d(labels, *shared, padding=padding))
-    return x_hat * F.conv2d(h, *gamma, padding=padding) + F.conv2d(h, *beta, padding=padding)
+def modulate(
+    x_hat: Tensor,
+    labels: Tensor,
+    padding: int,
+    shared_weight: Tensor,
+    shared_bias: Tensor | None,
+    gamma_weight: Tensor,
+    gamma_bias: Tensor | None,
+    beta_weight: Tensor,
+    beta_bias: Tensor | None,
+) -> Tensor:
+    """Scale and shift each position as a map of labels of the same size tells: x_hat · γ(s) + β(s)."""
+    h = F.relu(F.conv2d(labels, shared_weight, shared_bias, padding=padding))
+    gamma = F.conv2d(h, gamma_weight, gamma_bias, padding=padding)
+    beta = F.conv2d(h, beta_weight, beta_bias, padding=padding)
+    return x_hat * gamma + beta
 
 
 @register(
@@ -51,9 +62,8 @@ class SPADE(NormLayer, _NormBase):
 
     `shared`, `gamma` and `beta` are convolutions; h and γ(s) are computed again in the backward rather than kept, by
     their weights alone, so that hooks on these modules are not called. The authors' code multiplies by 1 + γ(s), the
-    paper by γ(s). So does this layer, and starts the biases of `gamma` at 1, which comes to the same function: to load
-    weights of theirs, add 1 to that bias. Their code synchronizes the batch statistics over the devices; here they are
-    local.
+    paper and this layer by γ(s); the biases of `gamma` start at 1, which comes to the same function: to load weights of
+    theirs, add 1 to that bias. Their code synchronizes the batch statistics over the devices; here they are local.
 
     Shape: `(N, C, H, W)` and a condition `(N, label_channels, H', W')` -> `(N, C, H, W)`.
 
@@ -67,8 +77,8 @@ class SPADE(NormLayer, _NormBase):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
 
     Raises:
-        ValueError: If the number of channels of the input or of the map differs, a statistic of the batch would be
-            over one value, the kernel size is even, or there are no labels or hidden channels.
+        ValueError: If the number of channels of the map differs, a statistic of the batch would be over one value, the
+            kernel size is even, or there are no labels or hidden channels.
 
     Source: Park et al. 2019, arXiv:1903.07291, equations 1 to 3 and appendix A.
     """
@@ -114,10 +124,9 @@ class SPADE(NormLayer, _NormBase):
         if self.training or self.running_mean is None:
             check_count(self, x.shape, MEND)
         x_hat = standardize_batch(self, x.to(torch.promote_types(x.dtype, torch.float32)))
-        kind, dtype = x.device.type, self.shared.weight.dtype
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # it is not on in the backward
-            dtype = torch.get_autocast_dtype(kind)
-        labels = F.interpolate(condition.to(dtype), size=x.shape[2:], mode="nearest")
-        convolutions = (self.shared, self.gamma, self.beta)
-        parameters = [p.to(dtype) for conv in convolutions for p in (conv.weight, conv.bias) if p is not None]
-        return modulate(x_hat, labels, self.shared.kernel_size[0] // 2, *parameters).to(x.dtype)
+        labels = F.interpolate(condition.to(self.shared.weight.dtype), size=x.shape[2:], mode="nearest")
+        parameters = [p for conv in (self.shared, self.gamma, self.beta) for p in (conv.weight, conv.bias)]
+        inputs = (x_hat, labels, self.shared.kernel_size[0] // 2, *parameters)
+        if is_watched(*inputs) or torch.jit.is_tracing():
+            return modulate(*inputs).to(x.dtype)
+        return checkpoint(modulate, *inputs, use_reentrant=False, preserve_rng_state=False).to(x.dtype)

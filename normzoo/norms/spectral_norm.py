@@ -48,9 +48,9 @@ def spectral_norm(
 
         weight = W / σ(W),  σ(W) = uᵀ W v,  W as a matrix of a row for each output
 
-    An instance of torch's parametrization: u and v are buffers, moved by power iteration each time that the weight is
-    used in training, and constants to the gradient. In evaluation they stay. The matrix of a convolution is that of its
-    kernel, as in the paper, whose singular value bounds the kernel and not the convolution.
+    An instance of torch's parametrization: u and v are buffers, constants to the gradient, that power iteration moves
+    each time the weight is used in training. The matrix of a convolution is that of its kernel, as in the paper, whose
+    singular value bounds the kernel and not the convolution.
 
     Shape: the weight keeps its own.
 

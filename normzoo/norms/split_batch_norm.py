@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normzoo.norm_info import UNSCRIPTED
 from normzoo.norms._layer import values_over
-from normzoo.norms._memory_format import channels_last, is_channels_last
+from normzoo.norms._memory import channels_last, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms.batch_norm import BatchNormBase
 from normzoo.registry import register
@@ -38,12 +39,9 @@ class SplitBatchNorm(BatchNormBase):
         evaluation: y = BN(x)
 
     Each of the k has its own statistics, running statistics and affine. The paper trains on `cat([clean, adversarial])`
-    with k = 2: clean images meet the main batch norm, adversarial ones the auxiliary one, and only the main one is used
-    afterwards. The state dict is that of `batch_norm` with the others under `aux_bn.0` and so on, as in timm's
-    SplitBatchNorm2d: the auxiliary norms can be dropped from it.
-
-    The parts are equal if k divides N, as it does when equal batches are joined; otherwise the first N % k of them have
-    one sample more, where timm refuses.
+    with k = 2, and afterwards uses the norm of the clean images alone. The state dict is that of `batch_norm` with the
+    others under `aux_bn.0` and so on, as in timm's SplitBatchNorm2d: these can be dropped from it. Where k does not
+    divide N, the first N % k parts have one sample more; timm refuses.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -54,10 +52,10 @@ class SplitBatchNorm(BatchNormBase):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
         affine: Whether to learn `weight` and `bias`, for each part.
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        bias: Whether the affines have a `bias`.
 
     Raises:
-        ValueError: If `num_splits` is less than 2, the number of channels of an input differs, or a statistic of a part
-            would be over one value.
+        ValueError: If `num_splits` is less than 2, or a statistic of a part would be over one value.
 
     Source: Xie et al. 2019, arXiv:1911.09665, section 4.2.
     """
@@ -73,24 +71,26 @@ class SplitBatchNorm(BatchNormBase):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if num_splits < 2:
             raise invalid(self, f"num_splits is the number of parts of a batch, 2 or more; got {num_splits}")
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        options: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
         self.num_splits = num_splits
         self.aux_bn = nn.ModuleList(
-            BatchNormBase(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+            BatchNormBase(num_features, eps, momentum, affine, track_running_stats, **options)
             for _ in range(num_splits - 1)
         )
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a statistic of the smallest part; of a part of one sample, where some are empty."""
+        """Count the values in a statistic of the smallest part; of a part of one sample, where some are empty."""
         return (shape[0] // self.num_splits or min(shape[0], 1)) * math.prod(shape[2:])
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """What the main batch norm asks of its own input, a part in training and the batch in evaluation."""
+        """Check the input of the main batch norm, a part in training and the batch in evaluation."""
         check_input(self, input, self.num_features)
         if self.uses_batch_statistics:
             check_count(self, input.shape, MEND, count=values_over(self, "N, *", input.shape))

@@ -10,9 +10,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import detached_mean, standardize_instances
-from normzoo.norms._layer import NormLayer
+from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._standardize import per_channel
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
 
@@ -36,12 +35,9 @@ class SwitchableNorm(NormLayer, _NormBase):
 
     All start with equal shares. The statistics of layer and batch come from those of the instances, as in the paper's
     equation 4, but as var_layer = mean over C of var_instance + (mean_instance − mean_layer)², which takes no
-    difference of large squares; y is then a multiple of the instances' x_hat, which is all that is saved for the
-    gradient. For evaluation the paper averages the statistics of some batches after training (`recalibrate`); here
-    they are running ones, which its code has as an option.
-
-    On `(N, C)`, or maps of a single value, there are no instances: layer and batch share alone, as in the authors'
-    `SwitchNorm1d`.
+    difference of large squares. For evaluation the paper averages the statistics of some batches after training
+    (`recalibrate`); here they are running ones, an option of its code. On `(N, C)`, or maps of a single value, there
+    are no instances: layer and batch share alone, as in the authors' `SwitchNorm1d`.
 
     Shape: `(N, C, *)` -> `(N, C, *)`.
 
@@ -51,9 +47,10 @@ class SwitchableNorm(NormLayer, _NormBase):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
         affine: Whether to learn `weight` and `bias`; `mean_weight` and `var_weight` are learned in any case.
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or a statistic of the batch would be over one value.
+        ValueError: If a statistic of the batch would be over one value.
 
     Source: Luo et al. 2018, arXiv:1806.10779, equations 3 to 5.
     """
@@ -68,10 +65,13 @@ class SwitchableNorm(NormLayer, _NormBase):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        if not bias:
+            self.register_parameter("bias", None)
         self.mean_weight = nn.Parameter(torch.ones(3, device=device, dtype=dtype))
         self.var_weight = nn.Parameter(torch.ones(3, device=device, dtype=dtype))
 
@@ -82,7 +82,7 @@ class SwitchableNorm(NormLayer, _NormBase):
             nn.init.ones_(self.var_weight)
 
     def values_per_statistic(self, shape: Sequence[int]) -> int:
-        """The number of values in a statistic of an instance, the smallest of the three; of the batch without those."""
+        """Count the values in a statistic of an instance, the smallest of the three; of the batch without those."""
         positions = math.prod(shape[2:])
         return positions if positions != 1 else shape[0]
 
@@ -101,7 +101,5 @@ class SwitchableNorm(NormLayer, _NormBase):
         mean = w[0] * mean_in + w[1] * mean_ln + w[2] * mean_bn
         rstd = (v[0] * var_in + v[1] * var_ln + v[2] * var_bn + self.eps).rsqrt()
         scale, shift = (var_in + self.eps).sqrt() * rstd, (mean_in - mean) * rstd
-        if self.affine:
-            weight = per_channel(self.weight, x)
-            scale, shift = scale * weight, shift * weight + per_channel(self.bias, x)
+        scale, shift = scale_and_shift(scale, self.weight, None), scale_and_shift(shift, self.weight, self.bias)
         return (x_hat * scale + shift).to(x.dtype)

@@ -1,9 +1,11 @@
-"""Unit norm: the channels at each position get a length that an exponent says."""
+"""Unit norm: the channels at each position get a length that an exponent gives."""
 
 import torch
 from torch import Tensor, nn
 
-from normzoo.norms._vector_length import VectorLength
+from normzoo.norms._layer import NormLayer
+from normzoo.norms._refuse import check_count, check_input
+from normzoo.norms.scale_norm import MEND
 from normzoo.registry import register
 
 
@@ -13,7 +15,7 @@ from normzoo.registry import register
     paper="Huang, Kümmerle & Zhang, UnitNorm, 2024, arXiv:2405.15903",
     reduces_over="C",
 )
-class UnitNorm(VectorLength):
+class UnitNorm(NormLayer):
     """Give the vector of channels at each position the length C^(k/2), for an exponent k.
 
         y = C^(k/2) · x / ‖x‖,  ‖x‖ over C
@@ -31,7 +33,7 @@ class UnitNorm(VectorLength):
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
     Raises:
-        ValueError: If the number of channels of an input differs, or is 1.
+        ValueError: If the number of channels is 1.
 
     Source: Huang, Kümmerle & Zhang 2024, arXiv:2405.15903. The authors' code has no eps, learns a k for each channel,
     and can learn a weight and a bias, which the equation does not have.
@@ -62,9 +64,11 @@ class UnitNorm(VectorLength):
             nn.init.constant_(self.k, self.initial_k)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
-        length = self.num_features ** (self.k / 2)
-        return (x * (length / self._length(x).clamp(min=self.eps))).to(x.dtype)
+        check_input(self, x, self.num_features, channel_dim=self.channel_dim)
+        check_count(self, x.shape, MEND, statistic="length", outcome="a number or its negative")
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=self.channel_dim, keepdim=True, dtype=wide)
+        return (x * (self.num_features ** (self.k / 2) / length.clamp(min=self.eps))).to(x.dtype)
 
     def extra_repr(self) -> str:
         k = f"k={self.initial_k}{', learned' if self.learnable_k else ''}"

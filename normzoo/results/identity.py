@@ -37,6 +37,8 @@ _NO_IDENTITY_WITHIN = {
     "data": frozenset({"download", "num_workers"}),  # not root: another root may have other images
     "norm": frozenset({"_target_"}),  # for Hydra's instantiate; `name` says which norm
 }
+# Options that came after cells had been named: one that has its default names no other cell.
+_ADDED = {"norm": {"bias": True, "contiguous": False, "weight_offset": 0.0, "cast_before_weight": False}}
 
 
 # For Lightning 1 is one batch and 1.0 is all of them.
@@ -66,7 +68,12 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {str(key): value for key, value in config.items() if str(key) not in _NO_IDENTITY}
     for group, names in _NO_IDENTITY_WITHIN.items():
         if isinstance(kept.get(group), Mapping):
-            kept[group] = {key: value for key, value in kept[group].items() if str(key) not in names}
+            added = _ADDED.get(group, {})
+            kept[group] = {
+                key: value
+                for key, value in kept[group].items()
+                if str(key) not in names and not (key in added and value == added[key])
+            }
     return kept
 
 

@@ -8,11 +8,16 @@ from tests.norms.norm_cases import an_input, build
 from tests.norms.oracles import ghost_groups
 
 
+def groups_in_a_row(samples, group_size):
+    return [part.tolist() for part in torch.arange(samples).split(group_size)]
+
+
+@pytest.mark.parametrize("contiguous", [False, True], ids=["dealt", "in a row"])
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("samples", [3, 4, 8, 11, 13])
 @pytest.mark.parametrize("group_size", [1, 2, 3, 4, 8])
-def test_is_a_loop_over_groups(group_size, samples, last):
-    ghost = build("ghost_batch_norm", group_size=group_size)
+def test_is_a_loop_over_groups(group_size, samples, last, contiguous):
+    ghost = build("ghost_batch_norm", group_size=group_size, contiguous=contiguous)
     x = an_input(4, samples=samples)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     g = torch.randn_like(x)
@@ -23,7 +28,7 @@ def test_is_a_loop_over_groups(group_size, samples, last):
     loop_leaf = x.clone().requires_grad_()
     weight, bias = (parameter.detach().clone().requires_grad_() for parameter in (ghost.weight, ghost.bias))
     looped, means, variances = torch.zeros_like(x), [], []
-    for group in ghost_groups(samples, group_size):
+    for group in (groups_in_a_row if contiguous else ghost_groups)(samples, group_size):
         values = loop_leaf[group]
         looped = looped.index_add(0, torch.tensor(group), F.batch_norm(values, None, None, weight, bias, training=True))
         means.append(values.detach().mean((0, 2, 3)))

@@ -13,7 +13,6 @@ from normzoo.norms.filter_response_norm import filter_response
 from normzoo.norms.local_response_norm import local_response
 from normzoo.norms.online_norm import scale_layer
 from normzoo.norms.rms_norm import root_mean_square
-from normzoo.norms.spade import modulate
 
 N, C, SIDE = 3, 4, 5
 
@@ -26,7 +25,6 @@ def values(*shape, above=None, seed=0):
 X, Y, COLUMN, MAP = values(N, C, SIDE, SIDE), values(N, C, SIDE, SIDE, seed=1), (1, C, 1, 1), (N, C, 1, 1)
 WEIGHT, BIAS, V = (values(*COLUMN, seed=seed) for seed in (2, 3, 4))
 SLOPE, SHIFT, FLOOR = values(*MAP, seed=5), values(*MAP, seed=6), values(*COLUMN, above=0.5, seed=7)
-CONVOLUTIONS = tuple(values(*shape, seed=8) for shape in ((6, 2, 3, 3), (6,), (C, 6, 3, 3), (C,), (C, 6, 3, 3), (C,)))
 CASES = {
     "filter_response": (filter_response, X, WEIGHT, BIAS, V, 1e-6),
     "filter_response of a learned eps": (filter_response, X, WEIGHT, BIAS, V, torch.tensor(0.1).double()),
@@ -50,7 +48,6 @@ CASES = {
     "divide without affine": (divide, X, None, None, 5, 0.5),
     "scale_layer": (scale_layer, X, WEIGHT, BIAS, 1e-5),
     "scale_layer without affine": (scale_layer, X, None, None, 1e-5),
-    "modulate": (modulate, X, values(N, 2, SIDE, SIDE, seed=9), 1, *CONVOLUTIONS),
 }
 CONSTANT = {"quotient by a line through near": {2}, "rms_less_near": {0}}  # places of tensors that no gradient is for
 

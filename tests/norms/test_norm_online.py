@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import normzoo
-from normzoo.norms._recurrence import recurrence
+from normzoo.norms.online_norm import recurrence
 from tests.norms.norm_cases import CHANNELS, an_input, build
 from tests.norms.transforms import assert_replicas, assert_same_compiled
 

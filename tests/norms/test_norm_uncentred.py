@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import normzoo
-from normzoo.norms._reuse import reuse_memory
+from normzoo.norms._memory import reuse_memory
 from normzoo.surgery.recalibrate import recalibrate
 from tests.norms.norm_cases import CHANNELS, an_input, build
 from tests.norms.uncentred_oracles import ORACLES

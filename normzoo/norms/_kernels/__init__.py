@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from normzoo.norms._reuse import is_transformed
+from normzoo.norms._memory import is_transformed
 
 Equation = TypeVar("Equation", bound=Callable[..., Any])
 

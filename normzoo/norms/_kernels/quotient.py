@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from normzoo.norms._kernels import Kernel
-from normzoo.norms._reuse import reuse_memory
+from normzoo.norms._memory import reuse_memory
 
 
 class _Quotient(Kernel):
