@@ -54,6 +54,7 @@ class LayerNormChannel(NormLayer, nn.LayerNorm):
     """
 
     shown = ("eps", "affine", "channel_dim")
+    num_features: int | tuple[int, ...]  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class LayerNormChannel(NormLayer, nn.LayerNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         shape = tuple(num_features) if isinstance(num_features, Sequence) else (num_features,)
-        super().__init__(shape, eps, affine, bias, device, dtype)
+        super().__init__(list(shape), eps, affine, bias, device, dtype)
         self.num_features = num_features if isinstance(num_features, int) else shape
         self.affine = affine
         self.channel_dim = channel_dim if isinstance(num_features, int) else -1

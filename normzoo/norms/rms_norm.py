@@ -67,6 +67,7 @@ class RMSNorm(NormLayer, nn.RMSNorm):
     """
 
     shown = ("eps", "affine", "channel_dim", "weight_offset", "cast_before_weight")
+    num_features: int | tuple[int, ...]  # type: ignore[assignment]
     weight_offset = 0.0
 
     def __init__(
@@ -82,7 +83,7 @@ class RMSNorm(NormLayer, nn.RMSNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         shape = tuple(num_features) if isinstance(num_features, Sequence) else (num_features,)
-        super().__init__(shape, eps, affine, device=device, dtype=dtype)
+        super().__init__(list(shape), eps, affine, device=device, dtype=dtype)
         self.num_features = num_features if isinstance(num_features, int) else shape
         self.affine = affine
         self.channel_dim = channel_dim if isinstance(num_features, int) else -1
@@ -101,9 +102,9 @@ class RMSNorm(NormLayer, nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         check_count(self, x.shape, MEND, statistic="mean square", outcome="a sign")
-        wide, weight = torch.promote_types(x.dtype, torch.float32), self.weight
+        weight: Tensor | None = self.weight
         if weight is not None and self.weight_offset:
-            weight = self.weight_offset + weight.to(wide)
+            weight = self.weight_offset + weight.to(torch.promote_types(x.dtype, torch.float32))
         if len(self.normalized_shape) > 1:
             flat = x.flatten(-len(self.normalized_shape))
             return self._normalize(flat, None if weight is None else weight.flatten()).view_as(x)
@@ -114,7 +115,7 @@ class RMSNorm(NormLayer, nn.RMSNorm):
         if self.cast_before_weight and weight is not None:
             return scale_and_shift(self._normalize(x, None), weight, None, dim).to(x.dtype)
         if x.is_cuda and (weight is None or weight.dtype == x.dtype) and x.movedim(dim, -1).is_contiguous():
-            return F.rms_norm(x.movedim(dim, -1), (x.shape[dim],), weight, self.eps).movedim(-1, dim)
+            return F.rms_norm(x.movedim(dim, -1), [x.shape[dim]], weight, self.eps).movedim(-1, dim)
         wide = torch.promote_types(x.dtype, torch.float32)
         eps = torch.finfo(wide).eps if self.eps is None else self.eps
         return root_mean_square(x, None if weight is None else per_channel(weight, x, dim).to(wide), eps, dim)

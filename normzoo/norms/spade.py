@@ -1,5 +1,7 @@
 """Spatially-adaptive normalization: a scale and a shift for each position, from a map of labels."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -126,7 +128,7 @@ class SPADE(NormLayer, _NormBase):
         x_hat = standardize_batch(self, x.to(torch.promote_types(x.dtype, torch.float32)))
         labels = F.interpolate(condition.to(self.shared.weight.dtype), size=x.shape[2:], mode="nearest")
         parameters = [p for conv in (self.shared, self.gamma, self.beta) for p in (conv.weight, conv.bias)]
-        inputs = (x_hat, labels, self.shared.kernel_size[0] // 2, *parameters)
+        inputs: tuple[Any, ...] = (x_hat, labels, self.shared.kernel_size[0] // 2, *parameters)
         if is_watched(*inputs) or torch.jit.is_tracing():
             return modulate(*inputs).to(x.dtype)
         return checkpoint(modulate, *inputs, use_reentrant=False, preserve_rng_state=False).to(x.dtype)
