@@ -217,7 +217,7 @@ def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     Norms inside a norm are left out, and so are layers of another class that a registered function returned.
     """
-    classes = tuple(norm.build for norm in list(_infos.values()) if inspect.isclass(norm.build))
+    classes: tuple[type[nn.Module], ...] = tuple(n.build for n in list(_infos.values()) if inspect.isclass(n.build))
     outer = None  # the last norm found, whose parts follow it
     for name, module in model.named_modules():
         inside = outer is not None and (not outer or name.startswith(f"{outer}."))
