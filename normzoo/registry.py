@@ -124,8 +124,7 @@ def _add(info: NormInfo) -> None:
     replaces = info.name in _infos and _infos[info.name].is_redefined_by(info.build)
     keys = {key_of(info.name): None, **{key_of_alias(a, info.alias_options.get(a)): None for a in info.aliases}}
     for key in keys:
-        taken = _names.get(key)
-        if taken is None or (replaces and taken == info.name):
+        if (taken := _names.get(key)) is None or (replaces and taken == info.name):
             continue
         what = "name" if key == key_of(info.name) else "alias"
         raise ValueError(
@@ -217,9 +216,10 @@ def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     Norms inside a norm are left out, and so are layers of another class that a registered function returned.
     """
-    classes: tuple[type[nn.Module], ...] = tuple(n.build for n in list(_infos.values()) if inspect.isclass(n.build))
+    classes = tuple(norm.build for norm in list(_infos.values()) if inspect.isclass(norm.build))
+    modules: Iterator[tuple[str, nn.Module]] = model.named_modules()
     outer = None  # the last norm found, whose parts follow it
-    for name, module in model.named_modules():
+    for name, module in modules:
         inside = outer is not None and (not outer or name.startswith(f"{outer}."))
         if isinstance(module, classes) and not inside:
             outer = name

@@ -370,9 +370,8 @@ def test_a_plugin_that_takes_a_taken_name_is_broken_and_the_owner_keeps_it(insta
 
 def test_of_two_plugins_that_want_a_name_the_first_by_its_distribution_gets_it(install):
     install(zeta=lambda: normzoo.register("wanted", batch_dependent=False)(Theirs), alpha=wanted_by_alpha)
-    with pytest.warns(
-        UserWarning, match=r"'zeta' .* from zeta-dist \(tests.test_registry\) is already taken by 'wanted' from alpha-dist"
-    ):
+    taken = rf"'zeta' .* from zeta-dist \({__name__}\) is already taken by 'wanted' from alpha-dist"
+    with pytest.warns(UserWarning, match=taken):
         assert "wanted" in normzoo.list_norms()
     assert normzoo.info("wanted").build is Mine
 

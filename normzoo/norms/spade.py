@@ -129,6 +129,6 @@ class SPADE(NormLayer, _NormBase):
         labels = F.interpolate(condition.to(self.shared.weight.dtype), size=x.shape[2:], mode="nearest")
         parameters = [p for conv in (self.shared, self.gamma, self.beta) for p in (conv.weight, conv.bias)]
         inputs: tuple[Any, ...] = (x_hat, labels, self.shared.kernel_size[0] // 2, *parameters)
-        if is_watched(*inputs) or torch.jit.is_tracing():
+        if is_watched(*inputs) or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return modulate(*inputs).to(x.dtype)
         return checkpoint(modulate, *inputs, use_reentrant=False, preserve_rng_state=False).to(x.dtype)
