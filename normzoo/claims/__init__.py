@@ -1,21 +1,23 @@
 """The claims that tutorials and papers make about normalization, judged and drawn from the records of a sweep.
 
-A claim is a file here with two functions: `judge(records) -> Finding` and `draw(records, figure)`. It is found by being
-here, and judges the cells that `claims.json` of the sweep's folder lists for the experiment of the same name.
+A claim is a file here with two functions, `judge(cells) -> Finding` and `draw(cells, figure)`. Both take the report's
+data frame, a row a cell, of the cells that the sweep's `claims.json` lists for the experiment of the claim's name.
 """
 
 import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from normzoo.claims import _figure, _page
-from normzoo.claims._finding import Check, Finding
+from normzoo.claims._cells import frame
+from normzoo.claims._checks import Finding
+from normzoo.claims._page import Judged, page, terminal
 from normzoo.errors import UserError
+from normzoo.report.checks import Check
 from normzoo.report.records import displayed
 from normzoo.results import CellResult, read_result, write_atomic
 from normzoo.sweep.claims_manifest import ClaimCells, read_claims
@@ -25,26 +27,6 @@ __all__ = ["Check", "ClaimsReport", "Finding", "Judged", "judge_claims", "known_
 
 FIGURES = "claims"
 PAGE = "claims.md"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A claim with what came of it: a finding, or why there is none."""
-
-    claim: ClaimCells
-    records: Sequence[CellResult]
-    finding: Finding | None
-    figure: Path | None
-    error: str | None = None
-
-    @property
-    def verdict(self) -> str:
-        return "not judged" if self.finding is None else self.finding.verdict
-
-    @property
-    def failed(self) -> int:
-        """Cells that came to grief; a diverged cell is a result, and a refused one was never run."""
-        return sum(record.status not in ("ok", "diverged", "refused") for record in self.records)
 
 
 @dataclass(frozen=True)
@@ -58,7 +40,7 @@ class ClaimsReport:
 
 
 def known_claims() -> list[str]:
-    """The names of the claims that can be judged."""
+    """Return the names of the claims that can be judged."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
@@ -69,27 +51,51 @@ def judge_claims(folder: str | os.PathLike[str], *, width: int | None = None) ->
     reported as such beside the others.
 
     Args:
-        folder: of the sweep.
-        width: characters a line of the text may have; the terminal's width by default.
+        folder: Of the sweep.
+        width: Characters a line of the text may have; the terminal's width by default.
 
     Returns:
         None where the sweep's folder lists no claim.
 
     Raises:
-        UserError: the folder's list of claims is corrupt, the folder cannot be written, or matplotlib is missing.
+        UserError: The folder's list of claims is corrupt, the folder cannot be written, or matplotlib is missing.
     """
     root = Path(folder)
     claims = sorted(read_claims(root), key=lambda claim: claim.name)
     if not claims:
         return None
-    judged, errors = [], 0
-    for claim in claims:
-        records, unreadable = _records(root, claim)
-        one = _judge(root, claim, records, unreadable)
-        errors += one.error is not None
-        judged.append(one)
-    page = write_atomic(root / PAGE, _page.page(judged, root))
-    return ClaimsReport(page, judged, _page.terminal(judged, page, width), errors + sum(one.failed for one in judged))
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError("the figures of claims need matplotlib: pip install 'normzoo[sweep]'") from error
+    judged = [_judge(root, claim) for claim in claims]
+    written = write_atomic(root / PAGE, page(judged, root))
+    failed = sum(one.failed + (one.error is not None) for one in judged)
+    return ClaimsReport(written, judged, terminal(judged, written, width), failed)
+
+
+def _judge(root: Path, claim: ClaimCells) -> Judged:
+    records, faults = _records(root, claim)
+    one = Judged(claim, records)
+    if claim.name not in known_claims():
+        return replace(one, error=f"no {claim.name}.py judges it; there are {', '.join(known_claims())}")
+    what, cells = "its judgment", frame(records)
+    try:
+        module = import_module(f"{__name__}.{claim.name}")
+        one = replace(one, finding=module.judge(cells))
+        what = "its figure"
+        if records:
+            from normzoo.claims._figure import drawn
+
+            png, svg = drawn(claim.name, cells, module.draw)
+            write_atomic(root / FIGURES / f"{claim.name}.svg", svg)
+            one = replace(one, figure=write_atomic(root / FIGURES / f"{claim.name}.png", png))
+    except UserError:
+        raise
+    except Exception as error:
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
+        faults.append(f"{what} failed: {type(error).__name__}: {error}")
+    return replace(one, error="; ".join(faults) or None)
 
 
 def _records(root: Path, claim: ClaimCells) -> tuple[list[CellResult], list[str]]:
@@ -101,37 +107,3 @@ def _records(root: Path, claim: ClaimCells) -> tuple[list[CellResult], list[str]
             except UserError as error:
                 unreadable.append(str(error))
     return records, unreadable
-
-
-def _judge(root: Path, claim: ClaimCells, records: list[CellResult], unreadable: Sequence[str]) -> Judged:
-    finding, figure, faults = None, None, list(unreadable)
-    if claim.name not in known_claims():
-        return Judged(
-            claim, records, None, None, f"no {claim.name}.py judges it; there are {', '.join(known_claims())}"
-        )
-    try:
-        module = import_module(f"{__name__}.{claim.name}")
-        finding = module.judge(records)
-    except Exception as error:
-        faults.append(_fault("its judgment", error))
-        return Judged(claim, records, None, None, "; ".join(faults))
-    try:
-        figure = _write_figure(root, claim, records, module.draw)
-    except UserError:
-        raise
-    except Exception as error:
-        faults.append(_fault("its figure", error))
-    return Judged(claim, records, finding, figure, "; ".join(faults) or None)
-
-
-def _write_figure(root: Path, claim: ClaimCells, records: list[CellResult], draw: Callable[..., None]) -> Path | None:
-    if not records:
-        return None
-    png, svg = _figure.drawn(claim, records, draw)
-    write_atomic(root / FIGURES / f"{claim.name}.svg", svg)
-    return write_atomic(root / FIGURES / f"{claim.name}.png", png)
-
-
-def _fault(what: str, error: Exception) -> str:
-    sys.stderr.write(printable("".join(traceback.format_exception(error))))
-    return f"{what} failed: {type(error).__name__}: {error}"

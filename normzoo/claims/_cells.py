@@ -1,125 +1,129 @@
-"""Choosing among a claim's records, and summing them up over seeds."""
+"""Choose among the cells of a claim, and sum them up over seeds."""
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
+from normzoo.recording import read_recording
+from normzoo.report.facets import ABSENT
+from normzoo.report.frame import CONFIG, METRIC, build_table
 from normzoo.report.series import Stat, over_seeds
 from normzoo.results import CellResult
 
 Metric = str | Callable[[CellResult], float | None]
+Curve = tuple[list[float], list[Stat]]
 
 
-def entry(record: CellResult, key: str, default: Any = None) -> Any:
-    """An entry of the record's config by its full name, `norm.group_size`."""
-    value: Any = record.config
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return default
-        value = value[part]
-    return value
+def frame(records: Sequence[CellResult]) -> pd.DataFrame:
+    """Lay out records as the report's frame, in their own order, with a column for each entry of their configs."""
+    cells = build_table(records).cells
+    entries = cells.filter(regex=f"^{CONFIG}.*[.]").rename(columns=lambda name: name.removeprefix(CONFIG))
+    cells = cells.join(entries.where(entries != ABSENT).infer_objects())
+    place = {record.cell: i for i, record in enumerate(records)}
+    return cells.iloc[sorted(range(len(cells)), key=lambda row: place[cells.record.iloc[row].cell])]
 
 
-def where(records: Iterable[CellResult], **wanted: Any) -> list[CellResult]:
-    """The records whose config has these entries: `where(records, norm="batch_norm", model__activation="tanh")`.
+def where(cells: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
+    """Select the cells with these values: `where(cells, norm="batch_norm", model__activation="tanh")`.
 
-    A group is asked for by its name, and a double underscore stands for the dot.
+    A double underscore stands for the dot in an entry's full name.
     """
-    chosen = []
-    for record in records:
-        for key, value in wanted.items():
-            found = entry(record, key.replace("__", "."))
-            if (found.get("name") if isinstance(found, Mapping) else found) != value:
-                break
-        else:
-            chosen.append(record)
-    return chosen
+    for name, value in wanted.items():
+        column = name.replace("__", ".")
+        cells = cells[cells[column] == value] if column in cells else cells[:0]
+    return cells
 
 
-def split(records: Iterable[CellResult], key: str) -> dict[Any, list[CellResult]]:
-    """The records by an entry of their config, a group by its name, in the order of first appearance."""
-    groups: dict[Any, list[CellResult]] = defaultdict(list)
-    for record in records:
-        found = entry(record, key)
-        groups[found.get("name") if isinstance(found, Mapping) else found].append(record)
-    return dict(groups)
+def split(cells: pd.DataFrame, column: str) -> dict[Any, pd.DataFrame]:
+    """Group the cells by a column, in the order of first appearance."""
+    return dict(list(cells.groupby(column, sort=False))) if column in cells else {}
 
 
-def spread(records: Iterable[CellResult], metric: Metric) -> Stat | None:
-    """The metric of the cells that came to an end, one value a seed; None where none has it.
-
-    A metric is a name in the record's `metrics`, or a function of the record.
-    """
-    seeds: dict[int, list[float]] = defaultdict(list)
-    for record in records:
-        if record.status == "ok":
-            value = metric(record) if callable(metric) else record.metrics.get(metric)
-            if value is not None and math.isfinite(value):
-                seeds[record.seed].append(value)
-    return over_seeds(seeds)
+def ran(cells: pd.DataFrame) -> pd.DataFrame:
+    """Select the cells that finished or diverged; one that was ended from outside is no evidence."""
+    return cells[cells.status.isin(("ok", "diverged"))]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a check takes of an arm: a metric over seeds, and what became of the cells that have none.
+def lost(cells: pd.DataFrame, form: str = "{}") -> str:
+    """Count the cells without a result by status, as `2 diverged, 1 timeout`; return nothing where all are ok."""
+    counts = Counter(status for status in cells.status if status != "ok")
+    return form.format(", ".join(f"{count} {status}" for status, count in counts.items())) if counts else ""
+
+
+def values(cells: pd.DataFrame, metric: Metric) -> pd.Series:
+    """Return the metric of each cell that finished, and NaN for the others.
 
     Args:
-        stat: Over the cells with a number; None where none has one.
-        diverged: How many cells diverged, or in some other way trained to nothing: a result, and a bad one.
-        missing: How many have no result: they failed, or ended without this metric.
-        lost: The same in words.
-        cells: All cells of the arm.
-        edge: That its best learning rate stands at the edge of those tried.
+        cells: The cells.
+        metric: A name in the record's `metrics`, or a function of the record.
     """
-
-    stat: Stat | None = None
-    diverged: int = 0
-    missing: int = 0
-    lost: str = ""
-    cells: Sequence[CellResult] = ()
-    edge: str = ""
+    if callable(metric):
+        found = pd.Series([metric(record) for record in cells.record], cells.index, dtype=float)
+    else:
+        found = cells.get(METRIC + metric, pd.Series(math.nan, cells.index))
+    return found.where(cells.status == "ok")
 
 
-def outcome(records: Iterable[CellResult], metric: Metric) -> Outcome:
-    """The metric of these cells for a check; those without it are not passed over in silence, as `spread` does."""
-    records = list(records)
-    diverged = sum(record.status == "diverged" for record in records)
-    numbers = sum(spread([record], metric) is not None for record in records)
-    missing = len(records) - diverged - numbers
-    return Outcome(spread(records, metric), diverged, missing, lost(records), records)
+def summary(cells: pd.DataFrame, found: pd.Series) -> Stat | None:
+    """Summarize one value a cell over seeds."""
+    return over_seeds({seed: list(own) for seed, own in found.dropna().groupby(cells.seed)})
 
 
-def text(value: Stat | None, records: Iterable[CellResult] = (), digits: int = 1, unit: str = "") -> str:
-    """`8.2 ± 0.3 % (n = 3), 1 diverged`: a statistic, and what became of the cells that have no number."""
-    gone = lost(records)
+def spread(cells: pd.DataFrame, metric: Metric) -> Stat | None:
+    """Summarize a metric over seeds; None where no cell has it."""
+    return summary(cells, values(cells, metric))
+
+
+def curves(cells: pd.DataFrame, x: str, y: str) -> Curve:
+    """Summarize curves over seeds at each x; a cell that diverged counts up to there, one that failed not at all."""
+    return _over_seeds(
+        (record.seed, point.get(x), point.get(y)) for record in ran(cells).record for point in record.curve
+    )
+
+
+def recordings(cells: pd.DataFrame) -> list[tuple[CellResult, dict[str, Any]]]:
+    """Return the records that left arrays, with these; a cell that diverged has those up to there."""
+    found = [(record, read_recording(record.folder)) for record in cells.record if record.folder is not None]
+    return [(record, arrays) for record, arrays in found if arrays]
+
+
+def recorded(cells: pd.DataFrame, x: str, y: Callable[[dict[str, Any]], Sequence[float]]) -> Curve:
+    """Summarize recorded values over seeds, by step or by layer.
+
+    Args:
+        cells: The cells.
+        x: The array of steps; empty to number the values from 1.
+        y: Gives the values of a cell's arrays, one for each x.
+    """
+    points = []
+    for record, arrays in recordings(cells):
+        found = y(arrays)
+        steps = arrays[x] if x else range(1, len(found) + 1)
+        points += [(record.seed, at, value) for at, value in zip(steps, found, strict=True)]
+    return _over_seeds(points)
+
+
+def _over_seeds(points: Iterable[tuple[int, float | None, float | None]]) -> Curve:
+    found: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for seed, x, value in points:
+        if x is not None and value is not None and math.isfinite(value):
+            found[float(x)][seed].append(float(value))
+    return sorted(found), [stat for x in sorted(found) if (stat := over_seeds(found[x])) is not None]
+
+
+def show(value: Stat | None, digits: int = 1) -> str:
+    """Write a statistic as mean ± std."""
+    if value is None:
+        return "no number"
+    return f"{value.mean:.{digits}f}" + ("" if value.std is None else f" ± {value.std:.{digits}f}")
+
+
+def text(value: Stat | None, cells: pd.DataFrame | None = None, digits: int = 1, unit: str = "") -> str:
+    """Write `8.2 ± 0.3 % (n = 3), 1 diverged`: a statistic, and what became of the cells without a number."""
+    gone = "" if cells is None else lost(cells)
     if value is None:
         return gone or "no such cells"
-    std = "" if value.std is None else f" ± {value.std:.{digits}f}"
-    return f"{value.mean:.{digits}f}{std}{f' {unit}' if unit else ''} (n = {value.n}){f', {gone}' if gone else ''}"
-
-
-def ran(records: Iterable[CellResult]) -> list[CellResult]:
-    """The cells that ran to their end, or until they diverged; one that was ended from outside tells of nothing."""
-    return [record for record in records if record.status in ("ok", "diverged")]
-
-
-def lost(records: Iterable[CellResult]) -> str:
-    """How many cells came to no number, by status: `2 diverged, 1 timeout`; empty where all are ok."""
-    counts = Counter(record.status for record in records if record.status != "ok")
-    return ", ".join(f"{count} {status}" for status, count in counts.items())
-
-
-def curves(records: Sequence[CellResult], x: str, y: str) -> tuple[list[float], list[Stat]]:
-    """The points of the records' curves, summed up over seeds at each x that some record has.
-
-    Of a cell that failed on its way nothing is taken, of one that diverged what it has up to there.
-    """
-    points: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in ran(records):
-        for point in record.curve:
-            at, value = point.get(x), point.get(y)
-            if at is not None and value is not None and math.isfinite(value):
-                points[at][record.seed].append(value)
-    return sorted(points), [found for at in sorted(points) if (found := over_seeds(points[at])) is not None]
+    return f"{show(value, digits)}{f' {unit}' if unit else ''} (n = {value.n}){f', {gone}' if gone else ''}"

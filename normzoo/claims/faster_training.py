@@ -1,21 +1,19 @@
 """Steps to the accuracy of the net without BatchNorm: the table of the BatchNorm paper, and LeNet-5 per norm."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from normzoo.claims._cells import Outcome, curves, entry, lost, outcome, ran, spread, where
-from normzoo.claims._compare import exceeds, show
-from normzoo.claims._draw import band
-from normzoo.claims._finding import Check, Finding
-from normzoo.claims._reach import Reached, best_accuracy, reach
-from normzoo.report.series import Stat
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from normzoo.claims._cells import curves, lost, ran, show, spread, where
+from normzoo.claims._checks import Finding, Outcome, exceeds, outcome
+from normzoo.claims._draw import band, label, styled
+from normzoo.report.checks import Check
+from normzoo.report.series import Stat, over_seeds
 from normzoo.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, norm_style
 from normzoo.results import CellResult
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FACTOR = 2.0  # the paper's BN-Baseline needs 13.3 million steps in place of 31.0
 TRAINS = 50.0  # percent of accuracy; guessing among ten classes has 10
@@ -37,13 +35,10 @@ class Arm:
     steps: str
     accuracy: str
 
-    def cells(self, records: Iterable[CellResult]) -> list[CellResult]:
-        return [record for record in records if self._is(record)]
-
-    def _is(self, record: CellResult) -> bool:
-        recipe = entry(record, "recipe.applied", {})
-        sigmoid = entry(record, "model.activation") == "sigmoid"
-        return (entry(record, "norm.name"), float(recipe.get("lr", 1)), sigmoid) == (self.norm, self.lr, self.sigmoid)
+    def cells(self, cells: pd.DataFrame) -> pd.DataFrame:
+        """Select the arm's cells."""
+        sigmoid = cells["model.activation"] == "sigmoid" if "model.activation" in cells else False
+        return cells[(cells.norm == self.norm) & (_lr_factor(cells) == self.lr) & (sigmoid == self.sigmoid)]
 
 
 ARMS = (
@@ -57,141 +52,193 @@ ARMS = (
 LENET_NORMS = ("batch_norm", "group_norm", "layer_norm", "instance_norm")
 
 
-def judge(records: Sequence[CellResult]) -> Finding:
-    """The order of the paper's table on the Inception; on LeNet-5, each norm against none."""
-    inception, lenet = _inception(records), where(records, model="lenet5")
+@dataclass(frozen=True)
+class Reached:
+    """After how many steps the cells of an arm are as accurate as the plain net of the same seed ever gets.
+
+    `diverged` of them did so sooner or later, and `missing` failed, or have no plain net to be compared with.
+    """
+
+    steps: Stat | None
+    never: int
+    diverged: int = 0
+    missing: int = 0
+
+    def __str__(self) -> str:
+        seeds = (self.steps.n if self.steps else 0) + self.never
+        if self.steps is None:
+            return f"never (n = {seeds})" if seeds else "no such cells"
+        return show(self.steps, 0) + (f" (never in {self.never} of {seeds} seeds)" if self.never else "")
+
+    @property
+    def gone(self) -> str:
+        """What became of the others, for the figures of a check."""
+        counts = {"diverged": self.diverged, "not to be compared": self.missing}
+        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return f" ({found})" if found else ""
+
+
+def reach(cells: pd.DataFrame, plain: pd.DataFrame) -> Reached:
+    """Find the step of the first check at which a cell is as accurate as the plain net of its seed at its best.
+
+    A cell that was ended from outside is no evidence, neither of what its net can reach nor of what it never does.
+    """
+    best = {record.seed: best_accuracy(record) for record in plain.record if record.status == "ok"}
+    none = {record.seed for record in plain.record if record.status == "diverged"}
+    finished = ran(cells)
+    steps: dict[int, list[float]] = {}
+    never, missing = 0, len(cells) - len(finished)
+    for record in finished.record:
+        level = best.get(record.seed)
+        if level is not None:
+            at = [step for step, accuracy in _accuracies(record) if accuracy >= level]
+            never += not at
+            if at:
+                steps.setdefault(record.seed, []).append(float(at[0]))
+        elif record.seed not in none:
+            missing += 1
+    return Reached(over_seeds(steps), never, int((cells.status == "diverged").sum()), missing)
+
+
+def best_accuracy(record: CellResult) -> float | None:
+    """Return the highest accuracy of all checks along the training, in percent."""
+    return max((accuracy for _, accuracy in _accuracies(record)), default=None)
+
+
+def _accuracies(record: CellResult) -> list[tuple[Any, float]]:
+    points = [(point.get("step"), point.get("val_error_running")) for point in record.curve]
+    return [(step, 100.0 - error) for step, error in points if error is not None]
+
+
+def judge(cells: pd.DataFrame) -> Finding:
+    """Judge the order of the paper's table on the Inception, and on LeNet-5 each norm against none."""
+    lenet = cells.model == "lenet5"
+    inception, lenets = cells[~lenet], cells[lenet]
     arms = {arm.name: arm.cells(inception) for arm in ARMS}
-    plain = arms["Inception"]
-    reached = {name: reach(cells, plain) for name, cells in arms.items()}
-    best = {name: outcome(cells, best_accuracy) for name, cells in arms.items()}
+    reached = {name: reach(own, arms["Inception"]) for name, own in arms.items()}
+    best = {name: outcome(own, best_accuracy) for name, own in arms.items()}
+
+    def sooner(slow: str, fast: str, factor: float = 1.0) -> Check:
+        asked = f"in at most 1/{factor:g} of the steps of" if factor > 1 else "in fewer steps than"
+        what = f"{fast} is, with every seed, as accurate as Inception at its best {asked} {slow}"
+        compared = {name: own for name, own in arms.items() if name in ("Inception", slow, fast)}
+        return _sooner(what, reached[slow], reached[fast], factor).on(pd.concat(compared.values()).record)
+
+    def more_accurate(higher: str, lower: str) -> Check:
+        what = f"best accuracy is higher with {higher} than with {lower}"
+        return exceeds(what, best[higher], best[lower], better="high")
+
+    fails = "without BatchNorm five times the learning rate does not train: not "
     checks = [
-        _sooner("Inception", "BN-Baseline", reached, FACTOR).on([*plain, *arms["BN-Baseline"]]),
-        _sooner("BN-Baseline", "BN-x5", reached).on([*plain, *arms["BN-Baseline"], *arms["BN-x5"]]),
-        _sooner("BN-Baseline", "BN-x30", reached).on([*plain, *arms["BN-Baseline"], *arms["BN-x30"]]),
-        _more_accurate("BN-Baseline", "Inception", best),
-        _more_accurate("BN-x30", "BN-Baseline", best),
-        _trains("BN-x5-Sigmoid trains: ", arms["BN-x5-Sigmoid"], True).on(inception),
-        _trains(
-            "without BatchNorm five times the learning rate does not train: not ", arms["Inception, lr × 5"], False
-        ).on(inception),
+        sooner("Inception", "BN-Baseline", FACTOR),
+        sooner("BN-Baseline", "BN-x5"),
+        sooner("BN-Baseline", "BN-x30"),
+        more_accurate("BN-Baseline", "Inception"),
+        more_accurate("BN-x30", "BN-Baseline"),
+        _trains("BN-x5-Sigmoid trains: ", arms["BN-x5-Sigmoid"], True).on(inception.record),
+        _trains(fails, arms["Inception, lr × 5"], False).on(inception.record),
     ]
     rows = [
-        f"{name}: {reached[name]}{' steps' if reached[name].steps else ''}, {_best(best[name].stat, cells)}"
-        for name, cells in arms.items()
-        if cells
+        f"{name}: {reached[name]}{' steps' if reached[name].steps else ''}, {_best(own)}"
+        for name, own in arms.items()
+        if len(own)
     ]
-    parts = [f"steps to Inception's best accuracy, best accuracy: {'; '.join(rows)} (n = {_seeds(inception)})"]
-    if lenet:
-        none = where(lenet, norm=PLAIN)
-        per_norm = {norm: reach(where(lenet, norm=norm), none) for norm in (PLAIN, *LENET_NORMS)}
-        checks += [
-            _sooner(PLAIN, norm, per_norm, within="LeNet-5: ").on([*none, *where(lenet, norm=norm)])
-            for norm in LENET_NORMS
-        ]
+    parts = [f"steps to Inception's best accuracy, best accuracy: {'; '.join(rows)} (n = {inception.seed.nunique()})"]
+    if len(lenets):
+        none = where(lenets, norm=PLAIN)
+        per_norm = {norm: reach(where(lenets, norm=norm), none) for norm in (PLAIN, *LENET_NORMS)}
+        at_best = f"as accurate as {norm_style(PLAIN).name} at its best, in fewer steps"
+        for norm in LENET_NORMS:
+            what = f"LeNet-5: {norm_style(norm).name} is, with every seed, {at_best}"
+            both = lenets.record[lenets.norm.isin((PLAIN, norm))]
+            checks.append(_sooner(what, per_norm[PLAIN], per_norm[norm]).on(both))
         found = "; ".join(f"{norm_style(norm).name} {steps}" for norm, steps in per_norm.items())
-        parts.append(f"LeNet-5, steps to the best accuracy of no norm: {found} (n = {_seeds(lenet)})")
+        parts.append(f"LeNet-5, steps to the best accuracy of no norm: {found} (n = {lenets.seed.nunique()})")
     return Finding(". ".join(parts), checks)
 
 
-def draw(records: Sequence[CellResult], figure: "Figure") -> None:
-    """Accuracy by step of the Inceptions and of the LeNets, and the paper's table with both sets of figures."""
-    inception, lenet = _inception(records), where(records, model="lenet5")
-    panels = [(cells, name) for cells, name in ((inception, "Inception modules"), (lenet, "LeNet-5")) if cells]
+def draw(cells: pd.DataFrame, figure: Figure) -> None:
+    """Draw accuracy by step of the Inceptions and of the LeNets, and the paper's table with both sets of figures."""
+    lenet = cells.model == "lenet5"
+    inception = cells[~lenet]
+    panels = {name: own for name, own in (("Inception modules", inception), ("LeNet-5", cells[lenet])) if len(own)}
     if not panels:
         return
     figure.set_size_inches(7.2, 4.6)
     grid = figure.add_gridspec(2, 1, height_ratios=(2.1, 1))
     above = grid[0].subgridspec(1, len(panels)).subplots(squeeze=False)[0]
-    for axes, (cells, name) in zip(above, panels, strict=True):
-        if cells is inception:
+    for axes, (name, own) in zip(above, panels.items(), strict=True):
+        if name == "LeNet-5":
+            plain = "no norm"
+            for norm in (PLAIN, *LENET_NORMS):
+                _curve(axes, where(own, norm=norm), **styled(norm_style(norm), marked=False, lw=1.1))
+        else:
+            plain = "Inception"
             for arm in ARMS:
                 dash = "--" if arm.norm == PLAIN and arm.lr > 1 else ":" if arm.sigmoid else "-"
-                _curve(axes, arm.cells(cells), label=arm.name, color=arm.color, ls=dash)
-        else:
-            for norm in (PLAIN, *LENET_NORMS):
-                style = norm_style(norm)
-                _curve(axes, where(cells, norm=norm), label=style.name, color=style.color, ls=style.dash)
-        level = spread(where(_unscaled(cells), norm=PLAIN), best_accuracy)
+                _curve(axes, arm.cells(own), label=arm.name, color=arm.color, ls=dash, lw=1.1)
+        level = spread(own[(own.norm == PLAIN) & (_lr_factor(own) == 1)], best_accuracy)
         if level:
-            plain = "Inception" if cells is inception else "no norm"
             axes.axhline(level.mean, color=BLACK, lw=0.6, ls=(0, (1, 3)), zorder=0, label=f"{plain} at its best")
-        axes.set(xlabel="Optimizer step", ylabel="Validation accuracy (%)", xlim=(0, None))
-        axes.set_title(name, loc="left")
+        axes.set_xlim(0, None)
+        label(axes, name, "Optimizer step", "Validation accuracy (%)")
         if axes.lines:
             axes.legend(loc="lower right", fontsize=6)
     _table(figure.add_subplot(grid[1]), inception)
 
 
-def _sooner(slow: str, fast: str, reached: Mapping[str, Reached], factor: float = 1.0, *, within: str = "") -> Check:
-    if within:
-        fast_name, slow_name = norm_style(fast).name, norm_style(slow).name
-        text = f"{within}{fast_name} is, with every seed, as accurate as {slow_name} at its best, in fewer steps"
-    else:
-        asked = f"in at most 1/{factor:g} of the steps of" if factor > 1 else "in fewer steps than"
-        text = f"{fast} is, with every seed, as accurate as Inception at its best {asked} {slow}"
+def _sooner(what: str, slow: Reached, fast: Reached, factor: float = 1.0) -> Check:
     if factor == 1:
-        text += ", by more than 1 × the pooled seed std"
-    a, b = reached[slow], reached[fast]
-    found = f"{b}{b.gone} against {a}{a.gone}"
-    if b.diverged or b.never:
-        return Check(text, False, found)
-    if b.steps is None or a.missing or b.missing or (a.steps is None and not a.never):
-        return Check(text, None, found)
-    if a.steps is None:
-        return Check(text, True, found)
-    found += f": {a.steps.mean / b.steps.mean:.1f} ×"
+        what += ", by more than 1 × the pooled seed std"
+    found = f"{fast}{fast.gone} against {slow}{slow.gone}"
+    if fast.diverged or fast.never:
+        return Check(what, False, found)
+    if fast.steps is None or slow.missing or fast.missing or (slow.steps is None and not slow.never):
+        return Check(what, None, found)
+    if slow.steps is None:
+        return Check(what, True, found)
+    found += f": {slow.steps.mean / fast.steps.mean:.1f} ×"
     if factor > 1:
-        return Check(text, a.steps.mean >= factor * b.steps.mean, found)
-    compared = exceeds("", Outcome(a.steps), Outcome(b.steps))
-    return Check(text, compared.holds, found, compared.narrow)
+        return Check(what, slow.steps.mean >= factor * fast.steps.mean, found)
+    compared = exceeds("", Outcome(slow.steps), Outcome(fast.steps))
+    return Check(what, compared.holds, found, compared.narrow)
 
 
-def _more_accurate(higher: str, lower: str, best: Mapping[str, Outcome]) -> Check:
-    what = f"best accuracy is higher with {higher} than with {lower}"
-    return exceeds(what, best[higher], best[lower], better="high")
-
-
-def _trains(what: str, cells: Sequence[CellResult], wanted: bool) -> Check:
-    text = f"{what}every seed comes above {TRAINS:g} % accuracy"
-    if not cells or len(ran(cells)) < len(cells):
-        return Check(text, None, lost(cells) or "no such cells")
-    found = [best_accuracy(record) for record in cells if record.status == "ok"]
+def _trains(what: str, cells: pd.DataFrame, wanted: bool) -> Check:
+    what = f"{what}every seed comes above {TRAINS:g} % accuracy"
+    if cells.empty or len(ran(cells)) < len(cells):
+        return Check(what, None, lost(cells) or "no such cells")
+    found = [best_accuracy(record) for record in cells.record if record.status == "ok"]
     trains = len(found) == len(cells) and all(best is not None and best > TRAINS for best in found)
-    return Check(text, trains == wanted, _best(spread(cells, best_accuracy), cells))
+    return Check(what, trains == wanted, _best(cells))
 
 
-def _inception(records: Iterable[CellResult]) -> list[CellResult]:
-    return [record for record in records if entry(record, "model.name") != "lenet5"]
+def _lr_factor(cells: pd.DataFrame) -> pd.Series:
+    """Return by what the recipe multiplies the learning rate; records have it beside what decides their result."""
+    recipes = [(record.config.get("recipe") or {}).get("applied") or {} for record in cells.record]
+    return pd.Series([float(applied.get("lr", 1)) for applied in recipes], cells.index, dtype=float)
 
 
-def _unscaled(records: Iterable[CellResult]) -> list[CellResult]:
-    return [record for record in records if float(entry(record, "recipe.applied", {}).get("lr", 1)) == 1]
+def _best(cells: pd.DataFrame) -> str:
+    best = spread(cells, best_accuracy)
+    return (f"{show(best)} %" if best else "no accuracy") + lost(cells, " ({})")
 
 
-def _best(best: Stat | None, cells: Sequence[CellResult]) -> str:
-    gone = lost(cells)
-    return (f"{show(best)} %" if best else "no accuracy") + (f" ({gone})" if gone else "")
+def _curve(axes: Axes, cells: pd.DataFrame, **looks: Any) -> None:
+    steps, errors = curves(cells, "step", "val_error_running")
+    band(axes, (steps, [Stat(100.0 - s.mean, s.std, s.values) for s in errors]), **looks)
 
 
-def _seeds(records: Iterable[CellResult]) -> int:
-    return len({record.seed for record in records})
-
-
-def _curve(axes: "Axes", cells: Sequence[CellResult], **looks: Any) -> None:
-    xs, errors = curves(cells, "step", "val_error_running")
-    band(axes, xs, [Stat(100.0 - s.mean, s.std, s.values) for s in errors], lw=1.1, **looks)
-
-
-def _table(axes: "Axes", inception: Sequence[CellResult]) -> None:
+def _table(axes: Axes, inception: pd.DataFrame) -> None:
     axes.axis("off")
     plain = ARMS[0].cells(inception)
     rows = []
     for arm in ARMS:
-        if cells := arm.cells(inception):
-            lr = cells[0].metrics.get("lr") or entry(cells[0], "optimizer.base_lr", 0.0)
-            best = spread(cells, best_accuracy)
-            gone = f" ({lost(cells)})" if lost(cells) else ""
-            rows.append([arm.name, str(reach(cells, plain)), show(best) + gone, f"{lr:g}", arm.steps, arm.accuracy])
+        if len(own := arm.cells(inception)):
+            first = own.record.iloc[0]
+            lr = first.metrics.get("lr") or first.config.get("optimizer", {}).get("base_lr", 0.0)
+            best = show(spread(own, best_accuracy)) + lost(own, " ({})")
+            rows.append([arm.name, str(reach(own, plain)), best, f"{lr:g}", arm.steps, arm.accuracy])
     if not rows:
         return
     head = ["model", "steps to Inception's best", "max. accuracy (%)", "lr", "paper: steps", "paper: accuracy (%)"]

@@ -1,18 +1,16 @@
 """BatchNorm, GroupNorm, LayerNorm, InstanceNorm and none, side by side in one net."""
 
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from normzoo.claims._cells import curves, lost, outcome, split, text, where
-from normzoo.claims._compare import exceeds
-from normzoo.claims._draw import band, legend, log_scale, whole_ticks
-from normzoo.claims._finding import Check, Finding
+import pandas as pd
+from matplotlib.figure import Figure
+
+from normzoo.claims._cells import curves, lost, split, text, where
+from normzoo.claims._checks import Finding, exceeds, outcome
+from normzoo.claims._draw import RUNNING, band, label, legend, log_scale, whole_ticks
+from normzoo.report.checks import Check
 from normzoo.report.style import matplotlib_arguments, norm_style
 from normzoo.results import CellResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WITHOUT = "identity"
 ORDER = ("batch_norm", "group_norm", "layer_norm", "instance_norm")  # from the least error to the most, in the paper
@@ -20,14 +18,13 @@ ORDER = ("batch_norm", "group_norm", "layer_norm", "instance_norm")  # from the 
 PAPER = {"batch_norm": 23.6, "group_norm": 24.1, "layer_norm": 25.3, "instance_norm": 28.4}
 
 
-def judge(records: Sequence[CellResult]) -> Finding:
-    """On each data set: the loss after the first epoch against none, and the order of the errors at the end."""
+def judge(cells: pd.DataFrame) -> Finding:
+    """Judge the loss after the first epoch against none, and the order of the errors at the end, on each data set."""
     checks: list[Check] = []
     parts: list[str] = []
-    for data, cells in split(records, "data").items():
-        arms = {norm: where(cells, norm=norm) for norm in (WITHOUT, *ORDER)}
-        loss = {norm: outcome(own, _first_loss) for norm, own in arms.items()}
-        error = {norm: outcome(own, "val_error_running") for norm, own in arms.items()}
+    for data, own in split(cells, "data").items():
+        arms = {norm: where(own, norm=norm) for norm in (WITHOUT, *ORDER)}
+        loss, error = ({norm: outcome(arm, of) for norm, arm in arms.items()} for of in (_first_loss, RUNNING))
         for norm in ORDER:
             what = f"{data}: validation loss after epoch 1 is higher without a norm than with {_name(norm)}"
             checks.append(exceeds(what, loss[WITHOUT], loss[norm], digits=3))
@@ -42,25 +39,21 @@ def judge(records: Sequence[CellResult]) -> Finding:
     return Finding("; ".join(parts), checks or [Check("errors and losses of the norms", None, "no such cells")])
 
 
-def draw(records: Sequence[CellResult], figure: "Figure") -> None:
-    """Validation loss and error by epoch, a row a data set."""
-    groups = split(records, "data")
+def draw(cells: pd.DataFrame, figure: Figure) -> None:
+    """Draw validation loss and error by epoch, a row a data set."""
+    groups = split(cells, "data")
     figure.set_size_inches(7.2, 0.6 + 2.2 * len(groups))
     rows = figure.subplots(len(groups), 2, squeeze=False)
-    for (losses, errors), (data, cells) in zip(rows, groups.items(), strict=True):
-        for norm, own in split(cells, "norm").items():
+    for (losses, errors), (data, own) in zip(rows, groups.items(), strict=True):
+        for norm, arm in split(own, "norm").items():
             looks = {**matplotlib_arguments(norm_style(norm)), "ms": 4}
-            gone = lost(own)
-            band(losses, *curves(own, "epoch", "val_loss"), **looks)
-            label = f"{_name(norm)}{f' ({gone})' if gone else ''}"
-            band(errors, *curves(own, "epoch", "val_error_running"), label=label, **looks)
-        losses.set(xlabel="Epoch", ylabel="Validation cross-entropy")
-        errors.set(xlabel="Epoch", ylabel="100 − accuracy (%)")
-        losses.set_title(f"{data}: loss", loc="left")
-        errors.set_title(f"{data}: validation error", loc="left")
+            band(losses, curves(arm, "epoch", "val_loss"), **looks)
+            band(errors, curves(arm, "epoch", RUNNING), label=_name(norm) + lost(arm, " ({})"), **looks)
+        label(losses, f"{data}: loss", "Epoch", "Validation cross-entropy")
+        label(errors, f"{data}: validation error", "Epoch", "100 − accuracy (%)")
         for axes in (losses, errors):
             log_scale(axes, "y")
-            whole_ticks(axes)
+        whole_ticks(losses, errors)
     legend(rows[0][1], loc="upper left", bbox_to_anchor=(1.01, 1))
 
 

@@ -1,79 +1,60 @@
 """In a recurrent net BatchNorm needs statistics of its own for every time step; LayerNorm needs no such thing."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import pandas as pd
+from matplotlib.figure import Figure
 
-from normzoo.claims._cells import Outcome, curves, outcome, spread, text, where
-from normzoo.claims._compare import exceeds, judged, on_arms, show
-from normzoo.claims._draw import band, log_scale, whole_ticks
-from normzoo.claims._finding import Check, Finding
-from normzoo.claims._statistics import BATCH, RUNNING, draw_arms, name_kinds
-from normzoo.report.style import BLACK, GREEN, ORANGE, VERMILLION
-from normzoo.results import CellResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from normzoo.claims._cells import curves, show, spread, text, where
+from normzoo.claims._checks import Finding, exceeds, judged, on_arms, outcome
+from normzoo.claims._draw import BATCH, RUNNING, band, draw_kinds, label, log_scale, styled, whole_ticks
+from normzoo.report.checks import Check
+from normzoo.report.style import BLACK, GREEN, ORANGE, VERMILLION, Style
 
 CLOSE = 2.0  # points: how near LayerNorm is to come to BatchNorm with statistics for every step
 PER_STEP, SHARED, LAYER, NONE = "BatchNorm, per step", "BatchNorm, shared", "LayerNorm", "no norm"
-_LOOKS: Mapping[str, Mapping[str, Any]] = {
-    PER_STEP: {"color": VERMILLION, "marker": "o", "ls": "-"},
-    SHARED: {"color": ORANGE, "marker": "D", "ls": "--"},
-    LAYER: {"color": GREEN, "marker": "s", "ls": "--"},
-    NONE: {"color": BLACK, "marker": "x", "ls": ":"},
-}
+_COLORS = {PER_STEP: (VERMILLION, "o", "-"), SHARED: (ORANGE, "D", "--")}
+_COLORS |= {LAYER: (GREEN, "s", "--"), NONE: (BLACK, "x", ":")}
 
 
-def judge(records: Sequence[CellResult]) -> Finding:
-    """The error with statistics for every step against shared ones, and LayerNorm's against both."""
-    arms = _arms(records)
-    own, shared = (outcome(arms[name], RUNNING) for name in (PER_STEP, SHARED))
-    layer, plain = (outcome(arms[name], RUNNING) for name in (LAYER, NONE))
+def judge(cells: pd.DataFrame) -> Finding:
+    """Judge the error with statistics for every step against shared ones, and LayerNorm's against both."""
+    arms = _arms(cells)
+    own, shared, layer, plain = (outcome(arm, RUNNING) for arm in arms.values())
+    by_batch = outcome(arms[SHARED], BATCH)
+    close = f"LayerNorm, without any such statistics, comes within {CLOSE:g} points of BN per step"
+    near = judged(layer, own, lambda layer, own: layer.mean - own.mean <= CLOSE)
     checks = [
         exceeds("with BN the error is higher where all steps share their running statistics", shared, own),
         exceeds(
-            "it is the running statistics: shared ones give a higher error than the batch's own do",
-            shared,
-            outcome(arms[SHARED], BATCH),
+            "it is the running statistics: shared ones give a higher error than the batch's own do", shared, by_batch
         ),
-        _near(f"LayerNorm, without any such statistics, comes within {CLOSE:g} points of BN per step", layer, own),
+        on_arms(Check(close, near, f"{layer.show()} against {own.show()} %"), layer, own),
         exceeds("without a norm the error is higher than with BN per step", plain, own),
     ]
-    parts = [f"{name}: {text(spread(cells, RUNNING), cells, unit='%')}" for name, cells in arms.items() if cells]
-    by_batch = spread(arms[SHARED], BATCH)
-    if by_batch:
-        parts.append(f"{SHARED}, tested with the batch's statistics: {show(by_batch)} %")
+    parts = [f"{name}: {text(spread(arm, RUNNING), arm, unit='%')}" for name, arm in arms.items() if len(arm)]
+    if by_batch.stat:
+        parts.append(f"{SHARED}, tested with the batch's statistics: {show(by_batch.stat)} %")
     return Finding("validation error: " + "; ".join(parts), checks)
 
 
-def draw(records: Sequence[CellResult], figure: "Figure") -> None:
-    """The error by kind of statistics, and on its way."""
-    arms = _arms(records)
+def draw(cells: pd.DataFrame, figure: Figure) -> None:
+    """Draw the error by kind of statistics, and by epoch."""
+    arms = _arms(cells)
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
-    draw_arms(left, list(arms.items()))
-    name_kinds(left)
+    draw_kinds(left, arms)
     left.set_title("An LSTM over the rows of a digit", loc="left")
-    for name, cells in arms.items():
-        band(right, *curves(cells, "epoch", RUNNING), **_LOOKS[name], ms=3, lw=1.2, label=name)
+    for name, arm in arms.items():
+        band(right, curves(arm, "epoch", RUNNING), **styled(Style(name, *_COLORS[name])))
     if right.has_data():
         log_scale(right, "y")
         right.legend(fontsize=6.5)
     whole_ticks(right)
-    right.set(xlabel="Epoch", ylabel="Validation error (%)")
-    right.set_title("Running statistics", loc="left")
+    label(right, "Running statistics", "Epoch", "Validation error (%)")
 
 
-def _arms(records: Sequence[CellResult]) -> Mapping[str, list[CellResult]]:
-    bn = where(records, norm="batch_norm")
+def _arms(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {
-        PER_STEP: where(bn, model__per_step=True),
-        SHARED: where(bn, model__per_step=False),
-        LAYER: where(records, norm="layer_norm"),
-        NONE: where(records, norm="identity"),
+        PER_STEP: where(cells, norm="batch_norm", model__per_step="true"),
+        SHARED: where(cells, norm="batch_norm", model__per_step="false"),
+        LAYER: where(cells, norm="layer_norm"),
+        NONE: where(cells, norm="identity"),
     }
-
-
-def _near(what: str, one: Outcome, other: Outcome) -> Check:
-    found = f"{show(one)} against {show(other)} %"
-    near = judged(one, other, lambda one, other: one.mean - other.mean <= CLOSE)
-    return on_arms(Check(what, near, found), one, other)

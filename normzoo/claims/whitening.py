@@ -1,108 +1,82 @@
 """Whitening learns faster than standardizing and ends at a lower error, and costs more."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import pandas as pd
+from matplotlib.figure import Figure
 
-from normzoo.claims._cells import curves, outcome, text, where
-from normzoo.claims._compare import exceeds, show, times
-from normzoo.claims._draw import band, legend, log_scale, whole_ticks
-from normzoo.claims._finding import Check, Finding
-from normzoo.claims._recorded import series
+from normzoo.claims._cells import curves, recorded, show, text, where
+from normzoo.claims._checks import Finding, exceeds, outcome, times
+from normzoo.claims._draw import RUNNING, band, label, legend, log_scale, name_rows, styled, whole_ticks
+from normzoo.report.checks import Check
 from normzoo.report.style import BLUE, GREEN, Style, norm_style
 from normzoo.results import CellResult
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-ERROR = "val_error_running"
+BN = "batch_norm"
 COSTS = 1.1  # how many times the step of BatchNorm a step is to take at least, to cost more
 LESS = 2.0  # by what factor the correlation is to be lower
 _STYLES = {
-    "batch_norm": norm_style("batch_norm"),
+    BN: norm_style(BN),
     "decorrelated_batch_norm": Style("Decorrelated BN", BLUE, "s", "--"),
     "iter_norm": Style("IterNorm", GREEN, "^", "-."),
 }
-WHITENING = ("decorrelated_batch_norm", "iter_norm")
 
 
-def judge(records: Sequence[CellResult]) -> Finding:
-    """Error after the first epoch and at the end, correlation, and time of a step, of both against BatchNorm."""
-    cells = {norm: where(records, norm=norm) for norm in _STYLES}
+def judge(cells: pd.DataFrame) -> Finding:
+    """Judge error after the first epoch and at the end, correlation, and time of a step, of both against BatchNorm."""
+    arms = {norm: where(cells, norm=norm) for norm in _STYLES}
     first, last, correlation = (
-        {norm: outcome(own, metric) for norm, own in cells.items()} for metric in (_first, ERROR, "channel_correlation")
+        {norm: outcome(own, metric) for norm, own in arms.items()}
+        for metric in (_first, RUNNING, "channel_correlation")
     )
-    fastest = {norm: _fastest(own) for norm, own in cells.items()}
-    bn, checks = "batch_norm", []
-    for norm in WHITENING:
-        name = _STYLES[norm].name
-        checks += [
-            times(
-                f"BN's channels are more correlated than {name}'s",
-                correlation[bn], correlation[norm], LESS, digits=2, better=None,
-            ),
-            exceeds(f"after the first epoch the error is higher with BN than with {name}", first[bn], first[norm]),
-            exceeds(f"at the end the error is higher with BN than with {name}", last[bn], last[norm]),
-            _costs(name, fastest[bn], fastest[norm]).on([*cells[bn], *cells[norm]]),
-        ]  # fmt: skip
-    parts = []
-    for norm, own in cells.items():
-        if own:
-            ms = fastest[norm]
-            ratio = f", {ms / base:.2f} × BN's step" if ms and (base := fastest[bn]) and norm != bn else ""
+    fastest = {norm: _fastest(own) for norm, own in arms.items()}
+    checks, parts = [], []
+    for norm, own in arms.items():
+        name, ms, base = _STYLES[norm].name, fastest[norm], fastest[BN]
+        if norm != BN:
+            correlated = f"BN's channels are more correlated than {name}'s"
+            checks += [
+                times(correlated, correlation[BN], correlation[norm], LESS, digits=2, better=None),
+                exceeds(f"after the first epoch the error is higher with BN than with {name}", first[BN], first[norm]),
+                exceeds(f"at the end the error is higher with BN than with {name}", last[BN], last[norm]),
+                _costs(name, base, ms).on([*arms[BN].record, *own.record]),
+            ]
+        if len(own):
+            ratio = f", {ms / base:.2f} × BN's step" if ms and base and norm != BN else ""
             parts.append(
-                f"{_STYLES[norm].name}: error {text(last[norm].stat, own, unit='%')}, after one epoch "
-                f"{show(first[norm].stat)} %, correlation {show(correlation[norm].stat, 2)}{ratio}"
+                f"{name}: error {text(last[norm].stat, own, unit='%')}, after one epoch {show(first[norm].stat)} %, "
+                f"correlation {show(correlation[norm].stat, 2)}{ratio}"
             )
     return Finding("; ".join(parts), checks)
 
 
-def draw(records: Sequence[CellResult], figure: "Figure") -> None:
-    """Error by epoch, correlation by layer, and the time of a step."""
+def draw(cells: pd.DataFrame, figure: Figure) -> None:
+    """Draw the error by epoch, correlation by layer, and the time of a step."""
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.1, 1.1, 1))
-    for norm, style in _STYLES.items():
-        own = where(records, norm=norm)
-        looks: dict[str, Any] = {
-            "color": style.color,
-            "marker": style.marker,
-            "ms": 3.0,
-            "lw": 1.2,
-            "label": style.name,
-        }
-        band(left, *curves(own, "epoch", ERROR), ls=style.dash, **looks)
-        band(middle, *series(own, "", lambda arrays: arrays["correlation_mean"]), ls=style.dash, **looks)
-    for axes in (left, middle):
-        if axes.has_data():
-            log_scale(axes, "y")
-        whole_ticks(axes)
-    left.set(xlabel="Epoch", ylabel="Validation error (%)")
-    left.set_title("Effect", loc="left")
-    legend(left)
-    middle.set(xlabel="Norm layer", ylabel="Mean |correlation| of two channels")
-    middle.set_title("What it is for", loc="left")
-    _times(right, {norm: where(records, norm=norm) for norm in _STYLES})
-
-
-def _times(axes: "Axes", cells: Mapping[str, Sequence[CellResult]]) -> None:
-    for row, (norm, own) in enumerate(cells.items()):
+    for row, (norm, style) in enumerate(_STYLES.items()):
+        own = where(cells, norm=norm)
+        band(left, curves(own, "epoch", RUNNING), **styled(style))
+        band(middle, recorded(own, "", lambda arrays: arrays["correlation_mean"]), **styled(style))
         fastest = _fastest(own)
         if fastest is not None:
-            axes.barh(row, fastest, color=_STYLES[norm].color, height=0.5)
-            axes.text(fastest, row, f" {fastest:.1f} ms", va="center", fontsize=7)
-    axes.set_yticks(range(len(cells)), [_STYLES[norm].name for norm in cells])
-    axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.set_xlim(right=axes.get_xlim()[1] * 1.25)
-    axes.set_xlabel("Time of a step (ms),\nfastest seed")
-    axes.set_title("Cost", loc="left")
+            right.barh(row, fastest, color=style.color, height=0.5)
+            right.text(fastest, row, f" {fastest:.1f} ms", va="center", fontsize=7)
+    for axes in (left, middle):
+        log_scale(axes, "y")
+    whole_ticks(left, middle)
+    label(left, "Effect", "Epoch", "Validation error (%)")
+    legend(left)
+    label(middle, "What it is for", "Norm layer", "Mean |correlation| of two channels")
+    name_rows(right, [style.name for style in _STYLES.values()])
+    right.set_xlim(right=right.get_xlim()[1] * 1.25)
+    label(right, "Cost", "Time of a step (ms),\nfastest seed")
 
 
 def _first(record: CellResult) -> float | None:
-    return record.curve[0].get(ERROR) if record.curve else None
+    return record.curve[0].get(RUNNING) if record.curve else None
 
 
-def _fastest(cells: Sequence[CellResult]) -> float | None:
-    """Milliseconds of a step; what else a machine does makes steps slower, never faster."""
-    found = [float(ms) for record in cells if record.status == "ok" and (ms := record.time.get("ms_per_step"))]
+def _fastest(cells: pd.DataFrame) -> float | None:
+    """Return the milliseconds of a step; what else a machine does makes steps slower, never faster."""
+    found = [float(ms) for record in cells.record if record.status == "ok" and (ms := record.time.get("ms_per_step"))]
     return min(found, default=None)
 
 

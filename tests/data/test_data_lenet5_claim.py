@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from normzoo.claims._cells import frame
 from normzoo.claims.lenet5_mnist import draw, judge
 from normzoo.training.cell import run_cell
 from tests.data.generated_data import write_idx_folder
@@ -32,7 +33,7 @@ def test_the_experiment_runs_on_the_whole_data_sets(data: str, tmp_path: Path) -
             assert found is not None
             assert (found.status, config["data"]["image_size"], found.metrics["steps"]) == ("ok", 32, 2)
             records.append(found)
-    finding = judge(records)
+    finding = judge(frame(records))
     assert (len(finding.checks), finding.unmeasured) == (6, 0)
-    draw(records, figure := Figure())
+    draw(frame(records), figure := Figure())
     assert figure.axes[1].get_title("left") == f"Accuracy, all training images of {data}"

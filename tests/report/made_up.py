@@ -1,8 +1,10 @@
 """Made-up records of cells with recordings, for the claims that probes measure."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from normzoo.claims._cells import frame
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, cell_id, write_result
 
@@ -28,3 +30,11 @@ def made_up(
     if arrays:
         write_recording(result.folder, arrays)
     return result
+
+
+def on_records(claim: Any) -> SimpleNamespace:
+    """The claim's two functions, for records in place of the frame made of them."""
+    return SimpleNamespace(
+        judge=lambda records: claim.judge(frame(records)),
+        draw=lambda records, figure: claim.draw(frame(records), figure),
+    )

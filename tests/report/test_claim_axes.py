@@ -8,6 +8,9 @@ from matplotlib.figure import Figure
 
 from normzoo.claims import initialization, learning_rates
 from normzoo.results import CellResult
+from tests.report.made_up import on_records
+
+initialization, learning_rates = map(on_records, (initialization, learning_rates))
 
 Errors = Mapping[float, float | None]  # error at a setting; None where the cells diverged
 

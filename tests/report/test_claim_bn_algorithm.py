@@ -4,10 +4,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from normzoo.claims import bn_algorithm
 from normzoo.claims._figure import _spread
-from normzoo.claims.bn_algorithm import _STATEMENTS, draw, judge
+from normzoo.claims.bn_algorithm import _STATEMENTS
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+judge, draw = on_records(bn_algorithm).judge, on_records(bn_algorithm).draw
 
 
 def record(norm: str = "batch_norm", seed: int = 0, status: str = "ok", **errors: float | None) -> CellResult:

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from normzoo.claims.data_normalizers import _PROMISES, NAMES, RAW, draw, judge
+from normzoo.claims import data_normalizers
+from normzoo.claims.data_normalizers import _PROMISES, NAMES, RAW
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+judge, draw = on_records(data_normalizers).judge, on_records(data_normalizers).draw
 
 Losses = Mapping[str, float | None]  # None where they were not finite
 

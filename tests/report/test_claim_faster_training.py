@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from normzoo.claims._reach import reach
-from normzoo.claims.faster_training import ARMS, LENET_NORMS, PLAIN, draw, judge
+from normzoo.claims import faster_training
+from normzoo.claims._cells import frame
+from normzoo.claims.faster_training import ARMS, LENET_NORMS, PLAIN
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+judge, draw = on_records(faster_training).judge, on_records(faster_training).draw
 
 Errors = tuple[float, ...]  # at steps 10, 20, ...
 PUBLISHED: Mapping[str, Errors] = {
@@ -45,6 +48,7 @@ def inception(root: Path, errors: Mapping[str, Errors], seeds: int = 3) -> list[
             errors[arm.name],
             model={"name": "inception_small", "activation": "sigmoid" if arm.sigmoid else "relu"},
             recipe={"name": "bn_accelerated" if arm.lr > 1 else "none", "applied": {"lr": arm.lr}},
+            optimizer={"name": "sgd", "base_lr": 0.1 * arm.lr},
         )
         for arm in ARMS
         if arm.name in errors
@@ -55,6 +59,10 @@ def inception(root: Path, errors: Mapping[str, Errors], seeds: int = 3) -> list[
 def lenet(root: Path, errors: Mapping[str, Errors]) -> list[CellResult]:
     model = {"name": "lenet5", "activation": "tanh"}
     return [record(root, norm, seed, e, model=model) for norm, e in errors.items() for seed in range(3)]
+
+
+def reached(cells: list[CellResult], plain: list[CellResult]) -> str:
+    return str(faster_training.reach(frame(cells), frame(plain)))
 
 
 def changed(**errors: Errors) -> Mapping[str, Errors]:
@@ -88,14 +96,17 @@ def test_steps_are_counted_to_the_plain_nets_best_of_the_same_seed(tmp_path: Pat
     assert "(n = 3)" in finding.measured
     plain = [record(tmp_path, PLAIN, seed, (50, 10)) for seed in (0, 1)]
     fast = [record(tmp_path, "batch_norm", 0, (5, 4)), record(tmp_path, "batch_norm", 1, (50, 20))]
-    assert str(reach(fast, plain)) == "10 (never in 1 of 2 seeds)"
-    assert str(reach([], plain)) == "no such cells"
+    assert reached(fast, plain) == "10 (never in 1 of 2 seeds)"
+    assert reached([], plain) == "no such cells"
 
 
 def test_a_higher_rate_that_diverges_without_batch_norm_is_what_is_claimed(tmp_path: Path) -> None:
     records = [r for r in inception(tmp_path, PUBLISHED) if r.config["recipe"]["name"] == "none"]
     model, recipe = {"name": "inception_small", "activation": "relu"}, {"name": "none", "applied": {"lr": 5}}
-    records += [record(tmp_path, PLAIN, seed, (), "diverged", model=model, recipe=recipe) for seed in range(3)]
+    records += [
+        record(tmp_path, PLAIN, seed, (), "diverged", model=model, recipe=recipe, optimizer={"base_lr": 0.5})
+        for seed in range(3)
+    ]
     finding = judge(records)
     assert finding.checks[6].holds is True
     assert "3 diverged" in finding.checks[6].measured
@@ -118,8 +129,8 @@ def test_cells_ended_from_outside_are_no_evidence(tmp_path: Path, status: str) -
         assert False not in found
         records[at].status = "ok"
     short = [record(tmp_path, "batch_norm", 0, (80,), status)]
-    assert str(reach(short, [record(tmp_path, PLAIN, 0, (50, 10))])) == "no such cells"
-    assert str(reach([record(tmp_path, "batch_norm", 0, (80,))], [record(tmp_path, PLAIN, 0, (85,), status)])) == (
+    assert reached(short, [record(tmp_path, PLAIN, 0, (50, 10))]) == "no such cells"
+    assert reached([record(tmp_path, "batch_norm", 0, (80,))], [record(tmp_path, PLAIN, 0, (85,), status)]) == (
         "no such cells"
     )
 

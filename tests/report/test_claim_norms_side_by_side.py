@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from normzoo.claims.norms_side_by_side import ORDER, WITHOUT, draw, judge
+from normzoo.claims import norms_side_by_side
+from normzoo.claims.norms_side_by_side import ORDER, WITHOUT
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+judge, draw = on_records(norms_side_by_side).judge, on_records(norms_side_by_side).draw
 
 Ends = Mapping[str, tuple[float, float]]  # loss after the first epoch, error after the last
 AS_PUBLISHED = {WITHOUT: (1.0, 9.0), "batch_norm": (0.4, 4.0), "group_norm": (0.5, 5.0), "layer_norm": (0.6, 6.0)}

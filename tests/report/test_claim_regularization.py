@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from normzoo.claims.regularization import draw, judge
+from normzoo.claims import regularization
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+judge, draw = on_records(regularization).judge, on_records(regularization).draw
 
 Errors = Mapping[tuple[str, float], float]
 PLAIN, DROPPED, BN, BOTH = ("identity", 0.0), ("identity", 0.5), ("batch_norm", 0.0), ("batch_norm", 0.5)

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 from normzoo.claims import dying_relu, saturation
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+dying_relu, saturation = map(on_records, (dying_relu, saturation))
 
 
 def saturated(root: Path, norm: str, seed: int, end: float, decades: float, *, scale: float = 1.0) -> CellResult:

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from normzoo.claims import covariate_shift, noisy_batch_norm
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+covariate_shift, noisy_batch_norm = map(on_records, (covariate_shift, noisy_batch_norm))
 
 
 def shifted(

@@ -15,7 +15,11 @@ from normzoo.claims import (
     train_test_mismatch,
 )
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+federated_batch_norm, gradient_accumulation, non_iid_batches, recurrent_nets, train_test_mismatch = map(
+    on_records, (federated_batch_norm, gradient_accumulation, non_iid_batches, recurrent_nets, train_test_mismatch)
+)
 
 SEEDS = range(3)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from tests.report.made_up import on_records
 from tests.report.small_cells import ran
 
 BY_CLASS = ("data.order=by_class", "data.classes_per_batch=2")
@@ -47,7 +48,7 @@ ARMS: dict[str, list[tuple[str, ...]]] = {
 def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
     small = ["data.val_size=64", *(["probe.channel_correlation.samples=64"] if experiment == "whitening" else [])]
     records = [ran(experiment, tmp_path / str(i), *small, *arm) for i, arm in enumerate(ARMS[experiment])]
-    claim = import_module(f"normzoo.claims.{experiment}")
+    claim = on_records(import_module(f"normzoo.claims.{experiment}"))
     finding = claim.judge(records)
     assert finding.unmeasured == 0, [check.text for check in finding.checks if check.holds is None]
     assert "nan" not in finding.measured

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 from normzoo.claims import only_batch_norm, whitening
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+only_batch_norm, whitening = map(on_records, (only_batch_norm, whitening))
 
 SEEDS = range(3)
 
@@ -66,7 +68,7 @@ def test_a_rate_is_judged_only_where_every_seed_came_to_its_end(
 ) -> None:
     arms = {"norms": (50.0, 20.0), "sampled": (60.0, 40.0), "last": (70.0, 80.0)}
     records = [record for arm, errors in arms.items() for record in partly(tmp_path, arm, *errors)]
-    monkeypatch.setattr(only_batch_norm, "at_edge", lambda rate, tried: "")  # which of two rates always is
+    monkeypatch.setattr("normzoo.claims._checks.at_edge", lambda rate, tried: "")  # which of two rates always is
     assert [check.holds for check in only_batch_norm.judge(records).checks] == [True, True, True]
     for record in records[3:5]:  # two seeds at the rate that is best for the norms
         record.status = "diverged"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from tests.report.made_up import on_records
 from tests.report.small_cells import ran
 
 NOISE = "probe=[covariate_shift,activation_distribution,output_noise]"
@@ -31,7 +32,7 @@ def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) 
         for i, arm in enumerate(ARMS[experiment])
         for norm in ("identity", "batch_norm")
     ]
-    claim = import_module(f"normzoo.claims.{experiment}")
+    claim = on_records(import_module(f"normzoo.claims.{experiment}"))
     finding = claim.judge(records)
     assert finding.unmeasured == 0, [check.text for check in finding.checks if check.holds is None]
     assert "nan" not in finding.measured

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 from normzoo.claims import loss_smoothing, loss_surface
 from normzoo.results import CellResult
-from tests.report.made_up import made_up
+from tests.report.made_up import made_up, on_records
+
+loss_smoothing, loss_surface = map(on_records, (loss_smoothing, loss_surface))
 
 
 def landscape(root: Path, norm: str, seed: int, scale: float, beta: float, status: str = "ok") -> CellResult:

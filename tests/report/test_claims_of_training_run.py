@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from tests.report.made_up import on_records
 from tests.report.small_cells import ran
 
 INCEPTION = ("model.width=0.05", "model.modules=[3a]")
@@ -42,7 +43,7 @@ UNMEASURED = {"norms_side_by_side": 5, "data_normalizers": 4, "faster_training":
 def test_cells_record_what_is_judged_and_drawn(experiment: str, tmp_path: Path) -> None:
     records = [ran(experiment, tmp_path / str(i), *arm) for i, arm in enumerate(ARMS[experiment])]
     assert [record.status for record in records] == ["ok"] * len(records)
-    claim = import_module(f"normzoo.claims.{experiment}")
+    claim = on_records(import_module(f"normzoo.claims.{experiment}"))
     finding = claim.judge(records)
     assert finding.unmeasured == UNMEASURED[experiment], [c.text for c in finding.checks if c.holds is None]
     assert "nan" not in finding.measured

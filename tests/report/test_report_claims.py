@@ -11,13 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 import normzoo.claims as claims
 from normzoo.claims import Check, Finding, judge_claims
-from normzoo.claims._cells import Outcome, curves, entry, lost, split, spread, text, where
-from normzoo.claims._compare import exceeds
+from normzoo.claims._cells import curves, frame, lost, split, spread, text, where
+from normzoo.claims._checks import Outcome, exceeds
 from normzoo.claims._draw import legend, log_scale
 from normzoo.claims._figure import drawn
 from normzoo.errors import UserError
@@ -145,15 +146,15 @@ def test_a_claim_that_fails_stands_beside_one_that_does_not(
     other = cell(seed=7, error=50.0)
     folder = sweep([*cells, other])
 
-    def judge(records: list[CellResult]) -> Finding:
-        value = spread(records, "val_error_running")
+    def judge(cells: pd.DataFrame) -> Finding:
+        value = spread(cells, "val_error_running")
         assert value is not None
         return Finding(
-            text(value, records), [Check("the error is 9 %", value.mean == 9.0, "as it says | and so on", narrow=True)]
+            text(value, cells), [Check("the error is 9 %", value.mean == 9.0, "as it says | and so on", narrow=True)]
         )
 
-    def draw(records: list[CellResult], figure: Figure) -> None:
-        figure.add_subplot().plot([record.metrics["val_error_running"] for record in records])
+    def draw(cells: pd.DataFrame, figure: Figure) -> None:
+        figure.add_subplot().plot(cells["metrics.val_error_running"])
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("division by zero")
@@ -199,8 +200,8 @@ def test_missing_corrupt_and_failed_cells_are_said(
     folder = sweep(cells[:3])
     (folder / cells[2].cell / "result.json").write_text("{")
 
-    def judge(records: list[CellResult]) -> Finding:
-        return Finding(text(spread(records, "val_error_running"), records), [Check("never", None, lost(records))])
+    def judge(cells: pd.DataFrame) -> Finding:
+        return Finding(text(spread(cells, "val_error_running"), cells), [Check("never", None, lost(cells))])
 
     listed(folder, claim("good", judge, lambda *_: None), cells, grids="quick")
     made = judge_claims(folder)
@@ -289,18 +290,20 @@ def test_small_batch_can_hold_and_can_fail(
 
 
 def test_choosing_cells(cell: Callable[..., CellResult]) -> None:
-    cells = [cell(norm, size, seed) for norm in ("batch_norm", "group_norm") for size in (2, 4) for seed in (0, 1)]
-    assert len(where(cells, norm="group_norm", batch_size_per_device=2)) == 2
+    norms = ("group_norm", "batch_norm")
+    records = [cell(norm, size, seed) for norm in norms for size in (4, 2) for seed in (0, 1)]
+    cells = frame(records)
+    assert list(cells.record) == records  # in their own order
+    assert len(where(cells, norm="group_norm", batch=2)) == 2
     assert len(where(cells, norm__num_groups=8)) == 4
-    assert where(cells, model="another") == where(cells, no__such__entry=1) == []
-    assert {name: len(found) for name, found in split(cells, "norm").items()} == {"batch_norm": 4, "group_norm": 4}
-    assert entry(cells[0], "norm.name") == "batch_norm"
-    assert entry(cells[0], "norm.none") is None
+    assert len(where(cells, model="another")) == len(where(cells, no__such__entry=1)) == 0
+    assert {name: len(found) for name, found in split(cells, "norm").items()} == dict.fromkeys(norms, 4)
+    assert split(cells, "no.such.entry") == {}
 
 
 def test_spreads(cell: Callable[..., CellResult]) -> None:
-    cells = [cell(seed=seed, error=error) for seed, error in enumerate((7.0, 9.0, None))]
-    cells.append(cell(seed=3, status="diverged"))
+    records = [cell(seed=seed, error=error) for seed, error in enumerate((7.0, 9.0, None))]
+    cells = frame([*records, cell(seed=3, status="diverged")])
     found = spread(cells, "val_error_running")
     assert found is not None
     assert (found.mean, found.std, found.values) == (8.0, pytest.approx(2**0.5), (7.0, 9.0))
@@ -340,8 +343,8 @@ def test_cells_that_all_came_to_nothing_are_judged_and_drawn(
     ]
     claim = import_module(f"normzoo.claims.{name}")
     # Nets that diverged have not learned, and cannot be compared.
-    assert claim.judge(cells).verdict in ("not measured", "does not hold here", "cannot be told")
-    drawn(ClaimCells(name, "A.", "S", ()), cells, claim.draw)
+    assert claim.judge(frame(cells)).verdict in ("not measured", "does not hold here", "cannot be told")
+    drawn(name, frame(cells), claim.draw)
     assert not recwarn.list
 
 
