@@ -36,12 +36,12 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        """The finding's."""
+        """The verdict, `not judged` without a finding."""
         return self.finding.verdict if self.finding else "not judged"
 
     @property
     def checks(self) -> Sequence[Check]:
-        """The finding's."""
+        """The checks, none without a finding."""
         return self.finding.checks if self.finding else ()
 
     @property

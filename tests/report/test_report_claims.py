@@ -234,7 +234,7 @@ def test_each_claim_is_told_with_what_runs_it_again(
     made = judge_claims(folder)
     assert made is not None
     page = made.page.read_text(encoding="utf-8")
-    assert f"**Holds**. Again by `{again}`" in page
+    assert f"**Holds**. Run it again with `{again}`" in page
     assert "- Claims: holds 1" in page
     assert "narrow)" not in page
     assert of_claims_alone(folder) == alone

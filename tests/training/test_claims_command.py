@@ -72,7 +72,7 @@ def test_a_claim_is_run_judged_and_gone_on_with(cli: Cli, tmp_path: Path) -> Non
     assert code == 0, err
     folder = tmp_path / "two words"
     page = (folder / "claims.md").read_text(encoding="utf-8")
-    assert f"Again by `normzoo claims --only small_batch --quick {' '.join(small)}`" in page
+    assert f"Run it again with `normzoo claims --only small_batch --quick {' '.join(small)}`" in page
     assert (folder / "claims" / "small_batch.png").exists()
     assert not (folder / "summary.md").exists()  # of a sweep as a whole, which claims are not
     listed = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["small_batch"]
