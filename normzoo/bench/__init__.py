@@ -4,9 +4,8 @@ Run `normzoo bench layers`, or call `measure_layers`, `time_in_turn` and `saved_
 """
 
 from normzoo.bench.layers import measure_layers
-from normzoo.bench.measure import Step, Times, machine, saved_bytes, time_in_turn
+from normzoo.bench.measure import LayerRow, Step, Times, machine, saved_bytes, time_in_turn
 from normzoo.bench.measurement import Measurement
-from normzoo.bench.row import LayerRow
 from normzoo.bench.targets import targets
 
 __all__ = [

@@ -8,8 +8,7 @@ import torch
 
 from normzoo.bench.cases import Case, cases
 from normzoo.bench.compiled import compiled
-from normzoo.bench.measure import Ratio, Step, Times, time_in_turn
-from normzoo.bench.row import LayerRow
+from normzoo.bench.measure import LayerRow, Ratio, Step, Times, time_in_turn
 from normzoo.bench.targets import timed
 from normzoo.errors import UserError
 from normzoo.registry import list_norms

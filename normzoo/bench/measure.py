@@ -128,6 +128,27 @@ class Ratio:
         return self.error <= 0.01 * self.median or abs(self.median - target) > 2 * self.error
 
 
+@dataclass(frozen=True)
+class LayerRow:
+    """Measurements of one norm, a row of `normzoo bench layers`; a ratio is None without a reference."""
+
+    norm: str
+    against: str
+    shape: tuple[int, ...]
+    milliseconds: tuple[float, float] | None = None
+    """Medians of forward, and of forward plus backward."""
+    forward: Ratio | None = None
+    both: Ratio | None = None
+    saved: float | None = None
+    """Bytes saved for the backward, relative to those of the input."""
+    saved_against: float | None = None
+    compiled_forward: Ratio | None = None
+    """The compiled norm relative to the reference, which is not compiled."""
+    compiled_both: Ratio | None = None
+    compiled_saved: float | None = None
+    note: str = ""
+
+
 def saved_bytes(layer: Callable[..., Tensor], *inputs: Tensor, parameters: Sequence[Tensor] = ()) -> int:
     """Return the bytes that a forward saves for its backward, without those of `parameters`.
 

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from normzoo.bench.measure import Ratio
-from normzoo.bench.row import LayerRow
+from normzoo.bench.measure import LayerRow, Ratio
 
 LEGEND = """Median ratio of the rounds, with quartiles in brackets; below 1 is faster than the reference. ms: forward,
 and forward plus backward. saved: bytes saved for the backward, relative to those of the input, of the norm and of the

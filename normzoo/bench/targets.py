@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normzoo.bench.measure import Ratio
+from normzoo.bench.measure import LayerRow, Ratio
 from normzoo.bench.measurement import VERDICTS, Measurement
-from normzoo.bench.row import LayerRow
 from normzoo.norm_info import NormInfo
 from normzoo.registry import info
 

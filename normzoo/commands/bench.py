@@ -11,8 +11,7 @@ import torch
 
 from normzoo.bench.compiled import compile_ahead
 from normzoo.bench.layers import layer_cases, measure_layers
-from normzoo.bench.measure import BUSY, keep_freed_memory, load, machine, write_json
-from normzoo.bench.row import LayerRow
+from normzoo.bench.measure import BUSY, LayerRow, keep_freed_memory, load, machine, write_json
 from normzoo.bench.table import heading, line
 from normzoo.bench.targets import summary, targets
 from normzoo.errors import UserError
