@@ -1,8 +1,8 @@
 """Locate data files, and write our own atomically."""
 
+import io
 import os
 import tempfile
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from normzoo.errors import UserError
+from normzoo.results import write_atomic
+
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError)
 
 
 def cache_folder() -> Path:
@@ -32,19 +35,11 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
     """Write arrays atomically, so that no reader or concurrent writer sees half a file.
 
     Raises:
-        OSError: If the folder is not writable.
+        UserError: If the folder is not writable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for one of the arrays
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for one of the arrays
+    write_atomic(path, stream.getvalue())
 
 
 def read_npz(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[np.ndarray]:
@@ -58,18 +53,13 @@ def read_npz(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[np.ndarray]
             arrays = [file[name] for name in shapes]
         if [(a.dtype, a.shape) for a in arrays] != [(np.dtype(np.uint8), shape) for shape in shapes.values()]:
             raise ValueError("unexpected contents")
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
-        raise _corrupt(path, error) from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise _corrupt(path, error) from error
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"the cached data file {path} is corrupt or cannot be read ({reason}). Delete it and run again to rebuild "
+            "it."
+        ) from error
     return arrays
-
-
-def _corrupt(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(
-        f"the cached data file {path} is corrupt or cannot be read ({reason}). Delete it and run again to rebuild it."
-    )
 
 
 def download_once(target: Path, fetch: Callable[[Path], None], is_there: Callable[[], bool], how_else: str) -> None:

@@ -1,18 +1,17 @@
 """CIFAR-10 through torchvision."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from normzoo.data._files import cache_folder, download_once, listing, usual_places
-from normzoo.data.in_memory import Images, InMemory
+from normzoo.data._files import listing, usual_places
+from normzoo.data.in_memory import Downloadable, Images
 from normzoo.errors import UserError
 
 FOLDER = "cifar-10-batches-py"
 
 
-class CIFAR10(InMemory):
+class CIFAR10(Downloadable):
     """CIFAR-10: 50,000 training and 10,000 validation images (the official test set) of ten classes, 3×32×32.
 
     The folder cifar-10-batches-py is searched in `root`; without `root` in $NORMZOO_DATA, the cache folder and ./data.
@@ -32,30 +31,15 @@ class CIFAR10(InMemory):
     name = "cifar10"
     num_classes = 10
     native_shape = (3, 32, 32)
-
-    def __init__(self, *, root: str | Path | None = None, download: bool = False, **options: Any) -> None:
-        super().__init__(**options)
-        self.root = None if root is None else Path(root).expanduser()
-        self.download = download
-
-    def prepare_data(self) -> None:
-        """Download the files if they are missing and `download` is set."""
-        if not self.download or self._is_there():
-            return
-
-        def fetch(parent: Path) -> None:
-            from torchvision import datasets
-
-            datasets.CIFAR10(str(parent), download=True)
-
-        how_else = f"Or download it by other means and set data.root to the folder that contains {FOLDER}."
-        download_once((self.root or cache_folder()) / FOLDER, fetch, self._is_there, how_else)
+    torchvision_class = "CIFAR10"
+    download_folder = FOLDER
+    how_else = f"Or download it by other means and set data.root to the folder that contains {FOLDER}."
 
     def read(self) -> tuple[Images, Images]:
         """Return training and validation images with labels."""
         from torchvision import datasets
 
-        parent = self._parent()
+        parent = self.find()
         if parent is None:
             raise UserError(
                 f"the data set cifar10 is not on this machine: there is no {FOLDER} in {listing(self._places())}. "
@@ -71,10 +55,8 @@ class CIFAR10(InMemory):
         train, val = ((torch.from_numpy(s.data).permute(0, 3, 1, 2), torch.tensor(s.targets)) for s in sets)
         return train, val
 
-    def _is_there(self) -> bool:
-        return self._parent() is not None
-
-    def _parent(self) -> Path | None:
+    def find(self) -> Path | None:
+        """Return the folder that contains cifar-10-batches-py."""
         return next((place for place in self._places() if (place / FOLDER).is_dir()), None)
 
     def _places(self) -> list[Path]:

@@ -22,7 +22,7 @@ class FashionMNIST(MNIST):
     """
 
     name = "fashion_mnist"
-    torchvision_class = "FashionMNIST"
+    torchvision_class = download_folder = "FashionMNIST"
     system_folders = ("/usr/share/datasets/fashion-mnist",)
     how_to_get = (
         "Install the Debian or Ubuntu package dataset-fashion-mnist (apt install dataset-fashion-mnist), set "

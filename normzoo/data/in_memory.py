@@ -2,10 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from normzoo.data._files import cache_folder, download_once
 from normzoo.data.base import ImageData, Split, balanced_order, check_whole, mixed
 from normzoo.data.loader import TensorLoader
 from normzoo.data.pixels import SCALINGS, augmentation, check_shift, minmax, resize, shifted, zscore
@@ -185,3 +187,39 @@ class InMemory(ImageData):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the images: another process reads them faster than they can be sent."""
         return {**self.__dict__, "_splits": {}, "_counts": {}}
+
+
+class Downloadable(InMemory):
+    """A data set of files that torchvision can download.
+
+    Args:
+        root: Folder with the files.
+        download: Whether torchvision may download missing files, into `root` or the cache folder.
+        options: Options of `InMemory` and `ImageData`.
+    """
+
+    torchvision_class: str
+    download_folder: str
+    how_else: str
+
+    def __init__(self, *, root: str | Path | None = None, download: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.root = None if root is None else Path(root).expanduser()
+        self.download = download
+
+    @abstractmethod
+    def find(self) -> Path | None:
+        """Return the folder that has the files, if there is one."""
+
+    def prepare_data(self) -> None:
+        """Download the files if they are missing and `download` is set."""
+        if not self.download or self.find():
+            return
+
+        def fetch(parent: Path) -> None:
+            from torchvision import datasets
+
+            getattr(datasets, self.torchvision_class)(str(parent), download=True)
+
+        target = (self.root or cache_folder()) / self.download_folder
+        download_once(target, fetch, lambda: self.find() is not None, self.how_else)

@@ -125,9 +125,9 @@ class TensorLoader:
 
     Args:
         x, y: Samples and labels.
-        batch_size, shuffle, drop_last, seed, rank, world_size: See `EpochSampler`.
-        reshuffle: See `EpochSampler`.
+        batch_size: Samples per batch.
         classes_per_batch: Number of classes in a shuffled batch.
+        options: Options of `EpochSampler`.
         at_once: Batches returned as one slice; the last slice of a pass may hold fewer.
         augment: Called as `augment(x, draws)` on each chunk; draws (len(x), `draws`) are uniform in [0, 1) and depend
             on (seed, epoch, position in the order) only, hence not on the number of ranks.
@@ -140,32 +140,18 @@ class TensorLoader:
         y: Tensor,
         batch_size: int,
         *,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        reshuffle: bool = True,
         classes_per_batch: int | None = None,
         at_once: int = 1,
         augment: Augment | None = None,
         draws: int = 3,
+        **options: Any,
     ) -> None:
         self.x, self.y = x, y
         self.batch_size, self.at_once = batch_size, at_once
         self.batch_sampler = None  # Lightning reads it from every loader with a sampler
         self.augment, self.draws = augment, draws
-        self.sampler = EpochSampler(
-            len(x),
-            batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            reshuffle=reshuffle,
-            by_class=(y, classes_per_batch) if classes_per_batch else None,
-        )
+        few = (y, classes_per_batch) if classes_per_batch else None
+        self.sampler = EpochSampler(len(x), batch_size, by_class=few, **options)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass that of `epoch`."""

@@ -51,7 +51,7 @@ class MNIST5k(InMemory):
         x, y = parse()
         try:
             write_npz(path, x=x, y=y)
-        except OSError as error:
+        except UserError as error:
             logger.warning("cannot cache mnist5k in %s (%s); it will be parsed again", path, error)
 
     def read(self) -> tuple[Images, None]:

@@ -1,6 +1,6 @@
 """Transform images in memory: resize, scale, augment, and shift the validation images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,14 +59,12 @@ def crop_flip(x: Tensor, draws: Tensor, padding: int = 4) -> Tensor:
 
     Source: K. He et al., 2016, arXiv:1512.03385, section 4.2.
     """
-    n, channels, height, width = x.shape
+    height, width = x.shape[-2:]
     shift = (draws[:, :2] * (2 * padding + 1)).long()
     rows = shift[:, 0, None] + torch.arange(height)
     columns = shift[:, 1, None] + torch.arange(width)
     columns = torch.where(draws[:, 2, None] < 0.5, columns.flip(1), columns)
-    image = torch.arange(n)[:, None, None, None]
-    channel = torch.arange(channels)[:, None, None]
-    return F.pad(x, [padding] * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return _gather(F.pad(x, [padding] * 4), rows, columns)
 
 
 def distort(x: Tensor, draws: Tensor, strength: float, unit: float) -> Tensor:
@@ -84,35 +82,32 @@ def distort(x: Tensor, draws: Tensor, strength: float, unit: float) -> Tensor:
         strength: From 0 to 1.
         unit: Standard deviation of the data set.
     """
-    n, channels, height, width = x.shape
+    height, width = x.shape[-2:]
     sides = torch.tensor([height, width])
     reach = (strength * sides / 8).round().long()
     shift = (draws[:, :2] * (2 * reach + 1)).long() - reach
     rows = (shift[:, 0, None] + torch.arange(height)).clamp(0, height - 1)
     columns = (shift[:, 1, None] + torch.arange(width)).clamp(0, width - 1)
-    image = torch.arange(n)[:, None, None, None]
-    channel = torch.arange(channels)[:, None, None]
-    moved = x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    moved = _gather(x, rows, columns)
     contrast, brightness = ((2 * draws[:, i] - 1).view(-1, 1, 1, 1) * strength / 2 for i in (2, 3))
     return moved * (1 + contrast) + brightness * unit
 
 
+def _gather(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Take rows (N, H) and columns (N, W) of each image."""
+    image, channel = torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])[:, None, None]
+    return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
 def augmentation(crops: bool, distortion: float, unit: float) -> tuple[Augment, int] | None:
     """Return the augmentation of training images and the number of draws it takes per image; None for nothing."""
-    steps: list[tuple[int, Callable[[Tensor, Tensor], Tensor]]] = []
-    if crops:
-        steps.append((3, crop_flip))
-    if distortion:
-        steps.append((4, lambda x, draws: distort(x, draws, distortion, unit)))
-    if not steps:
-        return None
+    used = 3 if crops else 0
 
     def augment(x: Tensor, draws: Tensor) -> Tensor:
-        for part, (_, step) in zip(draws.split([count for count, _ in steps], dim=1), steps, strict=True):
-            x = step(x, part)
-        return x
+        x = crop_flip(x, draws[:, :used]) if crops else x
+        return distort(x, draws[:, used:], distortion, unit) if distortion else x
 
-    return augment, sum(count for count, _ in steps)
+    return (augment, used + (4 if distortion else 0)) if crops or distortion else None
 
 
 def check_shift(shift: Mapping[str, Any] | None) -> dict[str, float]:

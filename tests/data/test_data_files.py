@@ -163,7 +163,7 @@ def test_an_interrupted_write_leaves_nothing(own_places: Path, monkeypatch: pyte
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "savez", interrupted)
+    monkeypatch.setattr("os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _files.write_npz(own_places / "cache" / "x.npz", x=np.zeros(3, np.uint8))
     assert not list((own_places / "cache").iterdir())
