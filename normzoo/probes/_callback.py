@@ -1,7 +1,8 @@
-"""Base of the callbacks that measure at regular steps: when to measure, and the rows to record."""
+"""Bases of the callbacks: what they give to a cell, and when those measure that do so at regular steps."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,42 @@ else:
             """Stand-in for Lightning's class."""
 
 
-class StepProbe(Callback):
+class Probe(Callback):
+    """A callback with numbers for the cell's metrics and arrays for its recording."""
+
+    kept: tuple[str, ...] = ()  # attributes that a checkpoint saves
+
+    def recording(self) -> dict[str, Any]:
+        """Return the arrays."""
+        return {}
+
+    def summary(self) -> dict[str, float | None]:
+        """Return the numbers."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs."""
+        return {name: getattr(self, name) for name in self.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        for name in self.kept:
+            setattr(self, name, state_dict[name])
+
+
+class StepProbe(Probe):
     """Measure before every `every`-th optimizer step, on the batch of that step, and record one row each time.
 
     The model inside the LightningModule (its attribute `model`, or else itself) is measured in training mode. In
-    data-parallel training all processes measure, and the first one records. A resumed training keeps its rows through
-    `state_dict`. The time of measuring counts as training time.
+    data-parallel training all processes measure, and the first one records. A resumed training keeps its rows and
+    names. The time of measuring counts as training time.
 
     Args:
         every: Optimizer steps between measurements; the first is before the first step.
     """
 
     prefix = ""
+    kept: tuple[str, ...] = ("rows", "names")
 
     def __init__(self, every: int) -> None:
         super().__init__()
@@ -41,6 +66,7 @@ class StepProbe(Callback):
             raise UserError(f"{type(self).__name__}: every={every!r} must be a positive integer")
         self.every = every
         self.rows: list[dict[str, Tensor]] = []
+        self.names: dict[str, list[Any]] = {}  # of what the columns hold, recorded with them
 
     def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any] | None:
         """Return one row, numbers or tensors by name; None to skip."""
@@ -68,27 +94,27 @@ class StepProbe(Callback):
         return torch.stack([row[name] for row in self.rows]) if self.rows else torch.empty(0)
 
     def recording(self) -> dict[str, Any]:
-        """Return the columns as arrays, named `<prefix>_<name>`."""
-        names = self.rows[0] if self.rows else ()
-        return {f"{self.prefix}_{name}": self.column(name).numpy() for name in names}
-
-    def summary(self) -> dict[str, float | None]:
-        """Return numbers for the cell's metrics."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the rows for a checkpoint."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the rows from a checkpoint."""
-        self.rows = list(state_dict["rows"])
+        """Return columns and names, each as `<prefix>_<name>`."""
+        columns = {name: self.column(name).numpy() for name in (self.rows[0] if self.rows else ())}
+        return {f"{self.prefix}_{name}": values for name, values in {**columns, **self.names}.items()}
 
 
 def inner_model(module: Any) -> nn.Module:
     """Return the model that a LightningModule trains."""
     model = getattr(module, "model", None)
     return model if isinstance(model, nn.Module) else module
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Set the mode of the model within the context, and restore that of each layer."""
+    modes = {layer: layer.training for layer in model.modules()}
+    try:
+        model.train(training)
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
 
 
 def reduce_column(reduce: Callable[[Tensor], Tensor], values: Tensor) -> float | None:

@@ -112,6 +112,7 @@ class ActivationDistributionProbe(StepProbe):
     """
 
     prefix = "activation"
+    kept = (*StepProbe.kept, "last_step")
 
     def __init__(self, every: int = 10, samples: int | None = 256, quantiles: Sequence[float] = QUANTILES) -> None:
         super().__init__(every)
@@ -120,6 +121,7 @@ class ActivationDistributionProbe(StepProbe):
         if not all(0 <= level <= 1 for level in quantiles):
             raise UserError(f"ActivationDistributionProbe: quantiles={list(quantiles)} must be between 0 and 1")
         self.samples, self.levels = samples, tuple(quantiles)
+        self.names = {"layers": [], "levels": list(quantiles)}
         self.last: Distribution | None = None
         self.last_step = -1
 
@@ -138,13 +140,9 @@ class ActivationDistributionProbe(StepProbe):
         if step % self.every:
             return None
         self.last, self.last_step = found, step
+        self.names["layers"] = list(found.layers)
         unknown = torch.full_like(found.mean, torch.nan)
         return {"mean": found.mean, "std": found.std, "quantiles": found.quantiles, "drift": unknown}
-
-    def recording(self) -> dict[str, Any]:
-        """Return the recorded arrays and the names of the layers."""
-        layers = self.last.layers if self.last else ()
-        return {**super().recording(), "activation_layers": list(layers), "activation_levels": list(self.levels)}
 
     def summary(self) -> dict[str, float | None]:
         """Return the median drift."""
@@ -154,11 +152,9 @@ class ActivationDistributionProbe(StepProbe):
 
     def state_dict(self) -> dict[str, Any]:
         """Return rows and the last distribution for a checkpoint."""
-        last = None if self.last is None else dict(vars(self.last))
-        return {**super().state_dict(), "last": last, "last_step": self.last_step}
+        return {**super().state_dict(), "last": self.last and dict(vars(self.last))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore rows and the last distribution from a checkpoint."""
         super().load_state_dict(state_dict)
-        self.last_step = state_dict["last_step"]
-        self.last = None if state_dict["last"] is None else Distribution(**state_dict["last"])
+        self.last = state_dict["last"] and Distribution(**state_dict["last"])

@@ -160,7 +160,6 @@ class ActivationHealthProbe(StepProbe):
         if samples is not None and samples < 1:
             raise UserError(f"ActivationHealthProbe: samples={samples} must be positive or null")
         self.samples, self.margin, self.loss = samples, margin, loss
-        self.names: dict[str, list[str]] = {}
 
     def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any]:
         """Measure activations and gradient norms."""
@@ -174,10 +173,6 @@ class ActivationHealthProbe(StepProbe):
             "inactive": found.inactive,
             "gradient_norms": torch.tensor(list(norms.values()), dtype=torch.float64),
         }
-
-    def recording(self) -> dict[str, Any]:
-        """Return the recorded arrays and the names of the layers."""
-        return {**super().recording(), **{f"health_{key}": names for key, names in self.names.items()}}
 
     def summary(self) -> dict[str, float | None]:
         """Return shares and gradient ratio; see the class."""
@@ -193,12 +188,3 @@ class ActivationHealthProbe(StepProbe):
         if norms.numel():
             found["gradient_decades"] = float((norms[0, 0] / norms[0, -1]).log10())
         return found
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return rows and names for a checkpoint."""
-        return {**super().state_dict(), "names": self.names}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore rows and names from a checkpoint."""
-        super().load_state_dict(state_dict)
-        self.names = dict(state_dict["names"])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from normzoo.errors import UserError
 from normzoo.probes._batches import input_of
-from normzoo.probes._callback import Callback, inner_model, probe_batches
+from normzoo.probes._callback import Probe, in_mode, inner_model, probe_batches
 from normzoo.probes._gradients import copy_with, keep_rng_state, output_of
 from normzoo.probes._layers import all_norms
 
@@ -56,7 +56,7 @@ def _describe(rows: Tensor) -> tuple[float, float]:
     return float(matrix[apart].abs().mean()), float(condition)
 
 
-class ChannelCorrelationProbe(Callback):
+class ChannelCorrelationProbe(Probe):
     """Measure `channel_correlation` of the trained model, in training mode, on the same training images for every norm.
 
     Cost: one forward pass, after the training, on the images of the first process.
@@ -78,28 +78,22 @@ class ChannelCorrelationProbe(Callback):
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """Measure in training mode, and restore the modes."""
         model = inner_model(module)
-        was = {layer: layer.training for layer in model.modules()}
-        try:
-            with trainer.precision_plugin.forward_context():
-                inputs = probe_batches(trainer, self.samples, self.samples)[0][0]
-                self.found = channel_correlation(model.train(), inputs)
-        finally:
-            for layer, training in was.items():
-                layer.training = training
+        with in_mode(model, True), trainer.precision_plugin.forward_context():
+            self.found = channel_correlation(model, probe_batches(trainer, self.samples, self.samples)[0][0])
 
     def recording(self) -> dict[str, Any]:
         """Return both quantities per layer."""
-        values = torch.tensor(list(self.found.values()), dtype=torch.float64).reshape(-1, 2)
-        return {
-            "correlation_layers": list(self.found),
-            "correlation_mean": values[:, 0].numpy(),
-            "correlation_condition": values[:, 1].numpy(),
-        }
+        mean, condition = self._values().numpy()
+        return {"correlation_layers": list(self.found), "correlation_mean": mean, "correlation_condition": condition}
 
     def summary(self) -> dict[str, float | None]:
         """Return the mean correlation and the median condition number."""
-        values = torch.tensor(list(self.found.values()), dtype=torch.float64).reshape(-1, 2)
-        if not values.isfinite().all(1).any():
-            return {"channel_correlation": None, "channel_condition": None}
-        mean, condition = values.T
-        return {"channel_correlation": float(mean.nanmean()), "channel_condition": float(condition.nanmedian())}
+        mean, condition = self._values()
+        known = bool((mean.isfinite() & condition.isfinite()).any())
+        return {
+            "channel_correlation": float(mean.nanmean()) if known else None,
+            "channel_condition": float(condition.nanmedian()) if known else None,
+        }
+
+    def _values(self) -> Tensor:
+        return torch.tensor(list(self.found.values()), dtype=torch.float64).reshape(-1, 2).T

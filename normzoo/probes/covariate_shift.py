@@ -146,7 +146,6 @@ class CovariateShiftProbe(StepProbe):
     def __init__(self, every: int = 10, loss: Loss = F.cross_entropy) -> None:
         super().__init__(every)
         self.loss = loss
-        self.layers: tuple[str, ...] = ()
         self._pending: tuple[int, nn.Module, Any] | None = None
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
@@ -163,15 +162,9 @@ class CovariateShiftProbe(StepProbe):
         with trainer.precision_plugin.forward_context():
             after = {name: value.detach() for name, value in trainable(inner_model(module)).items()}
             found = covariate_shift(model, self.loss, measured, trainable(model), after, across=trainer.world_size > 1)
-        self.layers = found.layers
-        self.keep(
-            step,
-            {"distances": found.distances, "cosines": found.cosines, "gradient_norms": found.gradient_norms},
-        )
-
-    def recording(self) -> dict[str, Any]:
-        """Return the recorded arrays and the names of the layers."""
-        return {**super().recording(), "shift_layers": list(self.layers)}
+        row = dict(vars(found))
+        self.names = {"layers": list(row.pop("layers"))}
+        self.keep(step, row)
 
     def summary(self) -> dict[str, float | None]:
         """Return the medians; see the class."""
@@ -182,12 +175,3 @@ class CovariateShiftProbe(StepProbe):
             f"covariate_shift{name}": reduce_column(median, values.mean(1) if values.numel() else values)
             for name, values in means.items()
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return rows and names for a checkpoint."""
-        return {**super().state_dict(), "layers": list(self.layers)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore rows and names from a checkpoint."""
-        super().load_state_dict(state_dict)
-        self.layers = tuple(state_dict["layers"])

@@ -86,17 +86,10 @@ def federated_training(
         everything.append([_error(client.model, client.everything) for client in here])
     last = own[-1]
     metrics = {f"error_{i}": error for i, error in enumerate(last)}
-    metrics |= {
-        "error_mean": sum(last) / clients,
-        "error_worst": max(last),
-        "error_all": sum(everything[-1]) / clients,
-    }
-    arrays = {
-        "federated_errors": own,
-        "federated_errors_all": everything,
-        "federated_clients": [client.name for client in here],
-    }
-    return metrics, arrays
+    metrics |= {"error_mean": sum(last) / clients, "error_worst": max(last)}
+    metrics["error_all"] = sum(everything[-1]) / clients
+    names = [client.name for client in here]
+    return metrics, {"federated_errors": own, "federated_errors_all": everything, "federated_clients": names}
 
 
 def _check(skew: str, clients: int, classes_per_client: int, classes: int, **positive: int) -> None:
@@ -177,9 +170,5 @@ def _error(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
     """Return the error in percent, in evaluation mode."""
     x, y = test
     model.eval()
-    wrong = sum(int((model(part).argmax(1) != labels).sum()) for part, labels in _parts(x, y))
-    return 100.0 * wrong / len(y)
-
-
-def _parts(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(x.split(_EVAL_BATCH), y.split(_EVAL_BATCH), strict=True))
+    wrong = torch.cat([model(part).argmax(1) for part in x.split(_EVAL_BATCH)]) != y
+    return 100.0 * int(wrong.sum()) / len(y)

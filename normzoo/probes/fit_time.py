@@ -3,10 +3,10 @@
 import time
 from typing import Any
 
-from lightning.pytorch import Callback
+from normzoo.probes._callback import Probe
 
 
-class FitTime(Callback):
+class FitTime(Probe):
     """Measure `fit_s`, the seconds from before the first epoch until after the last one of this process."""
 
     def __init__(self) -> None:
@@ -20,10 +20,6 @@ class FitTime(Callback):
         """Stop the clock."""
         self.fit_s = time.perf_counter() - self._since
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float | None]:
         """Return `fit_s`."""
         return {"fit_s": self.fit_s}
-
-    def recording(self) -> dict[str, Any]:
-        """Return no arrays."""
-        return {}

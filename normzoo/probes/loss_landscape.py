@@ -119,6 +119,7 @@ class LossLandscape(StepProbe):
     def __init__(self, every: int = 10, steps: Sequence[float] = STEPS, loss: Loss = F.cross_entropy) -> None:
         super().__init__(every)
         self.steps, self.loss = tuple(steps), loss
+        self.names = {"multiples": list(steps)}
 
     def measure(self, trainer: Any, model: nn.Module, batch: Any) -> Mapping[str, Any] | None:
         """Measure the landscape of the batch; None while the learning rate is zero."""
@@ -127,18 +128,9 @@ class LossLandscape(StepProbe):
             return None
         sizes = [step * lr for step in self.steps]
         found = loss_landscape(model, self.loss, batch, sizes, across=trainer.world_size > 1)
-        return {
-            "lr": lr,
-            "loss": found.loss,
-            "losses": found.losses,
-            "distances": found.distances,
-            "gradient_distances": found.gradient_distances,
-            "beta": found.beta,
-        }
-
-    def recording(self) -> dict[str, Any]:
-        """Return the recorded arrays and the multiples of the learning rate."""
-        return {**super().recording(), "landscape_multiples": list(self.steps)}
+        row = dict(vars(found), lr=lr, beta=found.beta)
+        del row["step_sizes"]
+        return row
 
     def summary(self) -> dict[str, float | None]:
         """Return medians and the largest β."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normzoo.errors import UserError
-from normzoo.probes._callback import Callback, inner_model, probe_batches
+from normzoo.probes._callback import Probe, in_mode, inner_model, probe_batches
 from normzoo.probes._gradients import Batch, Loss, loss_at
 from normzoo.probes._layers import weight_layers
 
@@ -92,25 +92,19 @@ def loss_surface(
     parameters = dict(model.named_parameters())
     x = torch.as_tensor(_grid(1.0, 21) if alphas is None else alphas, dtype=torch.float64)
     y = x if betas is None else torch.as_tensor(betas, dtype=torch.float64)
-    losses = [
-        loss_at(
-            model,
-            loss,
-            batch,
-            {name: parameters[name].detach() + float(a) * first[name] + float(b) * second[name] for name in first},
-            across=across,
-        )
-        for a in x
-        for b in y
-    ]
-    return Surface(x, y, torch.tensor(losses, dtype=torch.float64).view(len(x), len(y)))
+    losses = torch.empty(len(x), len(y), dtype=torch.float64)
+    for i, j in torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(y))).tolist():
+        a, b = float(x[i]), float(y[j])
+        there = {name: parameters[name].detach() + a * first[name] + b * second[name] for name in first}
+        losses[i, j] = loss_at(model, loss, batch, there, across=across)
+    return Surface(x, y, losses)
 
 
 def _grid(radius: float, points: int) -> Tensor:
     return torch.linspace(-radius, radius, points, dtype=torch.float64)
 
 
-class LossSurface(Callback):
+class LossSurface(Probe):
     """Measure `loss_surface` of the trained model, on training images.
 
     Cost: `points`² forward passes of `samples` images at the end of the training.
@@ -148,18 +142,10 @@ class LossSurface(Callback):
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """Measure the surface, and restore the modes."""
         model = inner_model(module)
-        modes = {part: part.training for part in model.modules()}
         (batch,) = probe_batches(trainer, self.samples, self.samples)
-        grid = _grid(self.radius, self.points)
-        try:
-            model.train(self.training_mode)
-            with trainer.precision_plugin.forward_context():
-                self.surface = loss_surface(
-                    model, self.loss, batch, grid, seed=self.seed, across=trainer.world_size > 1
-                )
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
+        grid, across = _grid(self.radius, self.points), trainer.world_size > 1
+        with in_mode(model, self.training_mode), trainer.precision_plugin.forward_context():
+            self.surface = loss_surface(model, self.loss, batch, grid, seed=self.seed, across=across)
 
     def recording(self) -> dict[str, Any]:
         """Return coordinates and losses."""

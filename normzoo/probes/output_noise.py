@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from normzoo.errors import UserError
-from normzoo.probes._callback import Callback, inner_model
+from normzoo.probes._callback import Probe, inner_model
 from normzoo.probes._layers import all_norms
 
 
@@ -90,7 +90,7 @@ def output_noise(model: nn.Module, **options: Any) -> Iterator[None]:
             handle.remove()
 
 
-class OutputNoise(Callback):
+class OutputNoise(Probe):
     """Apply `add_output_noise` during fitting; it changes the training and measures nothing.
 
     Args:
@@ -132,11 +132,3 @@ class OutputNoise(Callback):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-
-    def recording(self) -> dict[str, Any]:
-        """Return no arrays."""
-        return {}
-
-    def summary(self) -> dict[str, float | None]:
-        """Return no numbers."""
-        return {}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normzoo.errors import UserError
 from normzoo.probes._batches import as_batches, input_of
-from normzoo.probes._callback import Callback, inner_model, probe_batches, training_batch_size
+from normzoo.probes._callback import Probe, inner_model, probe_batches, training_batch_size
 from normzoo.probes._gradients import copy_with, keep_rng_state, output_of
 from normzoo.probes._layers import all_norms
 
@@ -92,7 +92,7 @@ def _noise(means: Tensor, variances: Tensor) -> tuple[float, float]:
     return float(mean[varies].mean().sqrt()), float(var[varies].mean().sqrt())
 
 
-class StatisticNoiseProbe(Callback):
+class StatisticNoiseProbe(Probe):
     """Measure `statistic_noise` before and after the training, on training images.
 
     Cost: `batches` forward passes, twice.
@@ -134,12 +134,9 @@ class StatisticNoiseProbe(Callback):
         """Return the noise before and after."""
         if not self.rows:
             return {}
-        return {
-            "noise_mean": torch.stack([row.mean for row in self.rows]).numpy(),
-            "noise_var": torch.stack([row.var for row in self.rows]).numpy(),
-            "noise_values": self.rows[-1].values.numpy(),
-            "noise_layers": list(self.rows[-1].layers),
-        }
+        mean, var = (torch.stack([getattr(row, name) for row in self.rows]).numpy() for name in ("mean", "var"))
+        values, layers = self.rows[-1].values.numpy(), list(self.rows[-1].layers)
+        return {"noise_mean": mean, "noise_var": var, "noise_values": values, "noise_layers": layers}
 
     def summary(self) -> dict[str, float | None]:
         """Return the mean noise after the training."""

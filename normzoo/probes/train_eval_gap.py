@@ -37,11 +37,7 @@ def with_population_statistics(model: nn.Module, batches: Iterable[Tensor]) -> n
 def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return predicted and true classes over `batches`, each of shape (samples,), on the model's device."""
     device = next(model.parameters()).device
-    predicted, true = (
-        [torch.empty(0, dtype=torch.long, device=device)],
-        [torch.empty(0, dtype=torch.long, device=device)],
-    )
-    for x, y in batches:
-        predicted.append(model(x.to(device)).argmax(dim=1))
-        true.append(y.to(device))
+    pairs = [(model(x.to(device)).argmax(dim=1), y.to(device)) for x, y in batches]
+    none = torch.empty(0, dtype=torch.long, device=device)
+    predicted, true = zip(*pairs, (none, none), strict=True)
     return torch.cat(predicted), torch.cat(true)

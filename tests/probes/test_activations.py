@@ -204,6 +204,7 @@ def test_cells_train_the_same_with_the_probes_and_record_them(config: Any, tmp_p
 def test_continued_probes_keep_their_rows_and_names() -> None:
     first, second = ActivationDistributionProbe(), ActivationDistributionProbe()
     first.last = activation_distribution(nn.ReLU(), torch.randn(4, 2))
+    first.names["layers"] = list(first.last.layers)
     first.keep(0, {"drift": torch.tensor([math.nan])})
     second.load_state_dict(first.state_dict())
     assert second.recording()["activation_layers"] == ["model"]
