@@ -5,7 +5,7 @@
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from normzoo import _interrupt as _interrupt  # before anything that takes its time
 from normzoo.errors import UserError
@@ -41,10 +41,22 @@ __all__ = [
 from normzoo import norms as norms
 
 _ON_DEMAND = ("models", "preprocessing", "probes", "surgery", "testing")
+_SURGERY = {
+    "adapt": "adapt",
+    "fold": "fold",
+    "freeze": "freeze",
+    "no_weight_decay_groups": "freeze",
+    "recalibrate": "recalibrate",
+    "train_only_norms": "freeze",
+    "unfreeze": "freeze",
+}
+"""Functions on the norms of a model, and the modules of `normzoo.surgery` that they are in."""
 
 
-def __getattr__(name: str) -> ModuleType:
-    """The rooms that are imported when they are first named, as `normzoo.probes`."""
+def __getattr__(name: str) -> Any:
+    """Import packages, as `normzoo.probes`, and the functions of `normzoo.surgery` when they are first named."""
     if name in _ON_DEMAND:
         return importlib.import_module(f"normzoo.{name}")
+    if name in _SURGERY:
+        return getattr(importlib.import_module(f"normzoo.surgery.{_SURGERY[name]}"), name)
     raise AttributeError(f"module 'normzoo' has no attribute {name!r}")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from normzoo.surgery.population import differing_norms, tracks
 from normzoo.surgery.recalibrate import recalibrate
+from normzoo.surgery.running import differing_norms, tracks
 
 
 def differs(model: nn.Module) -> bool:

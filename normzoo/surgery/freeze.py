@@ -2,55 +2,19 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.errors import UserError
 from normzoo.registry import facts_of
+from normzoo.surgery.frozen import Frozen, frozen, statistics_frozen
+from normzoo.surgery.identify import find_norms
+from normzoo.surgery.report import SurgeryError
+from normzoo.surgery.running import moves, running_statistics
 
 Where = Callable[[str, nn.Module], bool]
-
-
-class NothingToFreezeError(UserError, ValueError):
-    """No layer of the model is a norm that could be frozen, or trained."""
-
-
-class Frozen:
-    """Stand in for the `train` of one layer that stays in evaluation mode, and remember how it was before.
-
-    An attribute of the layer, so that copies and pickles of the model are frozen too.
-
-    Attributes:
-        statistics: Whether the layer stays in evaluation mode.
-        trainable: Which of its parameters required gradients, by name; empty if they are not frozen.
-        mode: The mode that the layer would be in.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.mode = layer, layer.training
-        self.statistics = False
-        self.trainable: dict[str, bool] = {}
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        """Set the mode of the children, such as dropout behind the norm, and of the layer unless it is frozen."""
-        self.mode = mode
-        self.layer.training = mode and not self.statistics
-        for child in self.layer.children():
-            child.train(mode)
-        return self.layer
-
-
-def frozen(layer: nn.Module) -> Frozen | None:
-    """Return what `freeze` has remembered of a layer; None if it is not frozen."""
-    found = vars(layer).get("train")
-    return found if isinstance(found, Frozen) else None
-
-
-def statistics_frozen(layer: nn.Module) -> bool:
-    """Return whether `freeze` keeps the layer in evaluation mode."""
-    found = frozen(layer)
-    return found is not None and found.statistics
 
 
 def freeze(model: nn.Module, *, statistics: bool = True, affine: bool = True, where: Where | None = None) -> nn.Module:
@@ -73,23 +37,20 @@ def freeze(model: nn.Module, *, statistics: bool = True, affine: bool = True, wh
         The model.
 
     Raises:
-        NothingToFreezeError: A ValueError, if there is no such norm.
-        UserError: If neither statistics nor affine is to be frozen.
+        SurgeryError: If there is no such norm, or neither statistics nor affine is to be frozen.
 
     Source: He et al. 2015, arXiv:1512.03385, appendix A.
     """
     if not statistics and not affine:
-        raise UserError("freeze: nothing to freeze with statistics=False and affine=False; leave one of them True")
-    layers = {n: m for n, m in model.named_modules() if _has_statistics(m) and (where is None or where(n, m))}
+        raise SurgeryError("freeze: nothing to freeze with statistics=False and affine=False; leave one of them True")
+    layers = {n: m for n, m in model.named_modules() if moves(m) and (where is None or where(n, m))}
     if not layers:
-        raise NothingToFreezeError(
+        raise SurgeryError(
             f"freeze: no norm of {type(model).__name__} has running statistics"
             + (" where the predicate is true" if where else "")
         )
     if scripted := [name for name, layer in layers.items() if isinstance(layer, torch.jit.ScriptModule)]:
-        raise NothingToFreezeError(
-            f"freeze: layer {scripted[0]!r} is scripted: freeze the model before torch.jit.script"
-        )
+        raise SurgeryError(f"freeze: layer {scripted[0]!r} is scripted: freeze the model before torch.jit.script")
     for name, layer in layers.items():
         if statistics and not statistics_frozen(layer) and _is_new(layer):
             _warn(name, "has no statistics yet, and will only scale and shift: run recalibrate or train it first")
@@ -132,21 +93,60 @@ def unfreeze(model: nn.Module, *, where: Where | None = None) -> nn.Module:
     return model
 
 
-def _has_statistics(layer: nn.Module) -> bool:
-    """Return whether the layer has running statistics that it evaluates with."""
-    facts = facts_of(layer)
-    names = [name for name, _ in layer.named_buffers(recurse=False)]
-    if facts is not None and facts.state and facts.kind != "weight":
-        return any(name in names for name in facts.state)
-    return hasattr(layer, "momentum") and any(name.startswith("running_") for name in names)
+def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the model's norms, each once: weights, biases, and whatever else they learn."""
+    layers = [
+        layer for _, outer, _ in find_norms(model) for layer in outer.modules() if layer is outer or _is_norm(layer)
+    ]
+    return list(dict.fromkeys(p for layer in layers for p in layer.parameters(recurse=False)))
+
+
+def train_only_norms(model: nn.Module) -> list[nn.Parameter]:
+    """Let only the parameters of norms require gradients, and return them for an optimizer.
+
+    Args:
+        model: Changed in place.
+
+    Raises:
+        SurgeryError: If no norm of the model has parameters.
+
+    Source: Frankle, Schwab & Morcos 2020, arXiv:2003.00152.
+    """
+    own = norm_parameters(model)
+    if not own:
+        raise SurgeryError(f"train_only_norms: no norm of {type(model).__name__} has parameters")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    for parameter in own:
+        parameter.requires_grad_(True)
+    return own
+
+
+def no_weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into a group with weight decay and one without: those of norms, and biases.
+
+        optimizer = torch.optim.AdamW(no_weight_decay_groups(model, 0.05), lr=1e-3)
+
+    Source: He et al. 2018, arXiv:1812.01187, section 3.1.
+    """
+    apart = {id(p) for p in norm_parameters(model)}
+    apart |= {id(p) for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if id(p) not in apart], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) in apart], "weight_decay": 0.0},
+    ]
+
+
+def _is_norm(layer: nn.Module) -> bool:
+    return isinstance(layer, _NormBase) or facts_of(layer) is not None
 
 
 def _is_new(layer: nn.Module) -> bool:
     """Return whether the running statistics are those that a new layer has: means of 0, the others 1."""
-    running = {name: b for name, b in layer.named_buffers(recurse=False) if name.startswith("running_")}
-    if any(buffer.is_meta for buffer in running.values()):
-        return False
-    return bool(running) and all(bool(((b == 0) | (b == 1)).all()) for b in running.values())
+    running = [layer.get_buffer(name) for name in running_statistics(layer)]
+    return not any(b.is_meta for b in running) and all(bool(((b == 0) | (b == 1)).all()) for b in running)
 
 
 def _warn(name: str, said: str) -> None:

@@ -8,13 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from normzoo.norms._standardize import centre
 from normzoo.registry import facts_of
-from normzoo.surgery.freeze import statistics_frozen
-
-CLOSE = 1e-3  # relative; a layer may write its statistics in half precision
+from normzoo.surgery.identify import identify
+from normzoo.surgery.running import running_statistics
 
 
 def _mean_square(n: Tensor, mean: Tensor, m2: Tensor) -> Tensor:
@@ -28,42 +26,6 @@ STATISTICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "running_moment": _mean_square,
 }
 """Running statistics that follow from count, mean and sum of squared deviations of all values of a channel."""
-
-
-def differing_norms(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the norms, ours or others', that use different statistics in evaluation and in training.
-
-    The layer decides, not its class: a batch norm without running statistics does not differ, an instance norm with
-    them does. A layer can state it by an attribute `train_eval_differ`.
-    """
-    return (layer for layer in model.modules() if _differs(layer))
-
-
-def _differs(layer: nn.Module) -> bool:
-    if statistics_frozen(layer):
-        return False
-    if hasattr(layer, "train_eval_differ"):
-        return bool(layer.train_eval_differ)
-    facts, buffers = facts_of(layer), dict(layer.named_buffers())
-    if facts and facts.train_eval_differ:
-        return not facts.state or any(name in buffers for name in facts.state)
-    if isinstance(layer, _InstanceNorm) and not layer.track_running_stats:
-        return False  # it has running statistics, but ignores them
-    # Without a momentum, as in a frozen batch norm, running statistics are constants.
-    return hasattr(layer, "momentum") and bool(running_names(layer))
-
-
-def running_names(layer: nn.Module) -> list[str]:
-    """Name the buffers that hold running statistics of the layer's input."""
-    facts = facts_of(layer)
-    names = [name for name, _ in layer.named_buffers(recurse=False) if name.startswith("running_")]
-    return [name for name in names if not facts or not facts.state or name in facts.state]
-
-
-def tracks(layer: nn.Module) -> bool:
-    """Return whether training moves running statistics of the layer, which `recalibrate` can recompute."""
-    moves = hasattr(layer, "momentum") and getattr(layer, "track_running_stats", True)
-    return bool(moves) and bool(running_names(layer)) and not statistics_frozen(layer)
 
 
 def moments_of(x: Tensor, channel_dim: int) -> Tensor:
@@ -99,16 +61,22 @@ class Population:
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.names = layer, running_names(layer)
+        self.layer, self.statistic_of = layer, running_statistics(layer)
+        self.names = list(self.statistic_of)
         self.saved = {name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)}
-        self.training, self.momentum = layer.training, layer.momentum
-        self.batches = 0
+        self.training, self.momentum = layer.training, getattr(layer, "momentum", None)  # type: bool, Any
+        self.batches, self.channel_dim = 0, getattr(layer, "channel_dim", 1)
         self.pooled: bool | None = None
         facts = facts_of(layer)
-        if not set(self.names) <= set(STATISTICS):
+        if not set(self.statistic_of.values()) <= set(STATISTICS):
             self.pooled = False
-        elif facts or isinstance(layer, nn.SyncBatchNorm):  # whose own statistics are over all processes
-            self.pooled = facts is None or facts.batch_dependent
+        elif facts:
+            self.pooled = facts.batch_dependent
+        elif isinstance(layer, nn.SyncBatchNorm):
+            self.pooled = True  # it writes those of all processes
+        elif not hasattr(layer, "momentum"):
+            self.pooled = True  # it is identified by its equation
+            self.channel_dim = identify(layer).channel_dim
         first = self.saved[self.names[0]]
         wide = torch.float32 if first.device.type == "mps" else torch.float64
         # Of each of the parts of a batch that have statistics of their own, such as domains.
@@ -126,8 +94,7 @@ class Population:
             self.pooled = self._is_pooled(x, args, kwargs)
         if self.pooled:
             parts = layer.tracked_inputs(*args, **kwargs) if hasattr(layer, "tracked_inputs") else [x]  # type: ignore[operator]
-            channel_dim = getattr(layer, "channel_dim", 1)
-            own = torch.stack([moments_of(part, channel_dim) for part in parts], dim=1)
+            own = torch.stack([moments_of(part, self.channel_dim) for part in parts], dim=1)
             if own.shape != self.moments.shape:
                 return  # the layer itself will refuse it
             self.moments = merge(self.moments, own)
@@ -160,10 +127,9 @@ class Population:
             self.layer.momentum = self.momentum
             self._load(state)
         moments = moments_of(x, 1)
-        return all(
-            torch.allclose(STATISTICS[name](*moments), value.to(moments.dtype), rtol=CLOSE, atol=1e-6)
-            for name, value in written.items()
-        )
+        expected = {name: STATISTICS[statistic](*moments) for name, statistic in self.statistic_of.items()}
+        # Half precision has three digits.
+        return all(torch.allclose(expected[n], w.to(moments.dtype), rtol=1e-3, atol=1e-6) for n, w in written.items())
 
     def statistics(self) -> dict[str, Tensor]:
         """Return the running statistics of all that the layer has got; those of before where it has got nothing."""
@@ -171,16 +137,16 @@ class Population:
             return {name: total / self.values for name, total in self.sums.items() if self.values}
         n, mean, m2 = self.moments
         found = {}
-        for name in self.names:
-            old = self.saved[name].to(n.dtype).view(n.shape)
-            found[name] = torch.where(n > 0, STATISTICS[name](n.clamp(min=1), mean, m2), old).view(
-                self.saved[name].shape
-            )
+        for name, statistic in self.statistic_of.items():
+            old, new = self.saved[name], STATISTICS[statistic](n.clamp(min=1), mean, m2)
+            found[name] = torch.where(n > 0, new, old.to(n.dtype).view(n.shape)).view(old.shape)
         return found
 
     def restore(self) -> None:
         """Put the layer's state back."""
-        self.layer.training, self.layer.momentum = self.training, self.momentum
+        self.layer.training = self.training
+        if hasattr(self.layer, "momentum"):
+            self.layer.momentum = self.momentum
         self._load(self.saved)
 
     def finish(self) -> None:

@@ -9,31 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from normzoo.errors import UserError
 from normzoo.surgery.batches import Forward, run_batch, same_random_numbers, unwrap
-from normzoo.surgery.population import Population, collecting, tracks
-
-
-class NothingToRecalibrateError(UserError, ValueError):
-    """No layer has running statistics, or no batch came, to recompute them."""
+from normzoo.surgery.population import Population, collecting
+from normzoo.surgery.report import SurgeryError
+from normzoo.surgery.running import tracks
 
 
 def layers_to_recalibrate(model: nn.Module) -> dict[str, nn.Module]:
     """Return the layers whose running statistics can be recomputed, by name.
 
     Raises:
-        NothingToRecalibrateError: A ValueError, if there is none, or it cannot be seen what they get.
+        SurgeryError: If there is none, or it cannot be seen what they get.
     """
     layers = {name: layer for name, layer in model.named_modules() if tracks(layer)}
     for name, layer in layers.items():
         if isinstance(layer, torch.jit.ScriptModule):
-            raise NothingToRecalibrateError(
-                f"layer {name!r} is scripted: recalibrate the model before torch.jit.script"
-            )
+            raise SurgeryError(f"layer {name!r} is scripted: recalibrate the model before torch.jit.script")
         if any(buffer.is_meta for buffer in layer.buffers()):
-            raise NothingToRecalibrateError(f"layer {name!r} is on the meta device: load the model's weights first")
+            raise SurgeryError(f"layer {name!r} is on the meta device: load the model's weights first")
     if not layers:
-        raise NothingToRecalibrateError(
+        raise SurgeryError(
             f"no layer of {type(model).__name__} has running statistics that training moves, so there is nothing to "
             f"recalibrate; frozen layers keep theirs (unfreeze them first)"
         )
@@ -66,49 +61,49 @@ def recalibrate(
         The model.
 
     Raises:
-        NothingToRecalibrateError: A ValueError, if no layer has running statistics, or the loader is empty.
+        SurgeryError: If no layer has running statistics, or the loader is empty.
 
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 2; Wu & Johnson 2021 (arXiv:2105.07576), section 3.
     """
     if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
-        raise UserError(f"recalibrate: batches={batches!r} must be a positive integer, or None for all")
+        raise SurgeryError(f"recalibrate: batches={batches!r} must be a positive integer, or None for all")
     inside = unwrap(model)
     layers = layers_to_recalibrate(inside)
-    flags = [(module, module.training) for module in inside.modules()]
     seen = 0
-    try:
-        for module, _ in flags:
-            module.training = False
-        with torch.no_grad(), observed(inside, layers) as populations:
-            for batch in itertools.islice(loader, batches):
-                (forward or run_batch)(inside, batch)
-                seen += 1
-    finally:
-        for module, training in flags:
-            module.training = training
+    with torch.no_grad(), observed(inside, layers) as populations:
+        for batch in itertools.islice(loader, batches):
+            (forward or run_batch)(inside, batch)
+            seen += 1
+    finish(populations, layers)
     if batches is not None and seen < batches:
         warnings.warn(f"recalibrate: asked for {batches} batches, but the loader has only {seen}", stacklevel=2)
-    finish(populations, layers)
     return model
 
 
 @contextlib.contextmanager
 def observed(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[list[Population]]:
-    """Collect what these layers of the model get, whatever compiled it, and put random numbers back."""
-    # Compiled code would call no hook.
-    with torch.compiler.set_stance("force_eager"), same_random_numbers(model), collecting(layers.values()) as found:
-        yield found
+    """Collect what these layers get while the rest of the model is in evaluation mode; put all modes back."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        # Compiled code would call no hook.
+        with torch.compiler.set_stance("force_eager"), same_random_numbers(model), collecting(layers.values()) as found:
+            yield found
+    finally:
+        for module, training in flags:
+            module.training = training
 
 
 def finish(populations: list[Population], layers: Mapping[str, nn.Module]) -> None:
     """Give the layers the statistics that were collected, and warn of those that got none or no numbers.
 
     Raises:
-        NothingToRecalibrateError: A ValueError, if no layer got a batch.
+        SurgeryError: If no layer got a batch.
     """
     got = dict(zip(layers, populations, strict=True))
     if not any(population.batches for population in populations):
-        raise NothingToRecalibrateError(
+        raise SurgeryError(
             "no batch came to any layer with running statistics: the loader is empty (an iterator can be used up), or "
             "the model does not call these layers"
         )

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import normzoo
-from normzoo.surgery.freeze import freeze, statistics_frozen, unfreeze
+from normzoo.surgery.freeze import freeze, no_weight_decay_groups, train_only_norms, unfreeze
+from normzoo.surgery.frozen import statistics_frozen
 
 timm_layers = pytest.importorskip("timm.layers")
 
@@ -181,3 +182,36 @@ def test_frozen_models_compile_and_export():
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), expected)
     torch.testing.assert_close(torch.export.export(model.eval(), (x,)).module()(x), expected)
     assert not changed(model, before)
+
+
+def test_only_norms_are_trained_whatever_their_class():
+    class Scaled(nn.Module):  # RMS by another name
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.rand(6) + 0.5)
+
+        def forward(self, x):
+            return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.gain
+
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), Scaled(), normzoo.create("split_batch_norm", 6), nn.LayerNorm(6)
+    )
+    trained = train_only_norms(model)
+    expected = [p for layer in model[1:] for p in layer.parameters()]
+    assert list(map(id, trained)) == list(map(id, expected))
+    assert [p.requires_grad for p in model.parameters()] == [False] * 2 + [True] * len(expected)
+    with pytest.raises(ValueError, match="no norm of Linear has parameters"):
+        train_only_norms(nn.Linear(2, 2))
+
+
+def test_weight_decay_leaves_norms_and_biases_alone():
+    shared = nn.LayerNorm(4)
+    model = nn.Sequential(nn.Linear(4, 4), shared, nn.Linear(4, 4), shared, nn.BatchNorm1d(4))
+    model[2].weight.requires_grad_(False)
+    decayed, kept = no_weight_decay_groups(model, 0.1)
+    assert [id(p) for p in decayed["params"]] == [id(model[0].weight)]
+    assert decayed["weight_decay"] == 0.1
+    assert kept["weight_decay"] == 0.0
+    own = [model[0].bias, shared.weight, shared.bias, model[2].bias, model[4].weight, model[4].bias]
+    assert list(map(id, kept["params"])) == list(map(id, own))
+    torch.optim.AdamW([decayed, kept], 0.1)

@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import normzoo
-from normzoo.surgery.recalibrate import NothingToRecalibrateError, recalibrate
+from normzoo.surgery.recalibrate import recalibrate
+from normzoo.surgery.report import SurgeryError
 
 timm_layers = pytest.importorskip("timm.layers")
 
@@ -249,7 +250,7 @@ def test_dropout_and_random_numbers_are_untouched():
 
 def test_an_empty_loader_and_a_short_one_are_told():
     model = nn.BatchNorm2d(4).double()
-    with pytest.raises(NothingToRecalibrateError, match="the loader is empty"):
+    with pytest.raises(SurgeryError, match="the loader is empty"):
         recalibrate(model, [])
     with pytest.warns(UserWarning, match="asked for 10 batches, but the loader has only 3"):
         recalibrate(model, batches(), batches=10)
@@ -272,7 +273,7 @@ def test_a_model_with_nothing_to_recalibrate_is_refused_before_a_batch_is_read(m
         raise AssertionError("no batch is needed")
         yield
 
-    with pytest.raises(NothingToRecalibrateError, match="no layer of Sequential has running statistics"):
+    with pytest.raises(SurgeryError, match="no layer of Sequential has running statistics"):
         recalibrate(model, unread())
 
 
@@ -297,9 +298,9 @@ def test_scripted_and_meta_models_are_refused_by_name():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Sequential(nn.BatchNorm1d(2)))
-    with pytest.raises(NothingToRecalibrateError, match="'0' is scripted"):
+    with pytest.raises(SurgeryError, match="'0' is scripted"):
         recalibrate(scripted, [torch.randn(5, 2)])
-    with pytest.raises(NothingToRecalibrateError, match="'0' is on the meta device"):
+    with pytest.raises(SurgeryError, match="'0' is on the meta device"):
         recalibrate(nn.Sequential(nn.BatchNorm1d(2, device="meta")), [torch.randn(5, 2)])
 
 
@@ -337,3 +338,25 @@ def test_awkward_layers():
     layer = Halved(3)
     recalibrate(layer, [x])
     torch.testing.assert_close(layer.running_mean, x.mean(0) / 2)
+
+
+def test_a_batch_norm_by_another_name_is_recalibrated():
+    class Whitened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("moving_average", torch.zeros(4).double())
+            self.register_buffer("moving_square", torch.ones(4).double())
+
+        def forward(self, x):
+            if self.training:
+                var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+                self.moving_average.lerp_(mean.detach(), 0.01)
+                self.moving_square.lerp_(var.detach(), 0.01)
+            else:
+                mean, var = self.moving_average, self.moving_square
+            return (x - mean[:, None, None]) * (var[:, None, None] + 1e-5).rsqrt()
+
+    model = nn.Sequential(Whitened(), nn.BatchNorm2d(4)).double()
+    recalibrate(model, batches())
+    torch.testing.assert_close(model[0].moving_average, torch.cat(batches()).mean((0, 2, 3)))
+    torch.testing.assert_close(model[0].moving_square, torch.cat(batches()).var((0, 2, 3)))

@@ -8,8 +8,9 @@ from torch import nn
 
 import normzoo
 from normzoo.probes.train_eval_gap import can_recalibrate, differs, with_batch_statistics
-from normzoo.surgery.population import running_names, tracks
-from normzoo.surgery.recalibrate import NothingToRecalibrateError, recalibrate
+from normzoo.surgery.recalibrate import recalibrate
+from normzoo.surgery.report import SurgeryError
+from normzoo.surgery.running import running_statistics, tracks
 
 timm_layers = pytest.importorskip("timm.layers")
 
@@ -76,17 +77,17 @@ def test_what_is_recalibrated_forgets_its_past_and_nothing_else_is_touched(layer
     for each in (layer, twin):
         kept = copy.deepcopy(each)
         if not any(map(tracks, each.modules())):
-            with pytest.raises(NothingToRecalibrateError):
+            with pytest.raises(SurgeryError):
                 recalibrate(each, batches())
             assert all(torch.equal(old, each.state_dict()[name]) for name, old in kept.state_dict().items())
             continue
         recalibrate(each, batches())
         assert getattr(each, "momentum", None) == getattr(kept, "momentum", None)
-        names = set(running_names(each))
+        names = set(running_statistics(each))
         for name, buffer in each.named_buffers(recurse=False):
             first_count = name == "num_batches_tracked" and not kept.get_buffer(name)
             assert name in names or first_count or torch.equal(buffer, kept.get_buffer(name)), name
-    for name in running_names(layer) if tracks(layer) else ():
+    for name in running_statistics(layer) if tracks(layer) else ():
         torch.testing.assert_close(layer.get_buffer(name), twin.get_buffer(name), rtol=1e-4, atol=1e-5, msg=name)
 
 

@@ -1,0 +1,120 @@
+"""Watch one run of a model: what each layer gets, which layer gave it, and what else uses it."""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode  # documented under "Extending PyTorch"
+
+from normzoo.surgery.batches import Forward, run_batch, same_random_numbers
+
+OUTPUT = "the model's output"
+
+
+@dataclasses.dataclass(eq=False)
+class Call:
+    """One call of a watched layer.
+
+    Attributes:
+        input: A copy of what it got, in the same layout; `source` is the call whose output that was, or a view of it.
+        output: What it gave.
+        users: The layers that computed with the output itself, and `OUTPUT`; None for code outside of any layer.
+    """
+
+    layer: nn.Module
+    input: Tensor
+    source: "Call | None"
+    output: Tensor | None = None
+    users: list[nn.Module | str | None] = dataclasses.field(default_factory=list)
+
+
+class _Watch(TorchDispatchMode):
+    """Note for each operation which outputs of watched layers it computes with, other than to view them."""
+
+    def __init__(self, model: nn.Module, watched: Collection[nn.Module]) -> None:
+        super().__init__()
+        self.copying = False
+        self.stack: list[nn.Module] = []
+        self.open: list[Call] = []
+        self.calls: list[Call] = []
+        self.given: dict[int, Call] = {}  # by the memory of the output, which is kept
+        self.handles: list[Any] = []
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                before = self._enter if module in watched else self._push
+                self.handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                after = self._leave if module in watched else self._pop
+                self.handles.append(module.register_forward_hook(after))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self.copying:
+            return result
+        memory = {_memory(t) for t in _tensors(result)}
+        for call in {self.given[m] for m in map(_memory, _tensors([args, kwargs])) if m in self.given}:
+            assert call.output is not None
+            views = _memory(call.output) in memory and not func._schema.is_mutable
+            if not views:
+                call.users.append(self.stack[-1] if self.stack else None)
+        return result
+
+    def _push(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.stack.append(module)
+
+    def _pop(self, module: nn.Module, args: Any, result: Any) -> None:
+        self.stack.pop()
+
+    def _enter(self, layer: nn.Module, args: Any, kwargs: Any) -> None:
+        self.copying = True
+        x = next(_tensors([args, kwargs]), torch.empty(0))
+        self.open.append(Call(layer, x.clone(), self.given.get(_memory(x)) if x.numel() else None))
+        self.stack.append(layer)
+        self.copying = False
+
+    def _leave(self, layer: nn.Module, args: Any, result: Any) -> None:
+        self.stack.pop()
+        call = self.open.pop()
+        self.calls.append(call)
+        if isinstance(result, Tensor) and result.numel():
+            call.output = result
+            self.given[_memory(result)] = call
+
+
+def observe(model: nn.Module, watched: Collection[nn.Module], sample: Any, forward: Forward | None) -> list[Call]:
+    """Run the model on a sample in evaluation mode, and return the calls of the watched layers in their order."""
+    flags = [(module, module.training) for module in model.modules()]
+    watch = _Watch(model, watched)
+    try:
+        for module, _ in flags:
+            module.training = False
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), same_random_numbers(model), watch:
+            result = (forward or run_batch)(model, sample)
+    finally:
+        for handle in watch.handles:
+            handle.remove()
+        for module, training in flags:
+            module.training = training
+    for tensor in _tensors(result):
+        if _memory(tensor) in watch.given:
+            watch.given[_memory(tensor)].users.append(OUTPUT)
+    return watch.calls
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Yield the tensors within lists, tuples, mappings and the fields of data classes, such as a model's output."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from _tensors(value)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
+    elif dataclasses.is_dataclass(values) and not isinstance(values, type):
+        yield from _tensors(list(vars(values).values()))
