@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._layer import NormLayer
+from normzoo.norms._masked import takes_mask
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import update_running
@@ -56,6 +57,7 @@ class BatchNormBase(NormLayer, _NormBase):
         if self.uses_batch_statistics:
             check_count(self, input.shape, MEND)
 
+    @takes_mask
     def forward(self, input: Tensor) -> Tensor:
         tracking = self.training and self.track_running_stats and self.running_mean is not None
         if tracking and (self.momentum is None or is_recomputed()):
@@ -179,6 +181,7 @@ class BatchNormScratch(BatchNorm):
         """α of Caffe's rule, 1 − momentum; None where the running statistics are moved as torch's are."""
         return 1 - self.momentum if self._moves_as_caffe and self.momentum is not None else None
 
+    @takes_mask
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         x_hat = standardize_batch(self, x)

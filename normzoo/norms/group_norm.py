@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from normzoo.norms._batch_statistics import detached_mean
 from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._masked import takes_mask
 from normzoo.norms._memory import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._standardize import group_mean, standardize
@@ -123,6 +124,7 @@ class GroupNorm(NormLayer, nn.GroupNorm):
         check_input(self, x, self.num_features)
         check_count(self, x.shape, "use fewer groups or a larger map, or leave the norm out at this place")
 
+    @takes_mask
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
         return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -157,6 +159,7 @@ class GroupNormScratch(GroupNorm):
     Source: Wu & He 2018, arXiv:1803.08494, equations 1 to 3 and 7.
     """
 
+    @takes_mask
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         grouped = x.unflatten(1, (self.num_groups, -1))

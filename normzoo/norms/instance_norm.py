@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._masked import takes_mask
 from normzoo.norms._memory import channels_last, channels_nearest, is_channels_last
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import update_running
@@ -83,6 +84,7 @@ class InstanceNorm(NormLayer, nn.InstanceNorm2d):
         if not self.uses_running_statistics:
             check_count(self, input.shape, MEND)
 
+    @takes_mask
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         # The kernel with running statistics has no output for no samples.
@@ -148,6 +150,7 @@ class InstanceNormScratch(InstanceNorm):
     ) -> None:
         super().__init__(num_features, eps, affine=affine, bias=bias, device=device, dtype=dtype)
 
+    @takes_mask
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         x_hat, *_ = standardize(x, range(2, x.dim()), self.eps)

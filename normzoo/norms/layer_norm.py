@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._masked import takes_mask
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import standardize
 from normzoo.norms.group_norm import group_norm
@@ -65,6 +66,7 @@ class LayerNorm(NormLayer, nn.GroupNorm):
         check_input(self, x, self.num_features)
         check_count(self, x.shape, "use more channels or a larger map, or leave the norm out at this place")
 
+    @takes_mask
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
         return group_norm(input, 1, self.weight, self.bias, self.eps)
@@ -97,6 +99,7 @@ class LayerNormScratch(LayerNorm):
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 3.
     """
 
+    @takes_mask
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         x_hat, *_ = standardize(x, range(1, x.dim()), self.eps)

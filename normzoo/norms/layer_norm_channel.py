@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normzoo.norms._layer import NormLayer
+from normzoo.norms._masked import takes_mask
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms.layer_norm import PAPER
 from normzoo.registry import register
@@ -77,6 +78,7 @@ class LayerNormChannel(NormLayer, nn.LayerNorm):
         """Count the channels, or the values in the trailing dimensions."""
         return math.prod(self.normalized_shape)
 
+    @takes_mask
     def forward(self, input: Tensor) -> Tensor:
         check_input(self, input, self.num_features, channel_dim=self.channel_dim)
         check_count(self, input.shape, "use more channels, or leave the norm out at this place")

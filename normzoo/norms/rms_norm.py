@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from normzoo.norms._kernels import computed_by
 from normzoo.norms._kernels import root_mean_square as kernel
 from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._masked import takes_mask
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.scale_norm import MEND
@@ -99,6 +100,7 @@ class RMSNorm(NormLayer, nn.RMSNorm):
         """Count the channels, or the values in the trailing dimensions."""
         return math.prod(self.normalized_shape)
 
+    @takes_mask
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)
         check_count(self, x.shape, MEND, statistic="mean square", outcome="a sign")

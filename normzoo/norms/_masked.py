@@ -1,0 +1,101 @@
+"""Statistics over the valid positions of padded batches."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normzoo.norms._layer import NormLayer
+from normzoo.norms._refuse import NormTypeError, NormValueError, check_input, describe
+from normzoo.norms._running import update_running
+from normzoo.norms._standardize import per_channel, widen
+
+
+def takes_mask(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a layer's forward take `mask`: True where a position is valid, of shape `(N, *)`, or one that broadcasts.
+
+    The statistics are over the valid positions alone, so that the output there is that of the computation without
+    padding; it is 0 elsewhere, whatever the padding holds.
+    """
+
+    @functools.wraps(forward)
+    def forward_or_masked(layer: Any, *args: Any, mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        if mask is None:
+            return forward(layer, *args, **kwargs)
+        (x,) = (*args, *kwargs.values())
+        return _forward_masked(layer, forward, x, mask)
+
+    return forward_or_masked
+
+
+def _forward_masked(layer: Any, forward: Callable[..., Tensor], x: Tensor, mask: Tensor) -> Tensor:
+    channel_dim = getattr(layer, "channel_dim", 1)
+    if not isinstance(layer.num_features, int):
+        raise NormValueError(f"{describe(layer)} takes no mask: it normalizes positions together, valid or not")
+    check_input(layer, x, layer.num_features, channel_dim=channel_dim)
+    valid = _broadcast(layer, x, mask, channel_dim)
+    x = torch.where(valid, x, 0)  # padding may hold anything
+    if hasattr(layer, "uses_running_statistics"):
+        running = layer.uses_running_statistics
+    else:
+        running = not getattr(layer, "uses_batch_statistics", True)
+    if layer.reduces_over == "C" or running:
+        y = forward(layer, x)  # position by position
+    else:
+        y = _standardize_valid(layer, x, valid)
+        weight, bias = (getattr(layer, name, None) for name in ("weight", "bias"))
+        y = y if weight is None else y * per_channel(weight, x)
+        y = y if bias is None else y + per_channel(bias, x)
+    return torch.where(valid, y, 0).to(x.dtype)
+
+
+def _standardize_valid(layer: Any, x: Tensor, valid: Tensor) -> Tensor:
+    """x_hat = (x − mean) / sqrt(var + eps), mean = Σ x / n, var = Σ (x − mean)² / n, sums over n valid positions."""
+    wide = widen(x)
+    over_batch = layer.reduces_over == "N, *"
+    groups = {"*": layer.num_features, "C, *": 1}.get(layer.reduces_over, getattr(layer, "num_groups", 1))
+    grouped = wide if over_batch else wide.unflatten(1, (groups, -1))
+    valid = (valid if over_batch else valid.unsqueeze(1)).expand_as(grouped)
+    dims = (0, *range(2, x.dim())) if over_batch else tuple(range(2, grouped.dim()))
+    n = valid.sum(dims, keepdim=True)
+
+    def mean_of(values: Tensor) -> Tensor:
+        return torch.where(valid, values, 0).sum(dims, keepdim=True) / n.clamp(min=1)
+
+    mean = mean_of(grouped)
+    rest = mean_of(grouped - mean)  # what the last digit of a mean has left
+    centred = grouped - mean - rest
+    var = mean_of(centred.square())
+    if layer.training and getattr(layer, "running_mean", None) is not None:
+        _update_running(layer, (mean + rest).detach(), (var * n / (n - 1).clamp(min=1)).detach(), n)
+    return (centred * (var + layer.eps).rsqrt()).reshape(x.shape)
+
+
+def _update_running(layer: Any, mean: Tensor, var: Tensor, n: Tensor) -> None:
+    """Move running statistics to those of the batch, or the mean over its instances; where nothing is valid, not."""
+    some = (n > 0).to(mean.dtype)
+    instances = some.sum(0).clamp(min=1)
+    mean, var = ((each * some).sum(0) / instances for each in (mean, var))
+    seen = some.sum(0).flatten() > 0
+    update_running(
+        layer,
+        torch.where(seen, mean.flatten(), layer.running_mean.to(mean.dtype)),
+        torch.where(seen, var.flatten(), layer.running_var.to(mean.dtype)),
+    )
+
+
+def _broadcast(layer: NormLayer, x: Tensor, mask: Tensor, channel_dim: int) -> Tensor:
+    """Return the mask with a dimension for the channels."""
+    if mask.dtype != torch.bool:
+        raise NormTypeError(f"{describe(layer)} takes a mask of booleans, True where valid; got {mask.dtype}")
+    valid = mask.unsqueeze(channel_dim % x.dim()) if mask.dim() == x.dim() - 1 else mask
+    sizes = [1 if dim == channel_dim % x.dim() else size for dim, size in enumerate(x.shape)]
+    if valid.dim() != x.dim() or any(own not in (1, size) for own, size in zip(valid.shape, sizes, strict=True)):
+        positions = tuple(size for dim, size in enumerate(x.shape) if dim != channel_dim % x.dim())
+        raise NormValueError(
+            f"{describe(layer)} takes a mask of shape {positions} for an input of shape {tuple(x.shape)}, True where "
+            f"valid; got {tuple(mask.shape)}"
+        )
+    return valid
