@@ -6,7 +6,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import detached_mean, standardize_instances
 from normzoo.norms._kernels.projected_clip import projected_clip
-from normzoo.norms._layer import NormLayer
+from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.batch_norm import STATE
@@ -43,6 +43,7 @@ class BatchInstanceNorm(NormLayer, _NormBase):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
         affine: Whether to learn `weight` and `bias`; `gate` is learned in any case.
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If the number of channels of an input differs, or its map is of a single value.
@@ -60,10 +61,13 @@ class BatchInstanceNorm(NormLayer, _NormBase):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        if not bias:
+            self.register_parameter("bias", None)
         self.gate = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
@@ -84,7 +88,5 @@ class BatchInstanceNorm(NormLayer, _NormBase):
         # x_hat_B = x_hat_I · sqrt(var_I + eps) · rstd_B + (mean_I − mean_B) · rstd_B
         scale = rho * (var_in + self.eps).sqrt() * rstd + (1 - rho)
         shift = rho * (mean_in - mean) * rstd
-        if self.affine:
-            weight = per_channel(self.weight, x)
-            scale, shift = scale * weight, shift * weight + per_channel(self.bias, x)
+        scale, shift = scale_and_shift(scale, self.weight, None), scale_and_shift(shift, self.weight, self.bias)
         return (x_hat * scale + shift).to(x.dtype)

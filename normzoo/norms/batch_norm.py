@@ -148,6 +148,7 @@ class BatchNormScratch(BatchNorm):
         moving_average_fraction: α, to keep the running statistics as Caffe does (0.999 there) instead of by
             `momentum`, which becomes 1 − α: after t batches the newest weighs (1 − α) / (1 − αᵗ), so that the
             initial value is gone after the first.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If the number of channels differs, a statistic of the batch would be over one value, or α is not
@@ -165,6 +166,7 @@ class BatchNormScratch(BatchNorm):
         track_running_stats: bool = True,
         *,
         moving_average_fraction: float | None = None,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -173,7 +175,9 @@ class BatchNormScratch(BatchNorm):
                 said = "moving_average_fraction is what a running statistic keeps of its past, between 0 and 1, such as"
                 raise invalid(self, f"{said} 0.999; got {moving_average_fraction}")
             momentum = 1 - moving_average_fraction
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias=bias, device=device, dtype=dtype
+        )
         self._moves_as_caffe = moving_average_fraction is not None
 
     @property

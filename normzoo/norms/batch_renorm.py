@@ -51,6 +51,7 @@ class BatchRenorm(BatchNormBase):
         warmup_steps: Training batches before the limits begin to grow.
         r_max_steps: Training batches after which the limit of r is `r_max`.
         d_max_steps: Training batches after which the limit of d is `d_max`.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If a limit is out of its range, a number of steps is less than `warmup_steps`, the number of
@@ -73,6 +74,7 @@ class BatchRenorm(BatchNormBase):
         warmup_steps: int = 5000,
         r_max_steps: int = 40_000,
         d_max_steps: int = 25_000,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -84,7 +86,7 @@ class BatchRenorm(BatchNormBase):
                 f"the limits grow from warmup_steps on, so that r_max_steps and d_max_steps are not less; got "
                 f"warmup_steps={warmup_steps}, r_max_steps={r_max_steps}, d_max_steps={d_max_steps}",
             )
-        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+        super().__init__(num_features, eps, momentum, affine, bias=bias, device=device, dtype=dtype)
         self.r_max = r_max
         self.d_max = d_max
         self.warmup_steps = warmup_steps
@@ -112,7 +114,8 @@ class BatchRenorm(BatchNormBase):
         x_hat, mean, var, _ = standardize(input, (0, *range(2, input.dim())), self.eps)
         r, d = self._correct(mean.detach().flatten(), var.detach().flatten())
         # As the affine maps follow each other, one of both saves an activation.
-        scale, shift = (self.weight * r, self.weight * d + self.bias) if self.affine else (r, d)
+        scale, shift = (self.weight * r, self.weight * d) if self.affine else (r, d)
+        shift = shift if self.bias is None else shift + self.bias
         return (x_hat * per_channel(scale, input) + per_channel(shift, input)).to(input.dtype)
 
     @torch.no_grad()

@@ -105,6 +105,7 @@ class CrossIterationBatchNorm(BatchNormBase):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average.
         affine: Whether to learn `weight` and `bias`.
         burn_in: Training batches that stand alone, while the weights change too much for a first-order term.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If the window or the burn-in is out of its range, the number of channels of an input differs, or a
@@ -128,12 +129,13 @@ class CrossIterationBatchNorm(BatchNormBase):
         affine: bool = True,
         *,
         burn_in: int = 0,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if window < 1 or burn_in < 0:
             raise invalid(self, f"window is 1 or more and burn_in 0 or more; got window={window}, burn_in={burn_in}")
-        super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
+        super().__init__(num_features, eps, momentum, affine, bias=bias, device=device, dtype=dtype)
         self.window = window
         self.burn_in = burn_in
         self._past: list[_Past] = []  # the newest first
@@ -172,7 +174,8 @@ class CrossIterationBatchNorm(BatchNormBase):
         # (x − mean) rstd from x_hat and not from x, as the affine maps follow each other and a large offset is gone.
         scale, shift = own_std * rstd, (own_mean - mean) * rstd
         if self.affine:
-            scale, shift = self.weight * scale, self.weight * shift + self.bias
+            scale, shift = self.weight * scale, self.weight * shift
+        shift = shift if self.bias is None else shift + self.bias
         return (x_hat * per_channel(scale, x) + per_channel(shift, x)).to(x.dtype)
 
     def _remember(self, x: Tensor, theta: Tensor, mean: Tensor, var: Tensor, centred: Tensor) -> None:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from normzoo.norms._kernels.inverse_root import inverse_root
-from normzoo.norms._layer import AffineNorm
+from normzoo.norms._layer import AffineNorm, scale_and_shift
 from normzoo.norms._memory import channels_last, is_channels_last
 from normzoo.norms._refuse import NormValueError, check_count, check_input
 from normzoo.norms._running import count_from_zero, move_running
-from normzoo.norms._standardize import centre, wide_per_channel, widen
+from normzoo.norms._standardize import centre, widen
 from normzoo.norms.group_norm import divisors, number_of_groups
 from normzoo.registry import register
 
@@ -54,6 +54,7 @@ class DecorrelatedBatchNorm(AffineNorm):
         momentum: Weight of the newest batch in the running mean and W; None for their cumulative average.
         affine: Whether to learn a `weight` and a `bias` for each channel.
         channels_per_group: d = C/G instead of G; larger than C is one group.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
@@ -76,10 +77,11 @@ class DecorrelatedBatchNorm(AffineNorm):
         affine: bool = True,
         *,
         channels_per_group: int | None = None,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, affine, device, dtype)
+        super().__init__(num_features, affine, device, dtype, bias=bias)
         if num_groups is None and channels_per_group is None:
             most = min(DEFAULT_CHANNELS, max(num_features // 2, 1))
             channels_per_group = max(d for d in divisors(num_features) if d <= most)
@@ -116,8 +118,7 @@ class DecorrelatedBatchNorm(AffineNorm):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         if not x.numel():
-            weight, bias = wide_per_channel(x, self.weight, self.bias)
-            return (x * weight + bias).to(x.dtype) if self.affine else x
+            return scale_and_shift(x, self.weight, self.bias).to(x.dtype)
         # Covariances of half precision would be worth nothing, so autocast must not reach these products.
         with torch.autocast(x.device.type, enabled=False) if not x.is_meta else contextlib.nullcontext():
             grouped = widen(x).transpose(0, 1).reshape(self.num_groups, self.channels_per_group, -1)
@@ -156,8 +157,10 @@ class DecorrelatedBatchNorm(AffineNorm):
         return centred, whitening
 
     def _transform(self, centred: Tensor, whitening: Tensor) -> Tensor:
-        if not self.affine:
-            return whitening @ centred
         # The weight goes into W, so that the whitened values are not saved for its gradient.
-        weight, bias = (vector.to(centred.dtype).view(self.num_groups, -1, 1) for vector in (self.weight, self.bias))
-        return torch.baddbmm(bias, weight * whitening, centred)
+        weight, bias = (
+            None if vector is None else vector.to(centred.dtype).view(self.num_groups, -1, 1)
+            for vector in (self.weight, self.bias)
+        )
+        whitening = whitening if weight is None else weight * whitening
+        return whitening @ centred if bias is None else torch.baddbmm(bias, whitening, centred)

@@ -63,6 +63,7 @@ class DivisiveNorm(AffineNorm):
             maps, and 61 or 121 channels in recurrent networks.
         sigma: What the deviation is smoothed with; the paper searches for it.
         affine: Whether to learn a `weight` and a `bias` for each channel.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If `window_size` is not an odd number, the number of channels of an input differs, or a window
@@ -81,12 +82,13 @@ class DivisiveNorm(AffineNorm):
         sigma: float = 0.5,
         affine: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if window_size < 1 or window_size % 2 == 0:
             raise invalid(self, f"window_size has a position in its middle, 1, 3, 5, ...; got {window_size}")
-        super().__init__(num_features, affine, device, dtype)
+        super().__init__(num_features, affine, device, dtype, bias=bias)
         self.window_size = window_size
         self.sigma = sigma
         self.reset_parameters()
@@ -101,6 +103,7 @@ class DivisiveNorm(AffineNorm):
         check_input(self, x, self.num_features)
         check_count(self, x.shape, "use a larger window_size or map, or more channels")
         weight, bias = wide_per_channel(x, self.weight, self.bias)
+        bias = torch.zeros_like(weight) if weight is not None and bias is None else bias
         if x.dim() == 2:  # the channels are the positions then
             return divide(x.unsqueeze(1), weight, bias, self.window_size, self.sigma).squeeze(1)
         return divide(x, weight, bias, self.window_size, self.sigma)

@@ -45,6 +45,7 @@ class DomainSpecificBatchNorm(AffineNorm):
         momentum: Weight of the newest batch in the running statistics; None for their cumulative average, over the
             batches that a domain was in.
         affine: Whether to learn a row of `weight` and one of `bias` for each domain.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If there is no domain, the number of channels differs, the batch has one value to a channel, or the
@@ -67,12 +68,13 @@ class DomainSpecificBatchNorm(AffineNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if num_domains < 1:
             raise invalid(self, f"num_domains is a number of domains, 1 or more; got {num_domains}")
-        super().__init__(num_features, affine, device, dtype, rows=(num_domains,))
+        super().__init__(num_features, affine, device, dtype, bias=bias, rows=(num_domains,))
         self.num_domains = num_domains
         self.eps = eps
         self.momentum = momentum
@@ -112,7 +114,7 @@ class DomainSpecificBatchNorm(AffineNorm):
         if self.affine:
             scale = scale * self.weight
         y = centred * per_sample(scale[condition], x)
-        if self.affine:
+        if self.bias is not None:
             y = y + per_sample(self.bias[condition], x)
         return y.to(x.dtype)
 

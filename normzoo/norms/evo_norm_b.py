@@ -64,10 +64,11 @@ class _EvoNormB(AffineNorm):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, True, device, dtype)
+        super().__init__(num_features, True, device, dtype, bias=bias)
         self.eps = eps
         self.momentum = momentum
         self.v = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if self.has_v else None
@@ -102,6 +103,7 @@ class _EvoNormB(AffineNorm):
             return self.forward(x.unsqueeze(2)).squeeze(2)
         near, rest, var = moments(x, torch.promote_types(x.dtype, torch.float32))
         weight, bias, batch_var = wide_per_channel(x, self.weight, self.bias, self.running_var)
+        bias = torch.zeros_like(weight) if bias is None else bias
         if self.training:
             batch_var = batch_variance(near, rest, var)
             n = self.values_per_statistic(x.shape)
@@ -139,6 +141,7 @@ class EvoNormB0(_EvoNormB):
         num_features: C.
         eps: Added to both variances, within the roots.
         momentum: Weight of the newest batch in the running variance; None for a cumulative average.
+        bias: Whether there is a `bias`.
 
     Raises:
         ValueError: If the number of channels differs, or the variance of the batch would be over one value.
@@ -177,6 +180,7 @@ class EvoNormB1(_EvoNormB):
         num_features: C.
         eps: Added to variance and mean square, within the roots.
         momentum: Weight of the newest batch in the running variance; None for a cumulative average.
+        bias: Whether there is a `bias`.
 
     Raises:
         ValueError: As `evo_norm_b0`.
@@ -214,6 +218,7 @@ class EvoNormB2(_EvoNormB):
         num_features: C.
         eps: Added to variance and mean square, within the roots.
         momentum: Weight of the newest batch in the running variance; None for a cumulative average.
+        bias: Whether there is a `bias`.
 
     Raises:
         ValueError: As `evo_norm_b0`.

@@ -42,10 +42,11 @@ class _EvoNormS(AffineNorm):
         eps: float = 1e-5,
         *,
         channels_per_group: int | None = None,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, True, device, dtype)
+        super().__init__(num_features, True, device, dtype, bias=bias)
         self.num_groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         self.eps = eps
         self.v = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if self.has_v else None
@@ -62,6 +63,7 @@ class _EvoNormS(AffineNorm):
         if x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         v, weight, bias = wide_per_channel(x, self.v, self.weight, self.bias)
+        bias = torch.zeros_like(weight) if bias is None else bias
         return gate(x, v, weight, bias, self.num_groups, self.eps, self.centre)
 
 
@@ -90,6 +92,7 @@ class EvoNormS0(_EvoNormS):
             `group_norm`, the largest that is at most 32 and leaves eight channels or more in a group.
         eps: Added to the variance, within the root.
         channels_per_group: C/G instead of G; larger than C is one group.
+        bias: Whether there is a `bias`.
 
     Raises:
         ValueError: If C does not divide into such groups, the number of channels of an input differs, or a group
@@ -124,6 +127,7 @@ class EvoNormS1(_EvoNormS):
         num_groups: G, a divisor of C; the default is that of `group_norm`.
         eps: Added to the variance, within the root.
         channels_per_group: C/G instead of G; larger than C is one group.
+        bias: Whether there is a `bias`.
 
     Raises:
         ValueError: As `evo_norm_s0`.
@@ -155,6 +159,7 @@ class EvoNormS2(_EvoNormS):
         num_groups: G, a divisor of C; the default is that of `group_norm`.
         eps: Added to the mean square, within the root.
         channels_per_group: C/G instead of G; larger than C is one group.
+        bias: Whether there is a `bias`.
 
     Raises:
         ValueError: As `evo_norm_s0`.

@@ -58,6 +58,7 @@ class FilterResponseNorm(AffineNorm):
         eps: Added to the mean square, within the root.
         tlu: Whether to end with the threshold, which is the activation; without it, put one after the layer.
         learned_eps: Whether to learn what is added to eps.
+        bias: Whether there is a `bias`.
 
     Raises:
         ValueError: If the number of channels of an input differs, or its map is of a single value and eps is not
@@ -75,10 +76,11 @@ class FilterResponseNorm(AffineNorm):
         *,
         tlu: bool = True,
         learned_eps: bool = False,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, True, device, dtype)
+        super().__init__(num_features, True, device, dtype, bias=bias)
         self.eps = eps
         self.includes_activation = tlu
         self.tau = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if tlu else None
@@ -99,6 +101,7 @@ class FilterResponseNorm(AffineNorm):
         elif x.dim() == 2:
             return self.forward(x.unsqueeze(2)).squeeze(2)
         weight, bias, tau = wide_per_channel(x, self.weight, self.bias, self.tau)
+        bias = torch.zeros_like(weight) if bias is None else bias
         eps = self.eps if self.eps_l is None else self.eps + self.eps_l.abs().to(weight.dtype)
         return filter_response(x, weight, bias, tau, eps)
 

@@ -52,7 +52,7 @@ class GhostBatchNorm(BatchNormBase):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If `group_size` is less than 1, or a statistic of a group would be over one value.
+        ValueError: If `group_size` is less than 1.
 
     Source: Hoffer, Hubara & Soudry 2017, arXiv:1705.08741, Algorithm 1. Its running statistics are moved once for each
     group, one after the other; here once for each batch, so that `momentum` means the same at every group size.

@@ -95,7 +95,7 @@ class GroupNorm(NormLayer, nn.GroupNorm):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If C does not divide into such groups (the message lists the divisors), or a group is of one value.
+        ValueError: If C does not divide into such groups; the message lists the divisors.
 
     Source: Wu & He 2018, arXiv:1803.08494, sections 3.2 and 4.1.
     """
@@ -154,7 +154,7 @@ class GroupNormScratch(GroupNorm):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If C does not divide into such groups (the message lists the divisors), or a group is of one value.
+        ValueError: If C does not divide into such groups; the message lists the divisors.
 
     Source: Wu & He 2018, arXiv:1803.08494, equations 1 to 3 and 7.
     """

@@ -45,9 +45,6 @@ class IBN(NormLayer, _NormBase):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If the map of an input is of a single value.
-
     Source: Pan et al. 2018, arXiv:1807.09441, section 3.2.
     """
 

@@ -49,9 +49,6 @@ class InstanceNorm(NormLayer, nn.InstanceNorm2d):
             normalize with these in evaluation.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If the map of an input is of a single value.
-
     Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
     """
 
@@ -131,9 +128,6 @@ class InstanceNormScratch(InstanceNorm):
         eps: Added to the variance, within the root.
         affine: Whether to learn a `weight` and a `bias` for each channel.
         bias: Whether the affine has a `bias`.
-
-    Raises:
-        ValueError: If the map of an input is of a single value.
 
     Source: Ulyanov, Vedaldi & Lempitsky 2016, arXiv:1607.08022.
     """

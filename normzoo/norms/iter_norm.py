@@ -39,6 +39,7 @@ class IterNorm(DecorrelatedBatchNorm):
         affine: Whether to learn a `weight` and a `bias` for each channel.
         iterations: T.
         channels_per_group: C/G instead of G; larger than C is one group.
+        bias: Whether the affine has a `bias`.
 
     Raises:
         ValueError: If C does not divide into such groups (the message lists the divisors), T is less than 1, or a
@@ -59,6 +60,7 @@ class IterNorm(DecorrelatedBatchNorm):
         *,
         iterations: int = 5,
         channels_per_group: int | None = None,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class IterNorm(DecorrelatedBatchNorm):
             momentum,
             affine,
             channels_per_group=channels_per_group,
+            bias=bias,
             device=device,
             dtype=dtype,
         )

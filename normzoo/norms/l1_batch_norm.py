@@ -46,9 +46,6 @@ class L1BatchNorm(AffineNorm):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If a statistic of the batch would be over one value.
-
     Source: Hoffer et al. 2018, arXiv:1803.01814, section 4.1; Wu et al. 2018, arXiv:1802.09769.
     """
 

@@ -39,9 +39,6 @@ class LayerNorm(NormLayer, nn.GroupNorm):
         affine: Whether to learn a `weight` and a `bias` for each channel.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If a sample is of one value.
-
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 3; on images Wu & He 2018, arXiv:1803.08494.
     """
 
@@ -92,9 +89,6 @@ class LayerNormScratch(LayerNorm):
         eps: Added to the variance, within the root.
         affine: Whether to learn a `weight` and a `bias` for each channel.
         bias: Whether the affine has a `bias`.
-
-    Raises:
-        ValueError: If a sample is of one value.
 
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 3.
     """

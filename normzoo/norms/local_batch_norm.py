@@ -34,8 +34,5 @@ class LocalBatchNorm(BatchNormBase):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If a statistic of the batch would be over one value.
-
     Source: Li et al. 2021, arXiv:2102.07623, section 3 and Algorithm 1.
     """

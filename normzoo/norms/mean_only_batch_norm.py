@@ -36,9 +36,6 @@ class MeanOnlyBatchNorm(NormLayer):
         affine: Whether to learn `bias`.
         track_running_stats: Whether to keep a running mean; without one evaluation uses the batch's own.
 
-    Raises:
-        ValueError: If a mean of the batch would be over one value.
-
     Source: Salimans & Kingma 2016, arXiv:1602.07868, section 4.
     """
 

@@ -29,9 +29,6 @@ class PixelNorm(NormLayer):
         eps: Added to the mean square, within the root.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
-    Raises:
-        ValueError: If the number of channels is 1.
-
     Source: Karras et al. 2018, arXiv:1710.10196, section 4.2.
     """
 

@@ -40,9 +40,6 @@ class PositionalNorm(LayerNormChannel):
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If the number of channels is 1.
-
     Source: Li et al. 2019, arXiv:1907.04312. Its variance is biased, that of the authors' code unbiased.
     """
 

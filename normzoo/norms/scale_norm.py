@@ -30,9 +30,6 @@ class ScaleNorm(NormLayer):
         eps: The least that is divided by, for vectors near 0.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
-    Raises:
-        ValueError: If the number of channels is 1.
-
     Source: Nguyen & Salazar 2019, arXiv:1910.05895; eps as in the authors' code.
     """
 

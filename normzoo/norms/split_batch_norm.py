@@ -55,7 +55,7 @@ class SplitBatchNorm(BatchNormBase):
         bias: Whether the affines have a `bias`.
 
     Raises:
-        ValueError: If `num_splits` is less than 2, or a statistic of a part would be over one value.
+        ValueError: If `num_splits` is less than 2.
 
     Source: Xie et al. 2019, arXiv:1911.09665, section 4.2.
     """

@@ -49,9 +49,6 @@ class SwitchableNorm(NormLayer, _NormBase):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If a statistic of the batch would be over one value.
-
     Source: Luo et al. 2018, arXiv:1806.10779, equations 3 to 5.
     """
 

@@ -56,9 +56,6 @@ class SyncBatchNorm(BatchNorm):
         planned_processes: How many processes there will be, for a forward on the meta device to check shapes before
             they are started; of no effect afterwards.
 
-    Raises:
-        ValueError: If all batches together leave a statistic one value.
-
     Source: Peng et al. 2017, arXiv:1711.07240, section 3.3; Chan, Golub & LeVeque 1979.
     """
 

@@ -32,9 +32,6 @@ class UnitNorm(NormLayer):
         learnable_k: Whether to learn k, which is then a parameter of one number.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
-    Raises:
-        ValueError: If the number of channels is 1.
-
     Source: Huang, Kümmerle & Zhang 2024, arXiv:2405.15903. The authors' code has no eps, learns a k for each channel,
     and can learn a weight and a bias, which the equation does not have.
     """

@@ -7,16 +7,23 @@ import torch
 from torch import nn
 
 import normzoo
-from tests.norms.norm_cases import CHANNELS, NAMES, an_input, build
+from tests.norms.conditional_oracles import NEEDED
+from tests.norms.norm_cases import CHANNELS, an_input, build
 
-WITH_BIAS = [name for name in NAMES if "bias" in normzoo.info(name).arguments]
+WITH_BIAS = [name for name in normzoo.list_norms() if "bias" in normzoo.info(name).arguments]
+BIAS_ALONE, WEIGHT_ALONE = "mean_only_batch_norm", "rms_norm"
+
+
+def test_every_norm_with_an_affine_takes_bias():
+    affine = {name for name in normzoo.list_norms() if "affine" in normzoo.info(name).arguments}
+    assert affine - {BIAS_ALONE, WEIGHT_ALONE} <= set(WITH_BIAS)
 
 
 @pytest.mark.parametrize("norm", WITH_BIAS)
 def test_without_bias_is_with_a_bias_of_zero(norm):
     """In outputs, gradients and buffers, in training and evaluation; the bias is not in the state dict."""
     torch.manual_seed(0)
-    layer, twin = build(norm, bias=False), build(norm)
+    layer, twin = build(norm, bias=False, **NEEDED.get(norm, {})), build(norm, **NEEDED.get(norm, {}))
     biases = [name for name, _ in twin.named_parameters() if name not in dict(layer.named_parameters())]
     assert biases
     assert all(name.endswith("bias") for name in biases)
@@ -26,9 +33,10 @@ def test_without_bias_is_with_a_bias_of_zero(norm):
         nn.init.zeros_(twin.get_parameter(name))
     for training in (True, True, False):
         x, results = an_input(4), []
+        condition = (layer.example_condition(x),) if hasattr(layer, "example_condition") else ()
         for each in (layer.train(training), twin.train(training)):
             leaf = x.clone().requires_grad_()
-            y = each(leaf)
+            y = each(leaf, *condition)
             y.pow(3).sum().backward()
             results.append([y, leaf.grad, *each.buffers()])
         torch.testing.assert_close(*results)
@@ -40,7 +48,7 @@ def test_without_bias_is_with_a_bias_of_zero(norm):
 def test_without_affine_there_is_no_bias_either(norm):
     if "affine" not in normzoo.info(norm).arguments:
         pytest.skip("has always a weight")
-    layer = normzoo.create(norm, CHANNELS, affine=False, bias=True)
+    layer = normzoo.create(norm, CHANNELS, affine=False, bias=True, **NEEDED.get(norm, {}))
     assert (layer.weight, layer.bias) == (None, None)
 
 
