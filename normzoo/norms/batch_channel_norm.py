@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normzoo.norms._batch_statistics import detached_mean
-from normzoo.norms._layer import NormLayer
+from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import commit, newest_weight, snapshot
@@ -47,6 +47,7 @@ class BatchChannelNorm(NormLayer, _NormBase):
         affine: Whether to learn a `weight` and a `bias` for each channel, and a `group_weight` and a `group_bias` for
             each group.
         channels_per_group: C/G instead of G; larger than C is one group.
+        bias: Whether there is a `bias` and a `group_bias` with the weights.
 
     Raises:
         ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
@@ -66,20 +67,25 @@ class BatchChannelNorm(NormLayer, _NormBase):
         affine: bool = True,
         *,
         channels_per_group: int | None = None,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         groups = number_of_groups(self, num_features, num_groups, channels_per_group)
         super().__init__(num_features, eps, momentum, affine, device=device, dtype=dtype)
         self.num_groups = groups
+        if not bias:
+            self.register_parameter("bias", None)
         if affine:
             self.group_weight = nn.Parameter(torch.ones(groups, device=device, dtype=dtype))
+        if affine and bias:
             self.group_bias = nn.Parameter(torch.zeros(groups, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        if hasattr(self, "group_bias"):  # not yet, when the base class is built
+        if hasattr(self, "group_weight"):  # not yet, when the base class is built
             nn.init.ones_(self.group_weight)
+        if hasattr(self, "group_bias"):
             nn.init.zeros_(self.group_bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,9 +109,9 @@ class BatchChannelNorm(NormLayer, _NormBase):
         scale, shift = rstd * scale * (map_var + 1.0).sqrt(), rstd * deviation
         if self.affine:
             size = self.num_features // self.num_groups
-            group_weight, group_bias = (p.repeat_interleave(size) for p in (self.group_weight, self.group_bias))
-            group_weight, group_bias = wide_per_channel(x, group_weight, group_bias)
-            scale, shift = group_weight * scale, group_weight * shift + group_bias
+            group_weight = self.group_weight.repeat_interleave(size)
+            group_bias = self.group_bias.repeat_interleave(size) if hasattr(self, "group_bias") else None
+            scale, shift = scale_and_shift(scale, group_weight, None), scale_and_shift(shift, group_weight, group_bias)
         return (x_hat * scale + shift).to(x.dtype)
 
     def _centre(self, values: Tensor) -> Tensor:
