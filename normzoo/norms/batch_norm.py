@@ -6,12 +6,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normzoo.norms._batch_statistics import standardize_batch
-from normzoo.norms._layer import NormLayer
+from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._masked import takes_mask
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
 from normzoo.norms._running import update_running
-from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
 PAPER = "Ioffe & Szegedy, Batch Normalization, 2015, arXiv:1502.03167"
@@ -189,8 +188,7 @@ class BatchNormScratch(BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         x_hat = standardize_batch(self, x)
-        y = x_hat * per_channel(self.weight, x) + per_channel(self.bias, x) if self.affine else x_hat
-        return y.to(x.dtype)
+        return scale_and_shift(x_hat, self.weight, self.bias).to(x.dtype)
 
     def extra_repr(self) -> str:
         fraction = self.moving_average_fraction
