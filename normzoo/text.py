@@ -45,7 +45,12 @@ def displayable(value: Any) -> Any:
         short = len(value) <= _LONGEST_VALUE and value.isprintable()
         return value if short else bounded(printable(value, keep=""), _LONGEST_VALUE)
     if type(value) is dict:
-        return {displayable(key): displayable(entry) for key, entry in value.items()}
+        return {
+            key if key.isidentifier() and len(key) <= _LONGEST_VALUE else displayable(key): entry
+            if entry is None or type(entry) is bool
+            else displayable(entry)
+            for key, entry in value.items()
+        }
     if type(value) is list:
         return [displayable(entry) for entry in value]
     if type(value) is int and abs(value) >= 2**63:

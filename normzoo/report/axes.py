@@ -91,15 +91,13 @@ def _draw_legend(axes: Axes, lines: Sequence[Any], panel: Panel, title: str, wid
     curves = [*(curve for curve in panel.curves if not curve.flat), *(curve for curve in panel.curves if curve.flat)]
     named = len(curves) > 1 or not panel.names  # a ranking names on its left what it shows
     names = [_wrapped(curve.style.name, int((room - 0.5) * _CHARACTERS), 3) for curve in curves] if named else []
-    for columns in range(max(1, len(names)), 0, -1):
-        legend = axes.legend(
-            lines[: len(names)], names, ncols=columns, columnspacing=1.2, loc="lower left", bbox_to_anchor=(0, 1),
-            borderpad=0, borderaxespad=0.7, title=_wrapped(title, int(room * 13), 2), alignment="left",
-        )  # fmt: skip
-        size = legend.get_window_extent()
-        if size.width <= room * figure.dpi:
-            break
-    return size.height / figure.dpi + 0.1
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0, "borderaxespad": 0.7}
+    widest = axes.legend(lines[: len(names)], names, **place).get_window_extent().width / figure.dpi if names else room
+    title = _wrapped(title, int(room * 13), 2)
+    columns = max(1, int((room + 0.1) / (widest + 0.1)))
+    looks: Any = {"ncols": columns, "columnspacing": 1.0, "title": title, "alignment": "left"}
+    legend = axes.legend(lines[: len(names)], names, **place, **looks)
+    return legend.get_window_extent().height / figure.dpi + 0.1
 
 
 def _name(name: str) -> str:

@@ -167,7 +167,12 @@ def test_an_unknown_command_and_help(cli: Cli) -> None:
     assert "train" in err
     code, out, _ = cli("--help")
     assert code == 0
-    for words in ("train -m experiment=small_batch", "a folder in runs/", "Exit codes: 0", "diverged cell has not failed"):
+    for words in (
+        "train -m experiment=small_batch",
+        "a folder in runs/",
+        "Exit codes: 0",
+        "diverged cell has not failed",
+    ):
         assert words in out
     code, out, _ = cli("train", "--help")
     assert code == 0
