@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from normzoo.report import provenance as describe
 from normzoo.report.frame import Table
-from normzoo.report.panels import Curve, Panel, batch_style
+from normzoo.report.panels import Curve, Panel, line_style
 from normzoo.report.series import ERROR, Point, Stat, batch_lines, normalization_lines, over_seeds
 from normzoo.report.style import Style, told_apart
 from normzoo.report.sweep_axes import grid_of, over_batches
-from normzoo.report.sweep_panels import line_style
+from normzoo.report.sweep_panels import key_style
 from normzoo.text import counted
 
 CURVES = "curves"  # the name of the figure's files
@@ -41,13 +41,13 @@ def _by_batch(table: Table) -> dict[str, list[tuple[Style, Point]]]:
     found: dict[int, list[tuple[Style, Point]]] = defaultdict(list)
     for line in lines:
         for point in line.points:
-            found[point.x].append((batch_style(line, lines), point))
+            found[point.x].append((line_style(line, lines), point))
     return {f"{name} {x}{label}": found[x] for x in sorted(found)}
 
 
 def _by_what_varied(table: Table) -> dict[str, list[tuple[Style, Point]]]:
     grid = grid_of(table)
-    styles = {key: line_style(table, grid, key, number) for number, key in enumerate(grid.points)}
+    styles = {key: key_style(table, grid, key, number) for number, key in enumerate(grid.points)}
     return {
         grid.across.label(x) if grid.across else "Learning curves": [
             (styles[key], points[x]) for key, points in grid.points.items() if x in points
@@ -79,6 +79,6 @@ def _panel(title: str, curves: Sequence[Curve], panels: int) -> Panel:
     seeds = sorted({stat.n for curve in curves for _, stat in curve.points})
     shown = f"{_MOST_CURVES} of {len(curves)} curves shown" if len(curves) > _MOST_CURVES else ""
     more = f"{_MOST_PANELS} of {panels} panels shown" if panels > _MOST_PANELS else ""
-    note = describe.listing(filter(None, (shown, more))) or "by epoch"
+    note = describe.listing(filter(None, (shown, more)))
     count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else counted(seeds[0], "seed")
     return Panel(title, "Epoch", curves[:_MOST_CURVES], f"{count} a point", note, scale="linear")

@@ -137,11 +137,11 @@ def caption(table: Table, panels: Sequence[Panel]) -> str:
     cells = table.cells
     seeds = {panel.seeds for panel in panels}
     all_seeds = f"; {seeds.pop() if seeds else describe.seeds(cells)}" if len(seeds) < 2 else ""
-    notes = [panel.note if all_seeds else f"{panel.seeds}; {panel.note}" for panel in panels]
+    notes = ["; ".join(filter(None, ("" if all_seeds else panel.seeds, panel.note))) for panel in panels]
     if len(panels) > 1:
-        notes = [f"{letter}: {note}." for letter, note in zip(ascii_uppercase, notes, strict=False)]
+        notes = [f"{letter}: {note}." for letter, note in zip(ascii_uppercase, notes, strict=False) if note]
     else:
-        notes = [f"{note[0].upper()}{note[1:]}." for note in notes]
+        notes = [f"{note[0].upper()}{note[1:]}." for note in notes if note]
     drawn = []
     bands = any(curve.band for panel in panels for curve in panel.curves)
     if bands:

@@ -98,7 +98,7 @@ def build_panels(table: Table) -> list[Panel]:
 def _grid(table: Table, setting: Setting) -> list[Panel]:
     lines = batch_lines(table, setting)
     several = f", {setting.label}" if setting.label else ""
-    curves = [_curve(line, norm_style(line.norm, line.variant), lines) for line in lines]
+    curves = [_curve(line, lines) for line in lines]
     note = f"placement {table.main_placement(setting)}"
     # A norm that was refused everywhere is missed in the picture, so it is named below it.
     refused = [curve.style.name for curve, line in zip(curves, lines, strict=True) if not line.ran]
@@ -126,7 +126,7 @@ def _values(table: Table) -> list[Panel]:
             style = numbered_style(len(curves), style.name)
         elif rank:
             style = replace(style.open(), dash=DASHED)
-        curves.append(_curve(line, style, lines))
+        curves.append(_curve(line, lines, style))
     note = "norms that share statistics between samples; n is the smallest of the net's normalized maps"
     return [
         Panel("Values per statistic", "Values per statistic, n = batch · H · W", _shown(curves), _seeds(lines), note)
@@ -136,7 +136,7 @@ def _values(table: Table) -> list[Panel]:
 def _placements(table: Table, setting: Setting) -> list[Panel]:
     lines = placement_lines(table, setting)
     shared = lines[0].norm in table.batch_norms
-    curves = [_curve(line, placement_style(line.placement), lines) for line in lines]
+    curves = [_curve(line, lines, placement_style(line.placement)) for line in lines]
     step = f", {_steps(lines)} samples a step" if lines[0].step_batch else ""
     norm = norm_style(lines[0].norm, lines[0].variant).name
     label = f", {setting.label}" if setting.label else ""
@@ -148,10 +148,10 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
     lines = normalization_lines(table, setting)
     if max(len(line.points) for line in lines) < 2:
         return []
-    curves = [_curve(line, norm_style(line.norm, line.variant), lines) for line in lines]
+    curves = [_curve(line, lines) for line in lines]
     levels = flat_references(table, setting, [line.step_batch for line in lines])
     for line in levels:
-        curves.append(replace(_curve(line, norm_style(line.norm, line.variant), levels), flat=True))
+        curves.append(replace(_curve(line, levels), flat=True))
     label = f", {setting.label}" if setting.label else ""
     note = f"{_steps(lines)} samples a step, levels: norms that share nothing between samples"
     return [
@@ -166,16 +166,15 @@ def _arm(table: Table, setting: Setting) -> list[Panel]:
     ]
 
 
-def batch_style(line: Line, lines: Sequence[Line]) -> Style:
-    """Return the style of a line's norm, with what tells it from other lines of the norm."""
-    style = norm_style(line.norm, line.variant)
+def line_style(line: Line, lines: Sequence[Line], style: Style | None = None) -> Style:
+    """Return a style, by default that of the line's norm, with what tells the line from others in its name."""
+    style = style or norm_style(line.norm, line.variant)
     return replace(style, name=style.name + beside(line, lines))
 
 
-def _curve(line: Line, style: Style, lines: Sequence[Line]) -> Curve:
-    style = replace(style, name=style.name + beside(line, lines))
+def _curve(line: Line, lines: Sequence[Line], style: Style | None = None) -> Curve:
     lost = [point.x for point in line.points if point.lost]
-    return Curve(style, line.measured, lost)
+    return Curve(line_style(line, lines, style), line.measured, lost)
 
 
 def _seeds(lines: Sequence[Line]) -> str:

@@ -30,7 +30,7 @@ def _along(table: Table, grid: Grid, xs: Sequence[Any]) -> Panel:
     assert grid.across is not None
     curves = []
     for number, (key, points) in enumerate(list(grid.points.items())[:_MOST_CURVES]):
-        style = line_style(table, grid, key, number)
+        style = key_style(table, grid, key, number)
         measured = [(x, points[x].stat) for x in xs if x in points]
         lost = [x for x in xs if x in points and points[x].lost]
         curves.append(Curve(style, [(x, stat) for x, stat in measured if stat is not None], lost))
@@ -55,7 +55,7 @@ def _ranking(table: Table, grid: Grid) -> Panel:
     return Panel(title, "", curves, _seeds(table), note, names=names)
 
 
-def line_style(table: Table, grid: Grid, key: Key, number: int) -> Style:
+def key_style(table: Table, grid: Grid, key: Key, number: int) -> Style:
     """Return the style of a line: its norm's, or one by number if lines differ in more."""
     if [axis.name for axis in grid.lines] == ["norm"]:
         norm = table.cells.norm[table.cells.variant == key[0]].iloc[0]
