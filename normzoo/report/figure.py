@@ -113,7 +113,7 @@ def draw_on(figure: Any, table: Table, panels: Sequence[Panel] | None = None) ->
     if not panels:
         figure.text(0.5, 0.7, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
     figure.set_size_inches(width, max(total, 1.0))
-    figure.draw_without_rendering()
+    figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")  # everything is in its place
 
 
