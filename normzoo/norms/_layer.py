@@ -13,8 +13,12 @@ class NormLayer(nn.Module):
     """A layer that takes statistics, whose number of values follows from the fact `reduces_over`.
 
     Attributes:
-        reduces_over: The dimensions of a statistic; `register` writes here what it is told.
+        reduces_over: The dimensions of a statistic; `register` sets it.
         shown: The attributes that a layer prints, after its number of channels.
+
+    Raises:
+        NormValueError: A ValueError, by each layer's forward, if the number of channels of an input differs, or a
+            statistic would be of a single value.
     """
 
     num_features: int

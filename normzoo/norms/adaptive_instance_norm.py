@@ -38,8 +38,7 @@ class AdaptiveInstanceNorm(NormLayer):
         eps: Added to the variances, within the root.
 
     Raises:
-        ValueError: If the number of channels of an input differs, the condition has other samples or channels, or one
-            of the two maps is of a single value.
+        ValueError: If the condition has other samples or channels.
 
     Source: Huang & Belongie 2017, arXiv:1703.06868, equation 8.
     """

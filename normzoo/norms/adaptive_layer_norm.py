@@ -48,8 +48,7 @@ class AdaptiveLayerNorm(NormLayer):
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
     Raises:
-        ValueError: If the number of channels of an input differs or is 1, or the condition is not one such vector a
-            sample.
+        ValueError: If the condition is not one such vector a sample.
 
     Source: Peebles & Xie 2023, arXiv:2212.09748, section 3.2.
     """

@@ -50,8 +50,7 @@ class BatchChannelNorm(NormLayer, _NormBase):
         bias: Whether there is a `bias` and a `group_bias` with the weights.
 
     Raises:
-        ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
-            an input differs, or a group would be of one value.
+        ValueError: If C does not divide into such groups; the message lists the divisors.
 
     Source: Qiao et al. 2019, arXiv:1903.10520, Algorithm 1; first in Qiao et al. 2019, arXiv:1911.09738.
     """
@@ -96,17 +95,20 @@ class BatchChannelNorm(NormLayer, _NormBase):
         moving = self.training and self.track_running_stats and x.numel()
         mean, var = self._move_estimates(x) if moving else (self.running_mean, self.running_var)
         mean, var, weight, bias = wide_per_channel(x, mean, var, self.weight, self.bias)
-        scale = (var + self.eps).rsqrt() if weight is None else weight * (var + self.eps).rsqrt()
-        # z = scale (x − μ) + bias is linear in the x_hat of each map, from whose statistics those of z in a group
-        # follow. x_hat is all that is saved, and offset keeps the digits of x, should μ lag far behind.
+        a, b = (var + self.eps).rsqrt(), 0.0
+        if self.affine:
+            a, b = weight * a, bias
+        # z = a (x − μ) + b. With m and v for the mean and the variance of a map of x, that of z has a (m − μ) + b and
+        # a² v, from which those of a group follow. So x_hat of each map is all that is saved. m is taken less an offset
+        # that the group has in common, which keeps its digits should μ lag far behind.
         positions = tuple(range(2, x.dim()))
         offset = group_mean(detached_mean(x, positions), self.num_groups)
-        x_hat, map_mean, map_var, _ = standardize(widen(x) - offset, positions, eps=1.0)
-        far = self._centre(scale * (offset - mean))
-        deviation = self._centre(scale * map_mean + far + (0.0 if bias is None else bias))
-        group_var = group_mean(scale.square() * map_var + deviation.square(), self.num_groups)
+        x_hat, m, v, _ = standardize(widen(x) - offset, positions, eps=1.0)
+        deviation = self._centre(a * m + b + self._centre(a * (offset - mean)))  # of a map's mean from its group's
+        group_var = group_mean(a.square() * v + deviation.square(), self.num_groups)
         rstd = (group_var + self.eps).rsqrt()
-        scale, shift = rstd * scale * (map_var + 1.0).sqrt(), rstd * deviation
+        # y = (a (x − offset − m) + deviation) rstd, where x − offset − m is x_hat sqrt(v + 1)
+        scale, shift = rstd * a * (v + 1.0).sqrt(), rstd * deviation
         if self.affine:
             size = self.num_features // self.num_groups
             group_weight = self.group_weight.repeat_interleave(size)

@@ -45,9 +45,6 @@ class BatchInstanceNorm(NormLayer, _NormBase):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If the number of channels of an input differs, or its map is of a single value.
-
     Source: Nam & Kim 2018, arXiv:1805.07925, section 3.
     """
 

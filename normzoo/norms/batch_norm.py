@@ -108,9 +108,6 @@ class BatchNorm(BatchNormBase, nn.BatchNorm2d):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
         bias: Whether the affine has a `bias`.
 
-    Raises:
-        ValueError: If the number of channels differs, or a statistic of the batch would be over one value.
-
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167.
     """
 
@@ -150,8 +147,7 @@ class BatchNormScratch(BatchNorm):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the number of channels differs, a statistic of the batch would be over one value, or α is not
-            between 0 and 1.
+        ValueError: If α is not between 0 and 1.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, section 3; Caffe's BatchNorm layer.
     """

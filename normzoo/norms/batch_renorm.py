@@ -54,8 +54,7 @@ class BatchRenorm(BatchNormBase):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If a limit is out of its range, a number of steps is less than `warmup_steps`, the number of
-            channels of an input differs, or a statistic of the batch would be over one value.
+        ValueError: If a limit is out of its range, or a number of steps is less than `warmup_steps`.
 
     Source: Ioffe 2017, arXiv:1702.03275, Algorithm 1 and section 4.
     """

@@ -43,8 +43,7 @@ class ConditionalBatchNorm(NormLayer, _NormBase):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
 
     Raises:
-        ValueError: If there is no class, the number of channels differs, a statistic of the batch would be over one
-            value, or the condition is not one whole number a sample.
+        ValueError: If there is no class, or the condition is not one whole number a sample.
         IndexError: If a class is not one of `num_classes`.
 
     Source: Dumoulin et al. 2017, arXiv:1610.07629, section 2.2; de Vries et al. 2017, arXiv:1707.00683, section 3.2.

@@ -108,14 +108,12 @@ class CrossIterationBatchNorm(BatchNormBase):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If the window or the burn-in is out of its range, the number of channels of an input differs, or a
-            statistic of the batch would be over one value.
+        ValueError: If the window or the burn-in is out of its range.
         RuntimeError: If activation checkpointing recomputes it in training.
 
     Source: Yao et al. 2020, arXiv:2002.05712, section 3. The authors' code leaves out a past batch whose variance is
-    negative, where the paper takes the larger of ν and μ². That the gradient passes through the past statistics is how
-    the equations are read here; the authors' code takes them for constants, with which the gradient is not orthogonal
-    to θ as that of batch norm is, and θ grows.
+    negative, where the paper takes the larger of ν and μ². It takes past statistics for constants, with which, unlike
+    here and in batch norm, the gradient is not orthogonal to θ, and θ grows.
     """
 
     shown = (*BatchNormBase.shown, "window", "burn_in")

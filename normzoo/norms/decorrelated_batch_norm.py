@@ -48,8 +48,8 @@ class DecorrelatedBatchNorm(AffineNorm):
 
     Args:
         num_features: C.
-        num_groups: G, a divisor of C. By default as many as leave at most 16 channels in a group, the authors' number
-            in residual networks, and two groups or more: 4 channels for C = 8, 16 for 64.
+        num_groups: G, a divisor of C. By default two or more, of at most 16 channels, the authors' number in residual
+            networks: 4 channels for C = 8, 16 for 64.
         eps: Added to the diagonal of Σ.
         momentum: Weight of the newest batch in the running mean and W; None for their cumulative average.
         affine: Whether to learn a `weight` and a `bias` for each channel.
@@ -57,8 +57,8 @@ class DecorrelatedBatchNorm(AffineNorm):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If C does not divide into such groups (the message lists the divisors), the number of channels of
-            an input differs, or in training it has too few values to whiten a group.
+        ValueError: If C does not divide into such groups (the message lists the divisors), or in training there are too
+            few values to whiten a group.
 
     Source: Huang et al. 2018, arXiv:1804.08450, section 3 and Algorithm 1.
     """

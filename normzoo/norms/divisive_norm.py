@@ -66,8 +66,7 @@ class DivisiveNorm(AffineNorm):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If `window_size` is not an odd number, the number of channels of an input differs, or a window
-            holds one value.
+        ValueError: If `window_size` is not an odd number.
 
     Source: Ren et al. 2017, arXiv:1611.04520, equations 3, 4, 6 and 7, table 1. The authors' code counts zeros beyond
     the borders, and divides the second mean by the size of the first one's window.

@@ -48,8 +48,7 @@ class DomainSpecificBatchNorm(AffineNorm):
         bias: Whether the affine has a `bias`.
 
     Raises:
-        ValueError: If there is no domain, the number of channels differs, the batch has one value to a channel, or the
-            condition is not one whole number a sample.
+        ValueError: If there is no domain, or the condition is not one whole number a sample.
         IndexError: If a domain is not one of `num_domains`.
 
     Source: Chang et al. 2019, arXiv:1906.03950, section 3.2.

@@ -143,9 +143,6 @@ class EvoNormB0(_EvoNormB):
         momentum: Weight of the newest batch in the running variance; None for a cumulative average.
         bias: Whether there is a `bias`.
 
-    Raises:
-        ValueError: If the number of channels differs, or the variance of the batch would be over one value.
-
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms; eps from its code.
     """
 
@@ -182,9 +179,6 @@ class EvoNormB1(_EvoNormB):
         momentum: Weight of the newest batch in the running variance; None for a cumulative average.
         bias: Whether there is a `bias`.
 
-    Raises:
-        ValueError: As `evo_norm_b0`.
-
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
 
@@ -219,9 +213,6 @@ class EvoNormB2(_EvoNormB):
         eps: Added to variance and mean square, within the roots.
         momentum: Weight of the newest batch in the running variance; None for a cumulative average.
         bias: Whether there is a `bias`.
-
-    Raises:
-        ValueError: As `evo_norm_b0`.
 
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """

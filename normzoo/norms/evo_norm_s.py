@@ -95,8 +95,7 @@ class EvoNormS0(_EvoNormS):
         bias: Whether there is a `bias`.
 
     Raises:
-        ValueError: If C does not divide into such groups, the number of channels of an input differs, or a group
-            would be of one value.
+        ValueError: If C does not divide into such groups.
 
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms; eps from its code.
     """
@@ -130,7 +129,7 @@ class EvoNormS1(_EvoNormS):
         bias: Whether there is a `bias`.
 
     Raises:
-        ValueError: As `evo_norm_s0`.
+        ValueError: If C does not divide into such groups.
 
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
@@ -162,7 +161,7 @@ class EvoNormS2(_EvoNormS):
         bias: Whether there is a `bias`.
 
     Raises:
-        ValueError: As `evo_norm_s0`.
+        ValueError: If C does not divide into such groups.
 
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """

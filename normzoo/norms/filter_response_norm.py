@@ -60,10 +60,6 @@ class FilterResponseNorm(AffineNorm):
         learned_eps: Whether to learn what is added to eps.
         bias: Whether there is a `bias`.
 
-    Raises:
-        ValueError: If the number of channels of an input differs, or its map is of a single value and eps is not
-            learned.
-
     Source: Singh & Krishnan 2020, arXiv:1911.09737, section 3.
     """
 

@@ -21,7 +21,7 @@ from normzoo.registry import register
     peers=("torchvision.ops.FrozenBatchNorm2d", *PEERS),
 )
 class FrozenBatchNorm(nn.Module):
-    """Scale and shift each channel by the fixed statistics and fixed affine of a batch norm trained before.
+    """Scale and shift each channel by the fixed statistics, weight and bias of a batch norm trained before.
 
         y = (x − running_mean) / sqrt(running_var + eps) · weight + bias,  all four buffers
 
@@ -34,9 +34,6 @@ class FrozenBatchNorm(nn.Module):
     Args:
         num_features: C.
         eps: Added to the variance, within the root; that of the batch norm whose statistics it holds.
-
-    Raises:
-        ValueError: If the number of channels of an input differs.
 
     Source: He et al. 2015, arXiv:1512.03385, appendix A, which fixes the statistics of a network trained on ImageNet
     while it is fine-tuned on small batches.
