@@ -148,6 +148,22 @@ def test_can_be_differentiated_twice_across_processes(tmp_path):
     torch.testing.assert_close(torch.cat([r[2] for r in ranks]), ranks[0][3])
 
 
+def kernel_and_equation(rank, batches):
+    found = []
+    for function in (standardize, standardize.__wrapped__):
+        leaf = batches[rank].clone().requires_grad_()
+        x_hat, mean, var, n = function(leaf, (0, 2, 3), 1e-5, group=dist.group.WORLD)
+        (torch.sin(x_hat).sum() + (mean * var).sum()).backward()
+        found.append([x_hat.detach(), mean.detach(), var.detach(), n.detach(), leaf.grad])
+    return found
+
+
+def test_the_kernel_is_the_equation_across_processes(tmp_path):
+    batches = [an_input(4, samples=samples) for samples in (2, 0, 3)]
+    for kernel, equation in in_processes(3, tmp_path, kernel_and_equation, batches):
+        torch.testing.assert_close(kernel, equation)
+
+
 def a_sum(rank, values):
     leaf = values[rank].clone().requires_grad_()
     sum_across_ranks(leaf, dist.group.WORLD).mul(rank + 1).sum().backward()
