@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normzoo.norms._kernels import Kernel
 from normzoo.norms._running import commit
 
 
@@ -22,9 +23,7 @@ def with_gradient(rule: Callable[..., tuple[Tensor, ...]]) -> Callable[[Callable
     """
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        class Ruled(torch.autograd.Function):
-            generate_vmap_rule = True
-
+        class Ruled(Kernel):
             @staticmethod
             def forward(states: int, scale: float | Tensor, x: Tensor, *given: Any) -> Tensor:
                 return function(x, *given[states:])
