@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normzoo.registry import facts_of
 from normzoo.surgery.frozen import Frozen, frozen, statistics_frozen
@@ -25,7 +25,7 @@ def freeze(model: nn.Module, *, statistics: bool = True, affine: bool = True, wh
     touched: neither momentum nor counters, nor the mode of dropout. `unfreeze` undoes it. Freezing twice adds up.
 
     Warn of layers that are dead when frozen: without statistics yet, or with a weight that is all zero, as behind a
-    residual block that starts as the identity.
+    residual block that starts as the identity; and of batch norms that keep no statistics.
 
     Args:
         model: Changed in place.
@@ -51,6 +51,9 @@ def freeze(model: nn.Module, *, statistics: bool = True, affine: bool = True, wh
         )
     if scripted := [name for name, layer in layers.items() if isinstance(layer, torch.jit.ScriptModule)]:
         raise SurgeryError(f"freeze: layer {scripted[0]!r} is scripted: freeze the model before torch.jit.script")
+    for name, layer in model.named_modules() if statistics else ():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is None and (where is None or where(name, layer)):
+            _warn(name, "keeps no running statistics, so it is not frozen and normalizes by the batch")
     for name, layer in layers.items():
         if statistics and not statistics_frozen(layer) and _is_new(layer):
             _warn(name, "has no statistics yet, and will only scale and shift: run recalibrate or train it first")

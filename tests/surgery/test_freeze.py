@@ -144,6 +144,14 @@ def test_dead_layers_are_told():
         freeze(nn.Sequential(nn.BatchNorm1d(2)))
 
 
+def test_a_batch_norm_without_running_statistics_is_told():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False))
+    moved(model, (5, 2))
+    with pytest.warns(UserWarning, match="layer '1' keeps no running statistics"):
+        freeze(model)
+    assert model[1].weight.requires_grad
+
+
 def test_a_predicate_chooses_and_shared_layers_count_once():
     shared = nn.BatchNorm1d(2)
     model = nn.Sequential(nn.BatchNorm1d(2), shared, shared)
