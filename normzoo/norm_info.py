@@ -17,8 +17,6 @@ Kind = Literal["layer", "weight", "conditional"]
 
 UNSCRIPTED = ("torch.jit.script", "torch.ao.quantization.fuse_modules")
 """Unsupported by default: a forward is Python, and torch fuses only its own classes."""
-NOT_DYNAMIC = (*UNSCRIPTED, "torch.compile(dynamic=True)")
-"""For a norm that reads `eps` in an inner function first and then outside, which Dynamo cannot trace."""
 
 
 class UnknownNormError(UserError, LookupError):

@@ -40,9 +40,6 @@ class DynamicErf(AffineNorm):
         shift_init_value: Initial value of the shift, one number.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
-    Raises:
-        ValueError: If the number of channels of an input differs.
-
     Source: Chen, Lu, Zhu, Sun & Liu 2025, arXiv:2512.10938, section 5, equation 10.
     """
 

@@ -33,9 +33,6 @@ class DynamicTanh(AffineNorm):
         bias: Whether the affine has a `bias`.
         channel_dim: Where the channels are: 1 for images, -1 for tokens.
 
-    Raises:
-        ValueError: If the number of channels of an input differs.
-
     Source: Zhu, Chen, He, LeCun & Liu 2025, arXiv:2503.10622, section 4.
     """
 

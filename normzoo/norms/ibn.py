@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import standardize_batch
 from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
@@ -23,7 +22,6 @@ from normzoo.registry import register
     train_eval_differ=True,
     state=STATE,
     ranks=(3, 4, 5),
-    unsupported=NOT_DYNAMIC,
 )
 class IBN(NormLayer, _NormBase):
     """Normalize the first half of the channels as instance norm does, and the others as batch norm does.

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norm_info import NOT_DYNAMIC
 from normzoo.norms._batch_statistics import detached_mean, standardize_instances
 from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
@@ -24,7 +23,6 @@ from normzoo.registry import register
     reduces_over="*; C, *; N, *",
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
-    unsupported=NOT_DYNAMIC,
 )
 class SwitchableNorm(NormLayer, _NormBase):
     """Normalize by a blend of the statistics of instance, layer and batch norm, whose shares the layer learns.
