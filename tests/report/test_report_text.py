@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from normzoo.report import report
-from normzoo.results import FILE_NAME, SCHEMA, CellResult, write_result
-from normzoo.results.write import record_text
+from normzoo.results import FILE_NAME, SCHEMA, CellResult, record_text, write_result
 
 Maker = Callable[..., CellResult]
 
