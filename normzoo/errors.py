@@ -18,8 +18,12 @@ class UserError(Exception):
     """Message for the command line, if the usual one refers to Python."""
 
 
+class RefusedError(UserError):
+    """A combination that cannot run, though each of its parts can: an instance norm on a 1×1 map, for instance."""
+
+
 def cannot_write(folder: Path, error: OSError, option: str) -> UserError:
-    """Of a folder that results cannot go into; `option` chooses another."""
+    """Return the error of a folder that results cannot be written to; `option` chooses another."""
     return UserError(f"cannot write into {folder}: {error.strerror or error}; choose another folder with {option}")
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.training.resources import processor_name
+from normzoo.training.machine import processor_name
 
 MIN_SECONDS = 2e-3  # per measurement; shorter steps are repeated to hide the cost of the clock and of Python
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h

@@ -36,10 +36,10 @@ def bn_algorithm(parts: Any, *, steps: int = 2000) -> tuple[dict[str, float], di
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167: Algorithm 1, the chain rule of section 3, Algorithm 2, and scale
         invariance in section 3.3.
     """
-    norm, name = parts.norm(), parts.config["norm"]["name"]
+    norm, name = parts.norm(), parts.config.norm["name"]
     if any(getattr(norm(8), buffer, None) is None for buffer in ("running_mean", "running_var")):
         raise UserError(f"norm={name} has no running_mean and running_var; choose batch_norm or batch_norm_scratch")
-    torch.manual_seed(parts.seed)
+    torch.manual_seed(parts.config.seed)
     errors: dict[str, float] = {}
     for kind, shape in SHAPES.items():
         errors[f"forward_{kind}"], errors[f"backward_{kind}"] = _one_step(norm, torch.randn(shape).double() * 3 + 7)

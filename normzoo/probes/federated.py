@@ -73,7 +73,7 @@ def federated_training(
     """
     data = parts.data()
     _check(skew, clients, classes_per_client, data.num_classes, rounds=rounds, local_epochs=local_epochs)
-    draw = torch.Generator().manual_seed(parts.seed)
+    draw = torch.Generator().manual_seed(parts.config.seed)
     model = parts.model(data)
     shares = _shares(data.tensors("train"), skew, clients, classes_per_client, data.num_classes, draw)
     here = [_client(copy.deepcopy(model), i, share, data.tensors("val"), skew) for i, share in enumerate(shares)]
@@ -138,7 +138,7 @@ def _client(model: nn.Module, i: int, train: tuple[Tensor, Tensor], val: tuple[T
 
 def _train(client: Client, parts: Any, epochs: int, draw: torch.Generator) -> None:
     x, y = client.train
-    size = min(parts.config["batch_size_per_device"], len(y))
+    size = min(parts.config.batch_size_per_device, len(y))
     optimizer = parts.optimizer(client.model.parameters())
     client.model.train()
     for _ in range(epochs):

@@ -39,17 +39,15 @@ def train(
     """
     if normalizer != RAW and normalizer not in NORMALIZERS:
         raise UserError(f"unknown study.normalizer={normalizer!r}; choose one of {', '.join((RAW, *NORMALIZERS))}")
-    if parts.config["data"].get("scaling", "none") != "none":
-        raise UserError(
-            f"data.scaling={parts.config['data']['scaling']}: a study of normalizers needs data.scaling=none"
-        )
+    if parts.config.data.get("scaling", "none") != "none":
+        raise UserError(f"data.scaling={parts.config.data['scaling']}: a study of normalizers needs data.scaling=none")
     data = parts.data()
     x_train, x_val = _normalized(normalizer, eps, *(data.tensors(split)[0] * scale for split in ("train", "val")))
     y_train, y_val = data.tensors("train")[1], data.tensors("val")[1]
     model = parts.model(data)
     optimizer = parts.optimizer(model.parameters())
-    size = parts.config["batch_size_per_device"]
-    order = torch.Generator().manual_seed(parts.seed)
+    size = parts.config.batch_size_per_device
+    order = torch.Generator().manual_seed(parts.config.seed)
     losses, errors = [math.nan] * epochs, [math.nan] * epochs
     for epoch in range(epochs):
         model.train()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from normzoo.training.resources import Resources
+from normzoo.training.config import Resources
 
 Device = TypeVar("Device", str, int)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from normzoo.errors import UserError
 from normzoo.sweep.signals import FROM_TERMINAL
-from normzoo.training.temporary import make_sockets_folder
+from normzoo.training.machine import make_sockets_folder
 
 _started = False  # whether the server of this process was started here
 

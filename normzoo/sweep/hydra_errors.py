@@ -144,7 +144,7 @@ def _nameless_choice_error(overrides: Sequence[str]) -> UserError | None:
 
 
 def _no_key_error(line: str, key: str, overrides: Sequence[str]) -> UserError:
-    from normzoo.training.config_check import GIVEN, meant_by
+    from normzoo.training.config_keys import GIVEN, meant_by
 
     config = _composed(overrides)
     groups = config.hydra.runtime.choices
@@ -266,7 +266,7 @@ def _taken(group: str, options: Any) -> Container[str]:
     from hydra.utils import get_object
     from lightning import Trainer
 
-    from normzoo.training.config_check import GIVEN
+    from normzoo.training.config_keys import GIVEN
 
     with suppress(Exception):  # no target, or none that can be looked into: then it is not said
         taken = inspect.signature(Trainer if group == "trainer" else get_object(options["_target_"])).parameters

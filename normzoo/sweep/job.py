@@ -16,8 +16,8 @@ from normzoo.sweep.fork_server import forget_server
 from normzoo.sweep.limits import Limits, offer_to_oom_killer
 from normzoo.sweep.signals import FROM_TERMINAL
 from normzoo.sweep.supervisor import enter
-from normzoo.training.heartbeat import LOG
-from normzoo.training.resources import Resources
+from normzoo.training.config import Resources
+from normzoo.training.parent_process import LOG
 
 ONE_CORE, UNLIMITED = Resources(), Limits()
 

@@ -30,7 +30,7 @@ from normzoo.sweep.signals import Stop, interrupt_by_what_ends
 from normzoo.sweep.supervisor import Ending
 from normzoo.text import counted, wrapped
 from normzoo.training.callbacks import error_so_far
-from normzoo.training.resources import processor_cores
+from normzoo.training.machine import processor_cores
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import CellLauncher, NormzooLauncher

@@ -20,7 +20,7 @@ from normzoo.sweep.job import Job, Orders, run
 from normzoo.sweep.limits import kill_with
 from normzoo.sweep.signals import FROM_TERMINAL, Stop
 from normzoo.sweep.supervisor import Ending
-from normzoo.training.heartbeat import LOG
+from normzoo.training.parent_process import LOG
 
 PATIENCE_S = 5.0  # for a keeper that was told to end its job
 MOST_SAID = 2**16  # bytes kept of what comes on a lifeline, where a job may write as well

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normzoo.errors import UserError
-from normzoo.training.check import RefusedError, check_optimizer, check_options, check_shapes, check_trainer
+from normzoo.errors import RefusedError, UserError
+from normzoo.training.check import check_optimizer, check_options, check_trainer
 from normzoo.training.config import CellConfig
 from normzoo.training.instantiate import build_data, build_model, build_norm, build_probes, build_study
+from normzoo.training.shape_trace import check_shapes
 
 # What a cell's check does not look at.
 _IRRELEVANT = frozenset({"seed", "evaluation", "experiment", "sweep", "claim", "report", "probe"})

@@ -12,7 +12,7 @@ from torch import nn
 
 # The data set and the model of most cells; those of others are imported by the cells themselves.
 from normzoo.training.cell import package_versions
-from normzoo.training.resources import processor_name
+from normzoo.training.machine import processor_name
 
 
 def _call_once() -> None:

@@ -31,9 +31,8 @@ from normzoo.sweep.signals import interrupt_by_what_ends
 from normzoo.sweep.worker import LOG, STAMP, InOwnProcess, this_process
 from normzoo.text import wrapped
 from normzoo.training.cell import describe
-from normzoo.training.config import CellConfig
-from normzoo.training.resources import Resources, processor_cores
-from normzoo.training.temporary import short_folder, where_full
+from normzoo.training.config import CellConfig, Resources
+from normzoo.training.machine import processor_cores, short_folder, where_full
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import EngineLauncher

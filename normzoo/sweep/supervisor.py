@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from normzoo.sweep.limits import Limits, kernel_oom_kills, kill_below, memory_below
-from normzoo.training.parent_death import SET_CHILD_SUBREAPER, SET_PDEATHSIG, die_with_parent, prctl
+from normzoo.training.parent_process import SET_CHILD_SUBREAPER, SET_PDEATHSIG, die_with_parent, prctl
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from normzoo.sweep.plan import Cell
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.signals import Stop
 from normzoo.sweep.supervisor import Ending
-from normzoo.training.resources import processor_cores
+from normzoo.training.machine import processor_cores
 
 LOG = "cell.log"
 STAMP = "NORMZOO_STAMP"  # the variable that has the stamp of the record that was there when the cell was planned

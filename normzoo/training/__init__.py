@@ -1,0 +1,1 @@
+"""One cell: its parsed configuration, its checks, its training and its record."""

@@ -1,4 +1,4 @@
-"""What watches a cell while it trains: its record, and lines on the console."""
+"""Callbacks of a cell's training: its record, its lines on the console, the end of a diverged one."""
 
 import contextlib
 import json
@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from normzoo.data.loader import mix
 from normzoo.errors import UserError
+from normzoo.files import read_file, write_atomic
 from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
-from normzoo.results import CellResult, read_file, write_atomic, write_result
-from normzoo.training.at_once import CHECK_EVERY
+from normzoo.results import CellResult, write_result
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.config import CellConfig
 from normzoo.training.distributed import AGENT, under_torchrun, world_size_here
 from normzoo.training.shape_trace import Shapes, values_per_statistic
+from normzoo.training.small_batches import CHECK_EVERY
 from normzoo.training.trainable import counts
 
 CURVE = "curve.json"
@@ -35,16 +36,17 @@ MODES = (("running", "val_error_running"), ("recomputed", "val_error_population"
 
 
 class RankCheck(Callback):
-    """In every process, before it trains: there are as many as the configuration says.
+    """Check that as many processes train as configured, and seed each of them.
 
-    Their random numbers are their own. They have been seeded alike until then, for the same weights in all of them; but
-    dropout would leave out the same units in each.
+    Until the training starts, all have the same seed, for the same initial weights; with it, dropout would drop the
+    same units in each.
     """
 
     def __init__(self, config: CellConfig) -> None:
         self.config = config
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Check the number of processes."""
         self._sigterm = signal.getsignal(signal.SIGTERM)  # Lightning has not yet set its own
         actual, asked = world_size_here(), self.config.world_size
         if actual != asked:
@@ -54,11 +56,12 @@ class RankCheck(Callback):
                 f"trainer.num_nodes={nodes} ask for {asked}; batch sizes and learning rates would not be those recorded"
             )
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Let SIGTERM end the process, and seed it."""
         ends = under_torchrun() or self._sigterm is signal.SIG_DFL
         if ends and threading.current_thread() is threading.main_thread():
-            # Lightning's own handler would wait for the other ranks, which may be gone or stuck, and ends the process
-            # as if all were well.
+            # Lightning's handler would wait for the other ranks, which may be gone or stuck, and end the process with
+            # exit code 0.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if trainer.global_rank > 0:
             seed = mix(self.config.seed, trainer.global_rank)
@@ -68,14 +71,15 @@ class RankCheck(Callback):
 
 
 class EpochLines(Callback):
-    """Says after every validation, in one line, how far the cell is."""
+    """Log one line after every validation."""
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        """Log the errors measured last."""
         if not trainer.is_global_zero:
             return
-        point: dict[str, Any] = module.curve[-1]  # type: ignore[index, assignment]
+        point = module.curve[-1]
         errors = f"validation error {_percent(point['val_error_running'])}"
-        if differs(module.model):  # type: ignore[arg-type]
+        if differs(module.model):
             errors = f"validation error with statistics: {'  '.join(f'{n} {_percent(point[key])}' for n, key in MODES)}"
         log.info(
             f"epoch {point['epoch']}{_of(trainer.max_epochs)}  step {point['step']}  "
@@ -84,30 +88,25 @@ class EpochLines(Callback):
 
 
 class Divergence(Callback):
-    """Ends the training of a model whose loss has ceased to be finite."""
+    """End the training of a model whose loss is no longer finite."""
 
     takes_slices = True
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        at_once: int = module.at_once  # type: ignore[assignment]
-        if (batch_idx + 1) * at_once % CHECK_EVERY == 0 or trainer.is_last_batch:
-            lost: bool = module.lost()  # type: ignore[operator]
-            if not trainer.strategy.reduce_boolean_decision(not lost, all=True):
-                module.diverged = True  # type: ignore[assignment]
-                trainer.should_stop = True
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Check the loss, every `CHECK_EVERY` steps."""
+        check = (batch_idx + 1) * module.at_once % CHECK_EVERY == 0 or trainer.is_last_batch
+        if check and not trainer.strategy.reduce_boolean_decision(not module.lost(), all=True):
+            module.diverged = True
+            trainer.should_stop = True
 
 
 class Recorder(Callback):
-    """Writes `result.json` when the training ends.
-
-    It writes from inside the training process, because with several devices that is a process of its own.
+    """Write `result.json` when the training ends, from the process that trains.
 
     Args:
         folder: The cell's.
-        record: What is known of the cell beforehand.
-        shapes: Of the input of each norm layer, from `passage_of`.
+        record: The entries that are known before the cell trains.
+        shapes: The shape of each norm's input, from `trace_shapes`.
         lr: The peak learning rate.
         started: `time.perf_counter()` when the cell began.
         probes: Callbacks whose `summary()` joins the metrics and whose `recording()` goes into `recording.npz`.
@@ -126,30 +125,34 @@ class Recorder(Callback):
         self.probes = probes
         self.training_s = 0.0
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._start_clock()  # for a training that goes on within an epoch
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Start the clock of a training that resumes within an epoch."""
+        self._start_clock()
 
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+        """Start the clock."""
         self._start_clock()
 
     def _start_clock(self) -> None:
         self._epoch_started = time.perf_counter()
         self._timed = False
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, module: Any) -> None:
+        """Stop the clock."""
         self._stop_clock()
 
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        """Stop the clock."""
         self._stop_clock()
 
     def _stop_clock(self) -> None:
-        # Validation runs inside the training epoch, after its last batch: whichever comes first ends the training part.
+        # Validation runs within the training epoch, after its last batch: whichever comes first ends the training part.
         if not self._timed:
             self.training_s += time.perf_counter() - self._epoch_started
             self._timed = True
 
     def state_dict(self) -> dict[str, float]:
-        """The time it has taken so far, for a training that is continued."""
+        """Return the time so far, for a training that is resumed."""
         now = time.perf_counter()
         return {
             "wall_s": now - self.started,
@@ -157,51 +160,58 @@ class Recorder(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Continue the time of the interrupted training."""
         self.started -= state_dict["wall_s"]
         self.training_s = state_dict["training_s"]
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.is_global_zero:  # so that a cell that is killed later leaves the curve it had
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        """Write the curve, which a cell that is killed later leaves."""
+        if trainer.is_global_zero:
             write_atomic(self.folder / CURVE, json.dumps(module.curve))
 
-    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, module: Any) -> None:
+        """Write the record."""
         if not module.ended:
             raise UserError("trainer: its options end the training before the first step, and nothing was measured")
-        values, normalization_batch = values_per_statistic(module.model, self.shapes)  # type: ignore[arg-type]
-        if trainer.is_global_zero:
-            if module.device.type == "cuda":
-                self.record["device"]["name"] = torch.cuda.get_device_name(module.device)
-            curve: Any = module.curve
-            metrics = {
-                key: value for key, value in (curve[-1] if curve else {}).items() if key not in ("epoch", "samples")
-            }
-            metrics["steps"] = metrics.pop("step", trainer.global_step)
-            metrics |= counts(module.model, module.config.optimizer.trains)  # type: ignore[arg-type, union-attr]
-            arrays: dict[str, Any] = {}
-            for probe in self.probes:
-                metrics.update(probe.summary())
-                arrays.update(probe.recording())
-            if arrays:
-                write_recording(self.folder, arrays)
-            result = CellResult(
-                **self.record,
-                status="diverged" if module.diverged else "ok",
-                reason=f"the loss was not finite by step {trainer.global_step}" if module.diverged else None,
-                world_size=world_size_here(),
-                metrics={**metrics, "lr": self.lr, "num_classes": module.num_classes},  # type: ignore[dict-item]
-                curve=curve,
-                values_per_statistic=values,
-                normalization_batch=normalization_batch,
-            )
-            result.time["wall_s"] = time.perf_counter() - self.started
-            result.time["ms_per_step"] = 1000 * self.training_s / max(1, trainer.global_step)
-            write_result(self.folder, result)
-            for name in (CURVE, CHECKPOINT):
-                (self.folder / name).unlink(missing_ok=True)
+        values, normalization_batch = values_per_statistic(module.model, self.shapes)
+        if not trainer.is_global_zero:
+            return
+        if module.device.type == "cuda":
+            self.record["device"]["name"] = torch.cuda.get_device_name(module.device)
+        last = dict(module.curve[-1]) if module.curve else {}
+        metrics = {
+            **{key: value for key, value in last.items() if key not in ("epoch", "samples", "step")},
+            "steps": last.get("step", trainer.global_step),
+            **counts(module.model, module.config.optimizer.trains),
+        }
+        arrays: dict[str, Any] = {}
+        for probe in self.probes:
+            metrics.update(probe.summary())
+            arrays.update(probe.recording())
+        if arrays:
+            write_recording(self.folder, arrays)
+        now = time.perf_counter()
+        self.record["time"] |= {
+            "wall_s": now - self.started,
+            "ms_per_step": 1000 * self.training_s / max(1, trainer.global_step),
+        }
+        result = CellResult(
+            **self.record,
+            status="diverged" if module.diverged else "ok",
+            reason=f"the loss was not finite by step {trainer.global_step}" if module.diverged else None,
+            world_size=world_size_here(),
+            metrics={**metrics, "lr": self.lr, "num_classes": module.num_classes},
+            curve=module.curve,
+            values_per_statistic=values,
+            normalization_batch=normalization_batch,
+        )
+        write_result(self.folder, result)
+        for name in (CURVE, CHECKPOINT):
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:
-    """Take away what a finished cell leaves when it is killed just after it has written its record."""
+    """Remove what a finished cell leaves when it is killed just after it has written its record."""
     for name in (CURVE, CHECKPOINT):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
@@ -209,7 +219,7 @@ def tidy(folder: Path) -> None:
 
 
 def curve_so_far(folder: Path) -> list[dict[str, Any]]:
-    """The points that a cell without a record has written of its curve."""
+    """Read the points of the curve that a cell without a record has written."""
     try:
         points = json.loads(read_file(folder / CURVE))
     except (OSError, ValueError, RecursionError):
@@ -218,7 +228,7 @@ def curve_so_far(folder: Path) -> list[dict[str, Any]]:
 
 
 def error_so_far(folder: Path) -> str:
-    """The last error that a running cell has reported, in words."""
+    """Return the last error of a running cell, as text."""
     error = next((point.get("val_error_running") for point in reversed(curve_so_far(folder))), None)
     return f"{error:.1f} %" if isinstance(error, (int, float)) else "-"
 

@@ -1,4 +1,4 @@
-"""One cell: train one resolved configuration and write its record, whatever becomes of it."""
+"""Run one cell: train a configuration, and write its record whether it succeeds or fails."""
 
 import os
 import platform
@@ -15,28 +15,28 @@ from typing import Any
 import lightning
 import torch
 
-from normzoo.errors import UserError, cannot_write
+from normzoo.errors import RefusedError, UserError, cannot_write
+from normzoo.files import write_atomic
 from normzoo.recording import write_recording
-from normzoo.results import CellResult, check_no_newer, read_result, stamp, write_atomic, write_result
+from normzoo.results import CellResult, check_no_newer, read_result, stamp, write_result
 from normzoo.text import bounded
 from normzoo.training.callbacks import curve_so_far
-from normzoo.training.check import RefusedError, check_cell, check_devices
+from normzoo.training.check import check_cell, check_devices
 from normzoo.training.checkpoint import find_checkpoint
 from normzoo.training.config import CellConfig, parse
 from normzoo.training.distributed import (
     GRACE_S,
     RankError,
+    is_out_of_memory,
     launch,
     lost_another,
     rank,
-    says_out_of_memory,
+    timed_out_waiting,
     under_torchrun,
-    waited_in_vain,
 )
 from normzoo.training.fit import Run, fit
 from normzoo.training.instantiate import Parts, build_data, build_study
-from normzoo.training.resources import processor_name
-from normzoo.training.temporary import make_sockets_folder, where_full
+from normzoo.training.machine import make_sockets_folder, processor_name, where_full
 
 ERROR = "error.txt"
 
@@ -44,21 +44,22 @@ ERROR = "error.txt"
 def run_cell(config: CellConfig | Mapping[str, Any], folder: Path) -> CellResult | None:
     """Train the cell `config` and write `result.json` into `folder`.
 
-    A half-done cell goes on from the checkpoint in its folder, unless `sweep.resume` is false.
+    A checkpoint in the folder is resumed, unless `sweep.resume` is false. The cell is checked again here, though a
+    sweep's plan has checked it: it may run on another machine, under a launcher that checks nothing, or alone.
 
     Args:
-        config: Parsed, or plain as `OmegaConf.to_container(..., resolve=True)` gives it.
-        folder: The cell's own; made if absent.
+        config: Parsed, or plain as `OmegaConf.to_container(..., resolve=True)` returns it.
+        folder: The cell's own; created if needed.
 
     Returns:
-        The record as written; its status is `ok` or `diverged`. None in those processes of torchrun that write none.
+        The record as written, with status `ok` or `diverged`; None in ranks of torchrun other than the first.
 
     Raises:
-        RefusedError: If the cell cannot be: its parts do not fit each other, the data set is missing, or an option is
+        RefusedError: If the cell cannot run: its parts do not fit each other, the data set is missing, or an option is
             wrong; recorded as `refused`.
         UserError: If the folder cannot be written.
-        Exception: Whatever the training raised, a `RankError` if one of its processes died; recorded as `error`, `oom`
-            or `killed`, with the traceback of the process that is to blame in `error.txt`.
+        Exception: Whatever the training raised, a `RankError` if one of its ranks died; recorded as `error`, `oom`,
+            `timeout` or `killed`, with the traceback of the failed process in `error.txt`.
     """
     write_probe(folder)
     check_no_newer(folder)
@@ -82,18 +83,17 @@ def run_cell(config: CellConfig | Mapping[str, Any], folder: Path) -> CellResult
         if _is_to_write(error, folder, before):
             trace = error.trace or f"{error}\n" if isinstance(error, RankError) else traceback.format_exc()
             write_atomic(folder / ERROR, bounded(trace, 2**18))
-            curve = curve_so_far(folder)
-            why = reason(error)
-            why += where_full(why, folder)
-            write_result(folder, CellResult(**record, status=_status(error), reason=why, curve=curve))
+            status, reason = _status_and_reason(error)
+            reason += where_full(reason, folder)
+            write_result(folder, CellResult(**record, status=status, reason=reason, curve=curve_so_far(folder)))
         raise
 
 
 def write_probe(folder: Path) -> None:
-    """Make the folder, and fail now rather than after the training where nothing can be written into it.
+    """Create the folder, and check that it can be written before the training rather than after it.
 
     Raises:
-        UserError: Naming the folder and why.
+        UserError: If it cannot, with the reason.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def write_probe(folder: Path) -> None:
 
 
 def describe(config: CellConfig) -> dict[str, Any]:
-    """What a record says of a cell before it has trained."""
+    """Return the entries of a record that are known before the cell trains."""
     gpu = config.on_gpu
     return {
         "cell": config.identity,
@@ -124,26 +124,20 @@ def describe(config: CellConfig) -> dict[str, Any]:
     }
 
 
-def reason(error: BaseException) -> str:
-    """The last lines a traceback would print."""
+def _status_and_reason(error: Exception) -> tuple[str, str]:
+    """Return the status of a failed cell, and the last lines that a traceback would print."""
     if isinstance(error, RankError):
-        return str(error)
-    said = "".join(traceback.format_exception_only(error)).strip()
-    if waited_in_vain(error):
-        said = f"waited for another rank, which hangs, longer than sweep.stall_limit: {said}"
-    return f"rank {rank()}: {said}" if rank() else said
-
-
-def _status(error: Exception) -> str:
-    if isinstance(error, RankError):
-        return error.status
-    if waited_in_vain(error):
-        return "timeout"
-    return "oom" if says_out_of_memory(reason(error)) else "error"
+        return error.status, str(error)
+    reason = "".join(traceback.format_exception_only(error)).strip()
+    status = "oom" if is_out_of_memory(reason) else "error"
+    if timed_out_waiting(error):
+        status = "timeout"
+        reason = f"waited for another rank, which hangs, longer than sweep.stall_limit: {reason}"
+    return status, f"rank {rank()}: {reason}" if rank() else reason
 
 
 def _is_to_write(error: Exception, folder: Path, before: object) -> bool:
-    """Whether this process records the error: one that lost another, only if that other has not."""
+    """Return whether this process records the error; one that lost another rank does only if that rank has not."""
     if not under_torchrun() or not lost_another(error):
         return True
     time.sleep(GRACE_S)
@@ -174,21 +168,21 @@ def _train(config: CellConfig, folder: Path, record: dict[str, Any]) -> CellResu
         data: Any = build_data(config)
         data.prepare_data()
         data.setup("fit")
-        passage = check_cell(config, data)
+        trace = check_cell(config, data)
     checkpoint = find_checkpoint(folder, record["cell"], resume=config.sweep.resume)
-    run = Run(config, folder, record, passage, started, checkpoint)
+    run = Run(config, folder, record, trace, started, checkpoint)
     if not ranks:
         fit(run, data)
         return read_result(folder) if rank() == 0 else None
     start_method = _start_method(config)
-    # Ranks that are forked have the data in memory; others read it again, which costs less than to pickle it.
+    # Forked ranks share the data in memory; others read it again, which is faster than pickling it.
     launch(config.world_size, folder, start_method, fit, run, data if start_method == "fork" else None)
     return read_result(folder)
 
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What is wrong before the training begins refuses the cell, alone as in a sweep."""
+    """Raise a UserError as RefusedError: whatever is wrong before the training begins refuses the cell."""
     try:
         yield
     except RefusedError:
@@ -198,11 +192,11 @@ def _refusing() -> Iterator[None]:
 
 
 def _start_method(config: CellConfig) -> str:
-    return "spawn" if config.on_gpu else "fork"  # CUDA does not outlive a fork
+    return "spawn" if config.on_gpu else "fork"  # CUDA does not survive a fork
 
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Of Python and of what a cell's result may depend on."""
+    """Return the versions of Python and of the packages that a result may depend on."""
     packages = ("normzoo", "torch", "lightning", "torchmetrics", "hydra-core")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -1,20 +1,22 @@
-"""What can be known of a cell before it trains: whether it can be."""
+"""What can be known of a cell before it trains: whether it can."""
 
-import math
+import json
+import logging
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from normzoo.errors import UserError
-from normzoo.registry import norm_layers
+from normzoo._conformance.facts import operations
+from normzoo.errors import RefusedError, UserError
+from normzoo.probes._layers import all_norms
+from normzoo.registry import info
 from normzoo.text import counted
 from normzoo.training.config import CellConfig
 from normzoo.training.distributed import check_nodes
-from normzoo.training.follows import check_follows
+from normzoo.training.fit import build_trainer
 from normzoo.training.instantiate import (
     build_model,
     build_norm,
@@ -24,22 +26,18 @@ from normzoo.training.instantiate import (
     norm_info,
 )
 from normzoo.training.loggers import check_logger
-from normzoo.training.resources import processor_cores
-from normzoo.training.shape_trace import Passage, passage_of
-from normzoo.training.trainable import choose_trained
+from normzoo.training.machine import processor_cores
+from normzoo.training.shape_trace import ShapeTrace, check_shapes
 
 PROCESSES_PER_CORE = 4  # of one cell: slower than one for each core, and the same result; more are a slip of the hand
-
-
-class RefusedError(UserError):
-    """This combination cannot be, though each of its parts is fine: an instance norm on a 1×1 map, for instance."""
+log = logging.getLogger("normzoo")
 
 
 def check_devices(config: CellConfig) -> None:
-    """Refuse a trainer that asks for more devices than this machine has.
+    """Reject a trainer that asks for more devices than this machine has.
 
     Raises:
-        UserError: Naming what was asked for and what there is.
+        UserError: With what was asked for and what there is.
     """
     devices, accelerator = config.trainer.devices, config.trainer.accelerator
     gpus, cores = torch.cuda.device_count(), len(processor_cores())
@@ -61,23 +59,19 @@ def check_devices(config: CellConfig) -> None:
         )
 
 
-def check_cell(config: CellConfig, data: Any, *, devices_here: bool = True) -> Passage:
-    """Check the options, build the cell's model without memory and pass one batch's shape through it.
+def check_cell(config: CellConfig, data: Any) -> ShapeTrace:
+    """Check the options, build the cell's model without memory and trace the shapes of a batch through it.
 
     Args:
-        config: Valid.
+        config: Valid, its devices checked.
         data: Its data module, set up.
-        devices_here: Whether it trains on this machine, so that its devices can be counted.
-
-    Returns:
-        What the batch meets in the model.
 
     Raises:
         RefusedError: If the batch is larger than the training set, the model cannot be built for these images, or a
             norm cannot be computed on the shapes that reach it.
         UserError: If an option is wrong whatever it is combined with.
     """
-    check_options(config, data, devices_here=devices_here)
+    check_options(config, data, devices_here=False)
     check_trainer(config)
     build_probes(config)
     check_optimizer(config)
@@ -85,100 +79,124 @@ def check_cell(config: CellConfig, data: Any, *, devices_here: bool = True) -> P
 
 
 def check_options(config: CellConfig, data: Any, *, devices_here: bool = True) -> None:
-    """What `check_cell` finds out, and raises, before it builds an optimizer and the model."""
+    """Check logger, batch, norm and placement, as `check_cell` does first.
+
+    Args:
+        config: Valid.
+        data: Its data module, set up.
+        devices_here: Check the devices too, since the cell will train on this machine.
+
+    Raises:
+        UserError: As `check_cell` does.
+    """
     if devices_here:
         check_devices(config)
     check_logger(config.logger)
     per_device, accumulated = config.batch_size_per_device, config.trainer.accumulate_grad_batches
-    together = config.global_batch
-    if together > data.num_train:
+    if config.global_batch > data.num_train:
         accumulates = f" or trainer.accumulate_grad_batches={accumulated}" if accumulated > 1 else ""
         raise RefusedError(
-            f"a global batch of {together} samples is larger than the training set of {data.num_train}: "
+            f"a global batch of {config.global_batch} samples is larger than the training set of {data.num_train}: "
             f"lower batch_size_per_device={per_device} or trainer.devices={config.trainer.devices}{accumulates}"
         )
-    name = config.norm["name"]
-    kind = norm_info(config).kind
-    if kind != "layer":
+    norm = norm_info(config)
+    if norm.kind != "layer":
+        name = config.norm["name"]
         raise RefusedError(
-            f"{name} is of kind {kind!r}, and a model is built of layers: put it into yours in code, with "
+            f"{name} is of kind {norm.kind!r}, and a model is built of layers: put it into yours in code, with "
             f"normzoo.create({name!r}, ...); normzoo.list_norms(kind='layer') lists those that can be swept"
         )
     build_norm(config)
     build_placement(config)
-    check_follows(config, data)
+    check_ignored(config, data)
 
 
 def check_trainer(config: CellConfig) -> None:
-    """Have Lightning look at the trainer's options together, before it does so in the middle of a sweep.
+    """Have Lightning check the trainer's options together.
 
     Raises:
-        UserError: With what it says, such as that a strategy needs a GPU.
+        UserError: With Lightning's message, such as that a strategy needs a GPU.
     """
-    from normzoo.training.fit import build_trainer  # which itself has what was checked
-
-    alone = config.changed(
-        logger={}, trainer={**config.plain["trainer"], "devices": 1, "num_nodes": 1, "deterministic": False}
-    )
+    trainer = {**config.plain["trainer"], "devices": 1, "num_nodes": 1, "deterministic": False}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            build_trainer(alone, Path(), [])
+            build_trainer(config.changed(logger={}, trainer=trainer), Path(), [])
     except Exception as error:  # whatever a plugin of it raises
         raise UserError(f"trainer={config.trainer.name}: {str(error).strip().splitlines()[0]}") from error
 
 
 def check_optimizer(config: CellConfig) -> None:
-    """Refuse options that the optimizer does not take.
+    """Check that the optimizer accepts its options.
 
     Raises:
-        UserError: Naming the option.
+        UserError: With the option.
     """
     build_optimizer(config, [nn.Parameter(torch.zeros(1))])
 
 
-def check_shapes(config: CellConfig, data: Any, build: Callable[[], nn.Module]) -> Passage:
-    """Pass the shapes of the cell's batches through the model that `build` makes, all of it without memory.
+def check_ignored(config: CellConfig, data: Any) -> None:
+    """Reject a model of the user's that computes the same whatever `norm` is, or wherever `placement` puts it.
 
     Raises:
-        RefusedError: If it cannot be built, or a norm cannot be computed on the shapes that reach it.
+        UserError: With what it ignores, and the norms that it builds instead.
     """
-    try:
-        with torch.device("meta"):
-            model = build()
-            choose_trained(model, config.optimizer.trains)
-            plan_processes(model, config.world_size)
-            passage = passage_of(model, torch.empty(config.batch_size_per_device, *data.image_shape))
-            _check_last_batch(model, config, data)
-            return passage
-    except Exception as error:  # whatever a model of the user's raises
-        told = isinstance(error, (UserError, TypeError, ValueError, RuntimeError))
-        raise RefusedError(str(error) if told else f"{type(error).__name__}: {error}") from error
-
-
-def plan_processes(model: nn.Module, processes: int) -> None:
-    """Tell synchronized norms how many processes there will be, so that they count the batches of all."""
-    for _, layer in norm_layers(model):
-        if hasattr(layer, "planned_processes"):
-            layer.planned_processes = processes  # type: ignore[assignment]
-
-
-def _check_last_batch(model: nn.Module, config: CellConfig, data: Any) -> None:
-    """Pass through the model what the last, short batch of an epoch leaves to each process, if it is kept."""
-    together = config.batch_over_devices
-    batches, left = divmod(data.num_train, together)
-    limit = config.trainer.limit_train_batches
-    limit = 1.0 if limit is None else limit  # as Lightning has it
-    reached = limit == 1.0 if isinstance(limit, float) else limit > batches
-    if getattr(data, "drop_last", True) or not left or not reached:
-        return
-    processes = config.world_size
-    plan_processes(model, min(left, processes))
-    for size in {math.ceil(left / processes), left // processes} - {0}:
+    if str(config.model.get("_target_")).startswith("normzoo."):
+        return  # tested for every norm and placement
+    identity = info(config.norm["name"]).name == "identity"
+    key = json.dumps([config.model, config.placement, data.image_shape, data.num_classes, identity], default=str)
+    if key not in _ignored:
         try:
-            passage_of(model, torch.empty(size, *data.image_shape))
-        except (UserError, ValueError, RuntimeError) as error:
-            raise RefusedError(
-                f"the last batch of an epoch holds {left} of the {data.num_train} images: {error}; or set "
-                f"data.drop_last=true, or another data.train_size"
-            ) from error
+            _ignored[key] = find_ignored(config, data, identity)
+        except Exception:  # whatever the model raises: it is built again with its norm, and then the user is told
+            _ignored[key] = None
+    if _ignored[key] is not None:
+        raise UserError(_ignored[key])
+
+
+_ignored: dict[str, str | None] = {}
+
+
+def find_ignored(config: CellConfig, data: Any, identity: bool) -> str | None:
+    """Return which option the model ignores, as an error message; None if it ignores none.
+
+    Args:
+        config: Of the cell.
+        data: Its data module.
+        identity: Whether the norm is `identity`, which a model without norms may be swept with.
+    """
+    title = f"model={config.model.get('name') or config.model.get('_target_')}"
+    order, where = (config.placement.get(key, usual) for key, usual in (("order", "pre_act"), ("where", "all")))
+    model, everywhere = _operations(config, data, order, "all")
+    own = [f"{name} ({type(layer).__name__})" for name, layer in all_norms(model) if not isinstance(layer, _Marker)]
+    listed = ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
+    if not any(name.startswith("i0.") for name in everywhere):
+        if not own and (identity or where == "none"):
+            return None
+        has = f"it builds norms of its own: {listed}" if own else "it has none: norm=identity says so"
+        return f"{title} ignores norm=; {has}; build norms by the `norm` that the model is given"
+    if where != "all" and everywhere == _operations(config, data, order, "none")[1]:
+        return f"{title} ignores placement.where={where}; leave it at all, or normalize where `placement.where` says"
+    if order != "pre_act" and where != "none" and everywhere == _operations(config, data, "pre_act", "all")[1]:
+        return f"{title} ignores placement.order={order}; leave it at pre_act, or follow `placement.order`"
+    if own:
+        log.info("%s keeps norms of its own, whatever norm= is: %s", title, listed)
+    return None
+
+
+class _Marker(nn.BatchNorm2d):
+    """In place of a norm: has what code that initializes a model looks for, and computes what no model does."""
+
+    def __init__(self, num_features: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(num_features)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.i0(input)
+
+
+def _operations(config: CellConfig, data: Any, order: str, where: Any) -> tuple[nn.Module, list[str]]:
+    """Build the model with the marker as its norm, and list the operations of its forward."""
+    placed = config.changed(placement={"order": order, "where": where})
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(placed, data.image_shape, data.num_classes, _Marker)
+        return model, operations(model.train(), (torch.empty(2, *data.image_shape),))

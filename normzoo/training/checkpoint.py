@@ -1,15 +1,15 @@
-"""Checkpoints: what a cell that was cut short goes on from, and then ends as if nothing had happened, bit for bit.
+"""Checkpoints, from which an interrupted cell resumes and ends as if it had not been interrupted, bit for bit.
 
-They hold what Lightning saves (weights, optimizer, schedule, gradient scaler, loops, callbacks with a state) and, of
-each process, what it leaves out: random numbers, sums over the epoch so far, what norms remember outside their state.
-The order of the samples needs no saving, being decided by (seed, epoch).
+They hold what Lightning saves (weights, optimizer, schedule, gradient scaler, loops, callbacks with a state) and what
+it leaves out of each process: random states, sums over the epoch so far, what norms remember outside their state dicts.
+The order of the samples is not saved, since (seed, epoch) decides it.
 
-They are data, and nothing in them runs: torch reads tensors, numbers, texts and containers of these alone, and refuses
-a file that names anything else.
+Checkpoints are data, and loading one runs no code: torch loads only tensors, numbers, texts and containers of these,
+and rejects a file with anything else.
 
-On one or two processes the continued training is the undisturbed one bit for bit, where the training itself is
-repeatable. With more, the first step may sum gradients over the processes in another order, as DistributedDataParallel
-lays out its buckets anew, and the last bit of a sum with it.
+On one or two processes the resumed training equals the uninterrupted one bit for bit, where the training itself is
+repeatable. On more, the first step may sum gradients over the processes in another order, since DistributedDataParallel
+lays out its buckets anew, and the last bit of a sum may differ.
 """
 
 import io
@@ -22,19 +22,19 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
+from normzoo.files import write_atomic
 from normzoo.registry import norm_layers
-from normzoo.results import write_atomic
-from normzoo.training.at_once import CHECK_EVERY
-from normzoo.training.distributed import rank
+from normzoo.training.distributed import gather, rank
+from normzoo.training.small_batches import CHECK_EVERY, is_whole
 
 CHECKPOINT = "checkpoint.ckpt"
 SCHEMA = 1
@@ -44,12 +44,12 @@ log = logging.getLogger("normzoo")
 
 
 def find_checkpoint(folder: Path, cell: str, *, resume: bool) -> Path | None:
-    """What the cell goes on from; None where it starts anew: there is nothing, or nothing that can be used.
+    """Return the checkpoint to resume from; None if there is none that can be used.
 
     Args:
         folder: The cell's.
-        cell: Its identity. The checkpoint of another, or one that cannot be read, is left alone, and a line says so.
-        resume: Whether it is to go on at all; if not, the checkpoint is removed.
+        cell: Its identity. The checkpoint of another cell, or an unreadable one, is ignored with a warning.
+        resume: Whether to resume at all; if not, the checkpoint is removed.
     """
     path = folder / CHECKPOINT
     if rank() == 0:
@@ -60,35 +60,30 @@ def find_checkpoint(folder: Path, cell: str, *, resume: bool) -> Path | None:
     if not resume or not path.exists():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load takes wrong bytes for weights
-            damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f"{damaged} is damaged")
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load takes wrong bytes for weights
+                raise ValueError(f"{damaged} is damaged")
         saved = torch.load(path, map_location="cpu", weights_only=True)[_OURS]
         schema, of, epoch, batches = (saved[key] for key in ("schema", "cell", "epoch", "batches"))
+        why = f"is of another cell, {of}" if of != cell else f"is of another normzoo (schema {schema})"
+        usable = (schema, of) == (SCHEMA, cell)
     except Exception as error:  # whatever unpickling may raise
-        code = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on with how one would have it run all the same
-        named = f"it names {code[1]}, which is no data" if code else f"{type(error).__name__}: {error}"
-        _say_ignored(path, f"cannot be read ({named})")
-        return None
-    if (schema, of) != (SCHEMA, cell):
-        _say_ignored(path, f"is of another cell, {of}" if of != cell else f"is of another normzoo (schema {schema})")
-        return None
-    if rank() == 0:
+        code = re.search(r"GLOBAL (\S+)", str(error))  # torch's message goes on with how to run the code
+        named = f"it has {code[1]}, which is not data" if code else f"{type(error).__name__}: {error}"
+        why, usable = f"cannot be read ({named})", False
+    if rank() == 0 and usable:
         within = f", batch {batches}" if batches else ""
-        log.info("goes on from its checkpoint, after epoch %d%s", epoch, within)
-    return path
+        log.info("resumes from its checkpoint, after epoch %d%s", epoch, within)
+    elif rank() == 0:
+        log.warning("%s %s: the cell starts from the beginning", path, why)
+    return path if usable else None
 
 
-def _say_ignored(path: Path, why: str) -> None:
-    if rank() == 0:
-        log.warning("%s %s: the cell starts anew", path, why)
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all; one that cannot be written costs a warning, not the training."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint atomically; one that cannot be written is a warning, and the training continues."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint that can be read back as data."""
         stream = io.BytesIO()
         try:
             torch.save(checkpoint, stream)
@@ -97,118 +92,109 @@ class WholeFiles(TorchCheckpointIO):
             if unsafe:
                 raise TypeError(f"{', '.join(unsafe)} in a state_dict(), which may hold tensors, numbers and text")
             write_atomic(path, stream.getvalue())
-        except Exception as error:  # of pickling, which raises what it likes, or of a full disk
+        except Exception as error:  # of pickling, which may raise anything, or of a full disk
             log.warning("no checkpoint: %s", error)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint as data."""
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class Checkpoints(Callback):
-    """Saves `checkpoint.ckpt` at the end of an epoch, or within one that takes longer than `every`; the last callback.
+    """Save `checkpoint.ckpt` at the end of an epoch, or within one longer than `every`; must be the last callback.
 
     Args:
         folder: The cell's.
         cell: Its identity.
-        every: Seconds from one to the next at least; None for never.
+        every: Minimum seconds between checkpoints; None for no checkpoints.
         probes: Callbacks whose state differs between processes.
-        goes_on: Whether this process has found a checkpoint to go on from.
+        resumes: Whether this process has found a checkpoint to resume from.
     """
 
     takes_slices = True
 
     def __init__(
-        self, folder: Path, cell: str, every: float | None, probes: Sequence[Callback] = (), *, goes_on: bool = False
+        self, folder: Path, cell: str, every: float | None, probes: Sequence[Callback] = (), *, resumes: bool = False
     ) -> None:
-        self.path, self.cell, self.every, self.probes, self.goes_on = folder / CHECKPOINT, cell, every, probes, goes_on
+        self.path, self.cell, self.every, self.probes, self.resumes = folder / CHECKPOINT, cell, every, probes, resumes
         self._saved: dict[str, Any] | None = None
         self._batches = 0
         stateless = [probe for probe in probes if type(probe).state_dict is Callback.state_dict]
         self.possible = not any(vars(probe) for probe in stateless)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        found = _of_all(self.goes_on)
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Check that all processes have found the checkpoint, or none."""
+        found = gather(self.resumes)
         if len(set(found)) > 1:
             without = ", ".join(str(number) for number, there in enumerate(found) if not there)
             raise UserError(
-                f"rank {without} found no usable {CHECKPOINT}, which the others go on from; the cell's folder, "
+                f"rank {without} found no usable {CHECKPOINT}, which the others resume from; the cell's folder, "
                 f"{self.path.parent}, must be one that all machines share"
             )
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Start the clock, and restore what Lightning does not."""
         self._since_save = self._since_epoch = time.monotonic()
         if not self.possible and self.every is not None and rank() == 0:
-            log.info("a probe without state_dict() cannot be continued, and so the cell writes no checkpoint")
-        if self._saved is not None:
-            self._go_on(trainer, module, self._saved)
-            self._saved = None
+            log.info("no checkpoints: a probe without state_dict() cannot be resumed")
+        if self._saved is None:
+            return
+        own = self._saved["ranks"][trainer.global_rank]
+        if own["probes"]:
+            for probe, state in zip(self.probes, own["probes"], strict=True):
+                probe.load_state_dict(state)
+        module.resume(own["progress"])
+        _remember(module, own["remembered"])
+        trainer.train_dataloader.skip(self._saved["batches"])  # type: ignore[union-attr]
+        _set_random_state(own["random"], module.device)
+        self._saved = None
 
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+        """Restart the clock of the epoch."""
         self._since_epoch = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        at_once: int = module.at_once  # type: ignore[assignment]
-        done = (batch_idx + 1) * at_once
-        look = trainer.world_size == 1 or done % CHECK_EVERY == 0  # to agree on it takes time
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save within an epoch if it is time."""
+        done = (batch_idx + 1) * module.at_once
+        look = trainer.world_size == 1 or done % CHECK_EVERY == 0  # several processes must agree, which takes time
         between = done % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
-        # A validation within the epoch would be due at the very batch that a continued training thinks done.
-        if look and between and trainer.val_check_interval == 1.0:
+        # A validation within the epoch would be due at the very batch that a resumed training takes as done.
+        if look and between and is_whole(trainer.val_check_interval):
             self._save_if_due(trainer, max(self._since_save, self._since_epoch), done)
 
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        """Save if it is time."""
         self._save_if_due(trainer, self._since_save, 0)
 
     def _save_if_due(self, trainer: Trainer, since: float, batches: int) -> None:
         if not self.possible or self.every is None or trainer.should_stop or trainer.fit_loop.done:
-            return  # in the end the result is about to be written
+            return  # at the end, the result is about to be written
         due = time.monotonic() - since >= self.every
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._batches = batches
             trainer.save_checkpoint(self.path)
             self._since_save = time.monotonic()
 
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning leaves out of each process."""
         own = {
             "random": _random_state(module.device),
-            "progress": module.progress(),  # type: ignore[operator]
+            "progress": module.progress(),
             "remembered": _remembered(module),
             # Lightning saves those of the first process.
             "probes": [probe.state_dict() for probe in self.probes] if trainer.global_rank else [],
         }
-        epoch = trainer.current_epoch + (self._batches == 0)
-        checkpoint[_OURS] = {
-            "schema": SCHEMA, "cell": self.cell, "epoch": epoch, "batches": self._batches, "ranks": _of_all(own),
-        }  # fmt: skip
+        done = {"epoch": trainer.current_epoch + (self._batches == 0), "batches": self._batches}
+        checkpoint[_OURS] = {"schema": SCHEMA, "cell": self.cell, **done, "ranks": gather(own)}
 
-    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep what is restored once the training starts."""
         self._saved = checkpoint[_OURS]
-
-    def _go_on(self, trainer: Trainer, module: LightningModule, saved: dict[str, Any]) -> None:
-        own = saved["ranks"][trainer.global_rank]
-        if own["probes"]:
-            for probe, state in zip(self.probes, own["probes"], strict=True):
-                probe.load_state_dict(state)
-        module.resume(own["progress"])  # type: ignore[operator]
-        _remember(module, own["remembered"])
-        loader: Any = trainer.train_dataloader
-        loader.skip(saved["batches"])
-        _set_random_state(own["random"], module.device)
-
-
-def _of_all(own: Any) -> list[Any]:
-    """Of all processes what each of them has."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return [own]
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, own)
-    return gathered
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    name, keys, *counts = cast(tuple[Any, ...], np.random.get_state())
-    numpy = (name, keys.tolist(), *counts)
+    numpy: Any = np.random.get_state()
+    numpy = (numpy[0], numpy[1].tolist(), *numpy[2:])
     state = {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
     return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 
@@ -222,7 +208,7 @@ def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def _remembered(module: nn.Module) -> dict[str, Any]:
-    """What the norms in it remember that no state dict holds: past batches, counts."""
+    """Return what the norms remember outside their state dicts: past batches, counts."""
     found = {}
     for name, layer in norm_layers(module):
         own = {key: _plain(value) for key, value in vars(layer).items() if key not in _OF_TORCH and _is_memory(value)}
@@ -240,17 +226,20 @@ def _remember(module: nn.Module, remembered: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with each dataclass in it as its name and its entries."""
+    """Convert each dataclass within the value to its name and entries."""
     if is_dataclass(value):
-        entries = {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
-        return {_DATACLASS: type(value).__name__, **entries}
+        value = {_DATACLASS: type(value).__name__, **_entries(value)}
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
+def _entries(value: Any) -> dict[str, Any]:
+    return {entry.name: getattr(value, entry.name) for entry in fields(value)}
+
+
 def _live(value: Any, kinds: dict[str, Any], device: Any) -> Any:
-    """The inverse of `_plain`, given the dataclasses of the modules that define the layer."""
+    """Invert `_plain`, given the dataclasses of the modules that define the layer."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -260,10 +249,6 @@ def _live(value: Any, kinds: dict[str, Any], device: Any) -> Any:
 
 
 def _is_memory(value: Any) -> bool:
-    if isinstance(value, (bool, int, float, Tensor)):
-        return True
-    if isinstance(value, dict):
-        return any(map(_is_memory, value.values()))
-    if is_dataclass(value):
-        return any(_is_memory(getattr(value, entry.name)) for entry in fields(value))
-    return isinstance(value, (list, tuple)) and any(map(_is_memory, value))
+    value = _entries(value) if is_dataclass(value) else value
+    value = list(value.values()) if isinstance(value, dict) else value
+    return any(map(_is_memory, value)) if isinstance(value, (list, tuple)) else isinstance(value, (int, float, Tensor))

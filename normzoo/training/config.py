@@ -1,8 +1,7 @@
-"""One cell's configuration, parsed once: recipe applied, defaults filled in, checked, and what follows from it."""
+"""One cell's configuration, parsed once: defaults filled in, recipe applied, checked, and what follows from it."""
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -11,14 +10,20 @@ import torch
 
 from normzoo.errors import UserError
 from normzoo.results import cell_id
-from normzoo.training.config_check import check_keys, find_invalid
-from normzoo.training.defaults import complete
-from normzoo.training.resources import Resources
+from normzoo.training.config_keys import check_keys, complete
+from normzoo.training.config_values import duration, find_invalid, positive
 
 RETRY = ("none", "failed", "all")
-SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 _RULES: dict[str, Callable[[float], float]] = {"linear": float, "sqrt": math.sqrt, "none": lambda ratio: 1.0}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cell needs of a machine: GPUs, and processor cores, which count only if it needs no GPU."""
+
+    gpus: int = 0
+    cores: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,16 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How a sweep's cells run; nothing here decides what comes of them.
+    """The group `sweep`: how cells run; nothing here changes their results.
 
     Args:
-        resume: Whether cells that an earlier run finished are skipped and half-done ones continued.
+        resume: Skip cells that an earlier run finished, and resume cells from their checkpoints.
         retry: Which others run again on resume: `none`, `failed` (error, killed, oom, timeout) or `all`.
-        dry_run: Whether the plan is printed and nothing trains.
-        time_limit: Seconds a cell may take; None without limit.
-        memory_limit: GiB of memory that a cell's processes may have for themselves; None without limit.
-        stall_limit: Seconds for which a cell that has begun may end no batch and print nothing; None without limit.
-        checkpoint_every: Seconds between two checkpoints of a cell at least; None for none at all.
+        dry_run: Print the plan and train nothing.
+        time_limit: Seconds a cell may take; None for no limit.
+        memory_limit: GiB of private memory for all processes of a cell; None for no limit.
+        stall_limit: Seconds a started cell may go without finishing a batch or printing; None for no limit.
+        checkpoint_every: Minimum seconds between two checkpoints of a cell; None for no checkpoints.
     """
 
     resume: bool = True
@@ -81,23 +86,25 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class CellConfig:
-    """What a cell is, from `parse`.
+    """The configuration of one cell, as `parse` returns it.
 
     Args:
-        plain: As Hydra resolves it, complete and its recipe applied: what the record and the identity hold.
-        seed: Of everything drawn.
-        batch_size_per_device: What BatchNorm sees.
-        norm, placement, model, data, logger, probe, study, evaluation: Options by name, as the things take them.
-        trainer: Of the trainer.
-        optimizer: Of the optimizer and its schedule.
-        sweep: How the cell runs; nothing there decides what comes of it.
-        invalid: Why it cannot be, as far as that can be told without its data and model; None if nothing is wrong. It
-            is no error yet, since the cell's record is to say so.
+        plain: The resolved configuration, complete and with its recipe applied, as recorded and identified.
+        seed: Seed of all random numbers.
+        batch_size_per_device: The batch that BatchNorm sees.
+        train_samples, population_samples: How many samples the training error and population statistics are computed
+            on; None for all.
+        norm, placement, model, data, logger, probe, study: Each group's options, as its constructor takes them.
+        trainer, optimizer, sweep: Typed options.
+        invalid: Why the cell cannot run, as far as its values tell without data and model; None if they are valid.
+            Not raised here, since the cell's record states it.
     """
 
     plain: dict[str, Any]
     seed: int
     batch_size_per_device: int
+    train_samples: int | None
+    population_samples: int | None
     norm: dict[str, Any]
     placement: dict[str, Any]
     model: dict[str, Any]
@@ -105,7 +112,6 @@ class CellConfig:
     logger: dict[str, Any]
     probe: dict[str, Any]
     study: dict[str, Any]
-    evaluation: dict[str, Any]
     trainer: TrainerOptions
     optimizer: OptimizerOptions
     sweep: SweepOptions
@@ -113,22 +119,22 @@ class CellConfig:
 
     @cached_property
     def identity(self) -> str:
-        """The cell's name, by what decides its result."""
+        """The cell's name: a hash of what decides its result."""
         return cell_id(self.plain)
 
     @property
     def world_size(self) -> int:
-        """Processes that train together, on all machines."""
+        """The number of processes that train together, on all machines."""
         return self.trainer.devices * self.trainer.num_nodes
 
     @property
     def batch_over_devices(self) -> int:
-        """Samples that all processes pass through their models at once."""
+        """The number of samples that all processes pass through their models at once."""
         return self.batch_size_per_device * self.world_size
 
     @property
     def global_batch(self) -> int:
-        """Samples for each optimizer step: the batches of all processes over which gradients are accumulated."""
+        """The number of samples per optimizer step: of all processes and all accumulated batches."""
         return self.batch_over_devices * self.trainer.accumulate_grad_batches
 
     @property
@@ -156,21 +162,21 @@ class CellConfig:
         return Resources(devices if gpu else 0, cores)
 
     def changed(self, **groups: Any) -> "CellConfig":
-        """The cell with other groups."""
+        """Return the cell with other groups."""
         return _typed({**self.plain, **groups})
 
 
 def parse(config: Mapping[str, Any] | CellConfig, overrides: Iterable[str] = (), raw: str = "") -> CellConfig:
-    """Parse a configuration as Hydra resolves it; what is parsed already is left as it is.
+    """Parse a resolved configuration; return a parsed one as it is.
 
     Args:
-        config: Plain; it is left as it is.
-        overrides: That it was composed from.
-        raw: Its text before references were resolved: a key that others refer to is read.
+        config: Plain, as `OmegaConf.to_container(..., resolve=True)` returns it; not modified.
+        overrides: The overrides it was composed from.
+        raw: Its text before interpolation, in which a referenced key counts as read.
 
     Raises:
-        UserError: If something is missing, nothing reads a key, or the recipe or the options of the sweep cannot be.
-            Of another value that cannot be `CellConfig.invalid` says why.
+        UserError: If a required key is missing, a key is not read, or the recipe or the options of the sweep are
+            wrong. Other invalid values are told by `CellConfig.invalid`.
     """
     if isinstance(config, CellConfig):
         return config
@@ -180,75 +186,48 @@ def parse(config: Mapping[str, Any] | CellConfig, overrides: Iterable[str] = (),
 
 
 def _typed(whole: dict[str, Any]) -> CellConfig:
-    trainer = {key: value for key, value in whole["trainer"].items() if key not in ("name", "threads")}
-    ours = {field.name for field in fields(OptimizerOptions)} - {"arguments"}
-    optimizer = {key: value for key, value in whole["optimizer"].items() if key not in ours}
-    groups = ("norm", "placement", "model", "data", "logger", "probe", "study", "evaluation")
+    groups = ("norm", "placement", "model", "data", "logger", "probe", "study")
     return CellConfig(
         plain=whole,
         seed=whole["seed"],
         batch_size_per_device=whole["batch_size_per_device"],
-        trainer=_read(TrainerOptions, whole["trainer"], trainer),
-        optimizer=_read(OptimizerOptions, whole["optimizer"], optimizer),
+        train_samples=whole["evaluation"]["train_samples"],
+        population_samples=whole["evaluation"]["population_samples"],
+        trainer=_read(TrainerOptions, whole["trainer"], ours={"name", "threads"}),
+        optimizer=_read(OptimizerOptions, whole["optimizer"]),
         sweep=sweep_options(whole.get("sweep")),
         invalid=find_invalid(whole),
         **{group: whole.get(group) or {} for group in groups},
     )
 
 
-def _read(kind: Any, group: Mapping[str, Any], arguments: dict[str, Any]) -> Any:
+def _read(kind: Any, group: Mapping[str, Any], ours: Container[str] | None = None) -> Any:
+    """Read the fields of `kind`; options that are not `ours`, by default those that are no field, are arguments."""
     known = {field.name for field in fields(kind)} - {"arguments"}
-    return kind(arguments=arguments, **{key: value for key, value in group.items() if key in known})
+    ours = known if ours is None else ours
+    arguments = {key: value for key, value in group.items() if key not in ours}
+    return kind(**{key: value for key, value in group.items() if key in known}, arguments=arguments)
 
 
 def sweep_options(block: Mapping[str, Any] | None) -> SweepOptions:
-    """Parse the block `sweep`, resolved and plain; what is left out has its default.
+    """Parse the resolved block `sweep`; missing options have their defaults.
 
     Raises:
-        UserError: If one is none of what it can be.
+        UserError: If an option is unknown or has a wrong value.
     """
     given = dict(block or {})
-    known = SweepOptions.__dataclass_fields__
+    known = [field.name for field in fields(SweepOptions)]
     for name in given:
         if name not in known:
-            raise UserError(f"sweep.{name} is unknown; there are {', '.join(f'sweep.{option}' for option in known)}")
+            raise UserError(f"unknown option sweep.{name}; options: {', '.join(f'sweep.{option}' for option in known)}")
     for name in ("resume", "dry_run"):
         if not isinstance(given.get(name, True), bool):
             raise UserError(f"sweep.{name}={given[name]} must be true or false")
     if given.get("retry", "none") not in RETRY:
         raise UserError(f"sweep.retry={given['retry']} must be one of {', '.join(RETRY)}")
     if given.get("memory_limit") is not None:
-        given["memory_limit"] = _positive("sweep.memory_limit", given["memory_limit"], "GiB, such as 4 or 0.5")
+        given["memory_limit"] = positive("sweep.memory_limit", given["memory_limit"], "GiB, such as 4 or 0.5")
     for name, zero in (("time_limit", False), ("stall_limit", False), ("checkpoint_every", True)):
         if given.get(name) is not None:
             given[name] = duration(f"sweep.{name}", given[name], zero=zero)
     return SweepOptions(**given)
-
-
-def duration(name: str, value: object, *, zero: bool = False) -> float:
-    """Parse seconds, from a number of them or from a text such as `90s`, `45m`, `2h` or `1h30m`.
-
-    Args:
-        name: Of the option, for the error.
-        zero: Whether 0 is allowed.
-
-    Raises:
-        UserError: If it is neither, or not positive.
-    """
-    how = "seconds or a text such as 90s, 45m, 2h or 1h30m"
-    if isinstance(value, str) and not re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", value.lower())
-        if not parts or not re.fullmatch(r"(\s*\d+(\.\d+)?\s*[smhd])+\s*", value.lower()):
-            raise UserError(f"{name}={value} is no time; give {how}")
-        value = sum(float(count) * SECONDS[unit] for count, unit in parts)
-    return _positive(name, value, how, zero=zero)
-
-
-def _positive(name: str, value: object, how: str, *, zero: bool = False) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        raise UserError(f"{name}={value} must be a positive number of {how}, or null for none")
-    return number

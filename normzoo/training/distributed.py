@@ -1,13 +1,13 @@
-"""The ranks of a cell, its data-parallel processes: under torchrun's agent, be it the cell's or one the user started.
+r"""Start the ranks of a cell, its data-parallel processes, and say why they failed.
 
-A cell on several devices forks its ranks, on GPUs spawns them, under an agent of its own in the cell's process. Nothing
-runs the command line again, and nothing of a rank's environment stays behind for the next cell. An agent sees at once
-that a rank has died, ends the others, and knows which one it was.
+A cell on several devices forks its ranks, or spawns them on GPUs, under a torchrun agent in the cell's process. Nothing
+runs the command line again, and the next cell's environment is not changed. The agent notices at once that a rank has
+died, ends the others, and knows which one it was.
 
-Several machines are one program that the user starts on each of them, in a folder that all of them share; for two
-machines of eight GPUs each
+For several machines, the user starts torchrun on each of them, in a folder that all share; for two machines of eight
+GPUs each
 
-    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500 --rdzv-id=<name> \\
+    torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500 --rdzv-id=<name> \
         --no-python normzoo train trainer.num_nodes=2 trainer.devices=8 hydra.run.dir=<shared folder>/<name> ...
 """
 
@@ -35,20 +35,20 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from normzoo.errors import UserError
-from normzoo.training.parent_death import die_with_parent
+from normzoo.training.parent_process import die_with_parent
 
 AGENT = ".ranks"  # in the cell's folder
-# A rank that has lost another waits so long to be ended with it: the first end that the agent sees is the other's.
+# Seconds that a rank which has lost another waits to be ended: the first end that the agent sees is the other's.
 GRACE_S = 5.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-# A process that does these to itself has crashed; nobody has killed it.
+# Signals of a process that has crashed, rather than been killed.
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS)
-# Strategies of Lightning that say how processes start, which is settled here.
+# Strategies of Lightning that decide how processes start, which is decided here.
 DDP = ("auto", "torchrun", "ddp", "ddp_fork", "ddp_spawn", "ddp_notebook")
-WAITED = "waited"  # a file of each rank that has waited for another in vain
+WAITED = "waited"  # a file of each rank whose wait for another has timed out
 _WAITED_FOR_IT = "the others have waited for it longer than sweep.stall_limit; raise the limit if it only takes long"
-_SAY_IT_AGAIN = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
-# What Python, torch on a GPU and torch on the processor, which has no error of its own for it, say.
+_REPEATING_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
+# In the messages of Python, of torch on a GPU, and of torch on the processor, which has no error class for it.
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "DefaultCPUAllocator: can't allocate memory")
 
 
@@ -57,7 +57,7 @@ class RankError(RuntimeError):
 
     Args:
         text: Which one and why.
-        status: Of the cell's record: error, killed or oom.
+        status: The status of the cell's record: error, killed, oom or timeout.
         trace: The rank's own traceback, if it left one.
     """
 
@@ -67,26 +67,35 @@ class RankError(RuntimeError):
 
 
 def world_size_here() -> int:
-    """The processes that there are."""
+    """Return the number of processes that train together now."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if distributed else 1
 
 
+def gather(own: Any) -> list[Any]:
+    """Return the objects of all processes, by rank."""
+    if world_size_here() == 1:
+        return [own]
+    gathered: list[Any] = [None] * world_size_here()
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
+
+
 def under_torchrun() -> bool:
-    """Whether this process is a rank. RANK alone says nothing: batch systems and containers set it too."""
+    """Return whether this process is a rank. RANK alone does not tell: batch systems and containers set it too."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def rank() -> int:
-    """The number of this process among all, 0 for one that is alone."""
+    """Return the number of this process among the ranks; 0 for a single process."""
     return int(os.environ["RANK"]) if under_torchrun() else 0
 
 
 def check_nodes(devices: int, nodes: int) -> None:
-    """Refuse a number of processes that is not the one torchrun has started.
+    """Check that torchrun has started the configured number of processes.
 
     Raises:
-        UserError: Naming both.
+        UserError: If not, with both numbers.
     """
     if under_torchrun():
         started, here = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -109,12 +118,15 @@ def launch(count: int, folder: Path, start_method: str, function: Callable[..., 
     """Call `function(*arguments)` in `count` ranks and wait for all of them.
 
     Args:
-        folder: For the agent's own files, while it runs.
-        start_method: `fork`, which hands over the arguments as they are, or `spawn`, which pickles them.
+        count: The number of ranks.
+        folder: Where the agent keeps its files while it runs.
+        start_method: `fork`, which passes the arguments as they are, or `spawn`, which pickles them.
+        function: What to call.
+        arguments: Its arguments.
 
     Raises:
         RankError: If a rank has raised or died; the others have been ended.
-        UserError: If that was what the rank raised, or no port is free.
+        UserError: If a rank raised one, or no port is free.
     """
     try:
         socket.create_server(("127.0.0.1", 0)).close()
@@ -135,7 +147,7 @@ def launch(count: int, folder: Path, start_method: str, function: Callable[..., 
         except ChildFailedError as error:
             waited = {int(path.suffix[1:]) for path in logs.glob(f"{WAITED}.*")}
             hang = sorted(set(range(count)) - waited) if waited else []
-            raise _told(error, hang) from None
+            raise _error_of(error, hang) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -145,26 +157,26 @@ def launch(count: int, folder: Path, start_method: str, function: Callable[..., 
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether the error says no more than that another process is gone."""
+    """Return whether the error is that another process is gone."""
     words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
     said = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     return said or isinstance(error, torch.distributed.DistError)
 
 
-def waited_in_vain(error: BaseException) -> bool:
-    """Whether the error says that another process has not come to where all must meet, in all the time it had."""
+def timed_out_waiting(error: BaseException) -> bool:
+    """Return whether the error is a timeout of waiting for another process."""
     return lost_another(error) and re.search("timed out|timeout", str(error), re.IGNORECASE) is not None
 
 
-def says_out_of_memory(said: str) -> bool:
-    """Whether the error says, in the last lines of its traceback, that there was no memory left."""
+def is_out_of_memory(said: str) -> bool:
+    """Return whether the last lines of a traceback state that there was no memory left."""
     return any(words in said for words in _OUT_OF_MEMORY)
 
 
 def _run(
     logs: Path, logging_config: dict[str, Any] | None, function: Callable[..., object], arguments: tuple[Any, ...]
 ) -> None:
-    """In each rank."""
+    """Run the function in a rank."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     die_with_parent()
@@ -175,14 +187,14 @@ def _run(
     except SystemExit as error:
         raise RuntimeError(f"the process asked to end, with exit code {error.code}") from error
     except Exception as error:
-        if waited_in_vain(error):
+        if timed_out_waiting(error):
             (logs / f"{WAITED}.{rank()}").touch()
         if lost_another(error):
             time.sleep(GRACE_S)
         raise
 
 
-def _told(error: ChildFailedError, hang: Sequence[int]) -> Exception:
+def _error_of(error: ChildFailedError, hang: Sequence[int]) -> Exception:
     number, failure = error.get_first_failure()
     if hang and number not in hang:
         return RankError(f"rank {', '.join(map(str, hang))} hangs: {_WAITED_FOR_IT}", "timeout")
@@ -192,7 +204,7 @@ def _told(error: ChildFailedError, hang: Sequence[int]) -> Exception:
         name = said.split(":", 1)[0]
         if name in ("UserError", "RefusedError"):
             return UserError(said.split(": ", 1)[-1])
-        return RankError(f"rank {number}: {said}", "oom" if says_out_of_memory(said) else "error", trace)
+        return RankError(f"rank {number}: {said}", "oom" if is_out_of_memory(said) else "error", trace)
     if failure.exitcode >= 0:
         return RankError(f"rank {number} ended with exit code {failure.exitcode}; what it has printed says why")
     if -failure.exitcode in CRASHES:
@@ -201,7 +213,7 @@ def _told(error: ChildFailedError, hang: Sequence[int]) -> Exception:
 
 
 def _logging() -> dict[str, Any] | None:
-    """What Hydra has made of logging in this process, which a spawned one knows nothing of."""
+    """Return how Hydra has configured logging in this process, which a spawned one does not inherit."""
     if not HydraConfig.initialized():
         return None
     return OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)  # type: ignore[return-value]
@@ -209,11 +221,11 @@ def _logging() -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """What the agent does to this process undone; its tracebacks, which the record has, not printed."""
+    """Undo what the agent does to this process, and do not print its tracebacks, which the record has."""
     environment = dict(os.environ)
     main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
-    levels = {name: logging.getLogger(name).level for name in _SAY_IT_AGAIN}
+    levels = {name: logging.getLogger(name).level for name in _REPEATING_LOGGERS}
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""The training of a cell, as each of its processes does it."""
+"""Train a cell in one of its processes."""
 
 import logging
 import signal
@@ -18,14 +18,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.constants import default_pg_timeout
 
 from normzoo.training.callbacks import Divergence, EpochLines, RankCheck, Recorder
-from normzoo.training.check import plan_processes
-from normzoo.training.checkpoint import Checkpoints, WholeFiles
+from normzoo.training.checkpoint import AtomicCheckpointIO, Checkpoints
 from normzoo.training.config import CellConfig
-from normzoo.training.convolutions import convolving
 from normzoo.training.distributed import DDP, rank, under_torchrun
 from normzoo.training.instantiate import build_data, build_model, build_probes
 from normzoo.training.module import Classifier
-from normzoo.training.shape_trace import Passage, values_per_statistic
+from normzoo.training.shape_trace import ShapeTrace, plan_processes, values_per_statistic
+from normzoo.training.small_batches import convolving
 from normzoo.training.trainable import choose_trained
 
 log = logging.getLogger("normzoo")
@@ -33,31 +32,31 @@ log = logging.getLogger("normzoo")
 
 @dataclass(frozen=True)
 class Run:
-    """A cell that has been checked and is to be trained.
+    """A checked cell to train.
 
     Args:
-        config: Parsed.
+        config: The cell's.
         folder: The cell's.
-        record: What is known of it beforehand.
-        passage: What a batch meets in its model.
+        record: The entries of its record that are known before it trains.
+        trace: The shapes of a batch in its model.
         started: `time.perf_counter()` when the cell began.
-        checkpoint: What it goes on from, None at its beginning.
+        checkpoint: What to resume from; None to start from the beginning.
     """
 
     config: CellConfig
     folder: Path
     record: dict[str, Any]
-    passage: Passage
+    trace: ShapeTrace
     started: float
     checkpoint: Path | None = None
 
 
 def fit(run: Run, data: Any = None) -> None:
-    """Train; the first process leaves the cell's `result.json`.
+    """Train; the first process writes the cell's `result.json`.
 
     Args:
         run: The same in every process.
-        data: The data module, set up; None in a process that reads it for itself.
+        data: The data module, set up; None in a process that reads it itself.
     """
     config = run.config
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -68,17 +67,17 @@ def fit(run: Run, data: Any = None) -> None:
     model = build_model(config, data.image_shape, data.num_classes)
     choose_trained(model, config.optimizer.trains)
     plan_processes(model, config.world_size)
-    few = [name for name, count in values_per_statistic(model, run.passage.shapes)[0].items() if count == 2]
+    few = [name for name, count in values_per_statistic(model, run.trace.shapes)[0].items() if count == 2]
     if few and rank() == 0:
         log.warning("each statistic of %s averages 2 values, so that a normalized value is only ±1", ", ".join(few))
     probes = build_probes(config)
-    recorder = Recorder(run.folder, run.record, run.passage.shapes, config.lr, run.started, probes)
-    every, goes_on = config.sweep.checkpoint_every, run.checkpoint is not None
-    checkpoints = Checkpoints(run.folder, run.record["cell"], every, probes, goes_on=goes_on)
+    recorder = Recorder(run.folder, run.record, run.trace.shapes, config.lr, run.started, probes)
+    every, resumes = config.sweep.checkpoint_every, run.checkpoint is not None
+    checkpoints = Checkpoints(run.folder, run.record["cell"], every, probes, resumes=resumes)
     callbacks = [RankCheck(config), Divergence(), EpochLines(), *probes, recorder, checkpoints]
     trainer = build_trainer(config, run.folder, callbacks)
     plain = config.trainer.precision in (None, 32, "32", "32-true") and not config.on_gpu
-    context = convolving(config.batch_size_per_device, run.passage.multiply_adds if plain else ())
+    context = convolving(config.batch_size_per_device, run.trace.multiply_adds if plain else ())
     handlers = _handlers()
     try:
         trainer.fit(Classifier(model, data.num_classes, config, context), datamodule=data, ckpt_path=run.checkpoint)
@@ -94,11 +93,11 @@ def fit(run: Run, data: Any = None) -> None:
 
 
 def build_trainer(config: CellConfig, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
-    """The Lightning trainer of the configuration, for a process of which all others have been started already."""
+    """Build the Lightning trainer, in a process whose other ranks have been started already."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # Of the loaders it is not true that they cannot go on within an epoch; Lightning knows another way alone.
-    # And what is logged is logged once an epoch, however few its batches.
+    # The loaders do resume within an epoch, by a way that Lightning does not know; and what is logged is logged once an
+    # epoch, however few its batches.
     for message in (
         ".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*your dataloader is not resumable.*",
         ".*is smaller than the logging interval.*",
@@ -116,18 +115,18 @@ def build_trainer(config: CellConfig, folder: Path, callbacks: list[lightning.Ca
     return lightning.Trainer(
         **{"enable_checkpointing": False, **arguments},
         callbacks=callbacks,
-        # Said and not detected: in a batch job Lightning would take this process for one of the job's.
-        plugins=[TorchElasticEnvironment() if under_torchrun() else LightningEnvironment(), WholeFiles()],
+        # Given and not detected: in a batch job Lightning would take this process for one of the job's.
+        plugins=[TorchElasticEnvironment() if under_torchrun() else LightningEnvironment(), AtomicCheckpointIO()],
         logger=instantiate(logger_config) if logger_config else False,
         default_root_dir=folder,
-        use_distributed_sampler=False,  # the data modules share samples out themselves
+        use_distributed_sampler=False,  # the data modules shard themselves
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
 
 
 def _handlers() -> dict[signal.Signals, Any]:
-    """The handlers of the signals that Lightning ignores, or takes for itself, once it has been interrupted."""
+    """Return the handlers of the signals that Lightning ignores, or handles itself, once it has been interrupted."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

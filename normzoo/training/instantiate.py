@@ -1,4 +1,4 @@
-"""From a composed configuration to objects: norm, model, data, learning rate."""
+"""Build the objects of a configuration: norm, model, data, optimizer, probes, study."""
 
 import inspect
 import math
@@ -15,14 +15,14 @@ from normzoo.errors import UserError
 from normzoo.models.blocks import Placement
 from normzoo.registry import NormInfo, UnknownNormError, factory, info
 from normzoo.training.config import CellConfig, OptimizerOptions
-from normzoo.training.heartbeat import give_sign_of_life
+from normzoo.training.parent_process import give_sign_of_life
 
 
 def norm_info(config: CellConfig) -> NormInfo:
     """Look up the facts of the norm.
 
     Raises:
-        UserError: If nothing registers one of its name; what could, since it has a config.
+        UserError: If the norm is not registered, though it has a config.
     """
     name = config.norm["name"]
     try:
@@ -36,7 +36,7 @@ def norm_info(config: CellConfig) -> NormInfo:
 
 
 def build_norm(config: CellConfig) -> Callable[[int], nn.Module]:
-    """Build the norm: `name` is looked up, every other option is one of its arguments."""
+    """Build the norm's factory: `name` is looked up, every other option is an argument."""
     arguments = {key: value for key, value in config.norm.items() if key != "name"}
     try:
         return factory(config.norm["name"], **arguments)
@@ -45,7 +45,7 @@ def build_norm(config: CellConfig) -> Callable[[int], nn.Module]:
 
 
 def build_placement(config: CellConfig) -> Placement:
-    """Which stages are normalized, and on which side of the activation."""
+    """Build the rule of which stages are normalized, and on which side of the activation."""
     try:
         return Placement(**{key: value for key, value in config.placement.items() if key != "name"})
     except TypeError as error:
@@ -53,7 +53,7 @@ def build_placement(config: CellConfig) -> Placement:
 
 
 def build_data(config: CellConfig) -> lightning.LightningDataModule:
-    """Build the data set, in batches of `batch_size_per_device` per process."""
+    """Build the data module, with batches of `batch_size_per_device` per process."""
     return _instantiate("data", config.data, batch_size=config.batch_size_per_device, seed=config.seed)
 
 
@@ -63,12 +63,15 @@ def build_model(
     num_classes: int,
     norm: Callable[[int], nn.Module] | None = None,
 ) -> nn.Module:
-    """Build the model for images of `image_shape` (C, H, W), with the norm where the placement says.
+    """Build the model with its norms placed as configured.
 
     Args:
-        norm: In place of that of the configuration.
+        config: Of the cell.
+        image_shape: The shape (C, H, W) of an image.
+        num_classes: The number of classes.
+        norm: The factory of its norms; None for that of the configuration.
     """
-    model = _instantiate(
+    model: nn.Module = _instantiate(
         "model",
         config.model,
         norm=norm or build_norm(config),
@@ -81,7 +84,7 @@ def build_model(
 
 
 def schedule(options: OptimizerOptions, total_steps: int) -> Callable[[int], float]:
-    """Make the factor on the learning rate at each optimizer step."""
+    """Return the factor on the learning rate at each optimizer step."""
     warmup_steps = round(options.warmup * total_steps)
     kinds: dict[str, Callable[[float], float]] = {
         "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
@@ -102,32 +105,26 @@ def schedule(options: OptimizerOptions, total_steps: int) -> Callable[[int], flo
 class Parts:
     """What a study, a cell that measures instead of training, may build from its configuration."""
 
-    cell: CellConfig
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.cell.plain
-
-    @property
-    def seed(self) -> int:
-        return self.cell.seed
+    config: CellConfig
 
     def norm(self) -> Callable[[int], nn.Module]:
-        return build_norm(self.cell)
+        """Build the norm's factory."""
+        return build_norm(self.config)
 
     def data(self) -> Any:
-        """The data module, prepared and set up."""
-        data = build_data(self.cell)
+        """Build, prepare and set up the data module."""
+        data = build_data(self.config)
         data.prepare_data()
         data.setup("fit")
         return data
 
     def model(self, data: Any) -> nn.Module:
-        """A model for the images of `data`."""
-        return build_model(self.cell, data.image_shape, data.num_classes)
+        """Build a model for the images of `data`."""
+        return build_model(self.config, data.image_shape, data.num_classes)
 
     def optimizer(self, parameters: Any) -> Any:
-        return build_optimizer(self.cell, parameters)
+        """Build the optimizer of these parameters."""
+        return build_optimizer(self.config, parameters)
 
 
 def build_study(config: CellConfig) -> Callable[..., Any] | None:
@@ -144,7 +141,7 @@ def build_study(config: CellConfig) -> Callable[..., Any] | None:
 
 
 def build_probes(config: CellConfig) -> list[lightning.Callback]:
-    """Build the instruments, each a callback."""
+    """Build the probes, each a callback."""
     return [_instantiate(name, options) for name, options in config.probe.items()]
 
 
@@ -152,7 +149,7 @@ def build_optimizer(config: CellConfig, parameters: Any) -> Any:
     """Build the torch optimizer at the scaled learning rate.
 
     Raises:
-        UserError: If torch takes none of its options, or not their values.
+        UserError: If it does not accept an option, or its value.
     """
     name, arguments = config.optimizer.name, config.optimizer.arguments
     _check_takes(name, arguments)
@@ -163,11 +160,11 @@ def build_optimizer(config: CellConfig, parameters: Any) -> Any:
 
 
 def _check_takes(name: str | None, arguments: Mapping[str, Any]) -> None:
-    """Refuse what the optimizer's class does not take, such as what an experiment has set for another one."""
+    """Check that the optimizer's class accepts the options, some of which an experiment may have set for another."""
     try:
         takes = inspect.signature(get_class(arguments["_target_"])).parameters
     except (KeyError, ValueError, ImportError):
-        return  # told when it is built
+        return  # reported when it is built
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
     for key in arguments:

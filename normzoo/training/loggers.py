@@ -1,4 +1,4 @@
-"""Loggers beside a cell's own record, each run named by what it is: norm, batch size, seed and cell."""
+"""Loggers besides a cell's own record; the name of each run tells norm, batch size, seed and cell."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from lightning.pytorch import loggers
 
 from normzoo.errors import UserError
 
-# What has to be there besides Lightning: the modules, any of which will do, and the extra that brings them.
+# What is needed besides Lightning: any of these modules, and the extra that installs one.
 _NEEDS = {
     "normzoo.training.loggers.tensorboard": (("tensorboard", "tensorboardX"), "tensorboard"),
     "normzoo.training.loggers.Wandb": (("wandb",), "wandb"),
@@ -20,10 +20,10 @@ _NEEDS = {
 
 
 def check_logger(logger: Mapping[str, Any]) -> None:
-    """Refuse a logger that is not there, or whose package is not installed.
+    """Check that a logger exists and its package is installed.
 
     Raises:
-        UserError: Naming the package and how to get it.
+        UserError: If not, with how to install the package.
     """
     try:
         get_object(logger["_target_"]) if "_target_" in logger else None
@@ -38,22 +38,22 @@ def check_logger(logger: Mapping[str, Any]) -> None:
 
 
 def csv(run: str, folder: str, **options: Any) -> loggers.Logger:
-    """`csv/version_0/metrics.csv` in the cell's folder; a cell that is continued adds the next version."""
+    """Log to `csv/version_0/metrics.csv` in the cell's folder; a resumed cell adds the next version."""
     return loggers.CSVLogger(folder, name="csv", **options)
 
 
 def tensorboard(run: str, folder: str, **options: Any) -> loggers.Logger:
-    """Events in the cell's folder; `tensorboard --logdir` of the sweep's folder shows all cells."""
+    """Log events to the cell's folder; `tensorboard --logdir` of the sweep's folder shows all cells."""
     return loggers.TensorBoardLogger(folder, name="tensorboard", version=run, **options)
 
 
 class Wandb(loggers.WandbLogger):
-    """A run of Weights & Biases, its files in the cell's folder, its group the name of the sweep's folder.
+    """Log to a run of Weights & Biases, with files in the cell's folder, grouped by the name of the sweep's folder.
 
-    Its id is the cell's, so that a cell that is continued goes on in its run.
+    The run's id is the cell's, so that a resumed cell resumes its run.
 
     Args:
-        run: The run's name but for the cell.
+        run: The run's name without the cell.
         folder: The cell's.
         options: Of Lightning's logger.
     """
@@ -64,7 +64,7 @@ class Wandb(loggers.WandbLogger):
         super().__init__(**{**named, **options})
 
     def finalize(self, status: str) -> None:
-        """Close the run: a cell's process ends without the hooks in which wandb would do it."""
+        """Close the run, since a cell's process ends without the hooks in which wandb would do it."""
         super().finalize(status)
         if self._experiment is not None:
             self._experiment.finish(exit_code=int(status != "success"))
@@ -73,14 +73,14 @@ class Wandb(loggers.WandbLogger):
 def mlflow(
     run: str, folder: str, tracking_uri: str | None = None, experiment_name: str | None = None, **options: Any
 ) -> loggers.Logger:
-    """A run of MLflow, in an experiment named after the sweep's folder; a cell that is continued goes on in its run.
+    """Log to a run of MLflow, in an experiment named after the sweep's folder; a resumed cell resumes its run.
 
     Args:
-        run: The run's name but for the cell.
+        run: The run's name without the cell.
         folder: The cell's.
         tracking_uri: Where the runs are kept; None for the environment's MLFLOW_TRACKING_URI, and without one for
             `mlflow.db` in the sweep's folder.
-        experiment_name: Another than the sweep's.
+        experiment_name: The experiment's name; None for that of the sweep's folder.
         options: Of Lightning's logger.
     """
     from mlflow.exceptions import MlflowException
@@ -93,7 +93,7 @@ def mlflow(
     experiment = client.get_experiment_by_name(name)
     try:
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
-    except MlflowException:  # another cell has made it meanwhile
+    except MlflowException:  # another cell has created it meanwhile
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             raise

@@ -1,42 +1,48 @@
-"""What a batch meets on its way through a model: how many values each statistic averages, how much is convolved."""
+"""Trace the shapes of a batch through a model: what its norms can compute, and how many values they average."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
+from normzoo.errors import RefusedError, UserError
+from normzoo.probes._layers import all_norms
 from normzoo.registry import norm_layers
+from normzoo.training.config import CellConfig
+from normzoo.training.distributed import world_size_here
+from normzoo.training.trainable import choose_trained
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Passage:
-    """Of one batch through one model.
+class ShapeTrace:
+    """The shapes of one batch in one model.
 
     Args:
-        shapes: Of the input of each norm layer, by the layer's name.
-        multiply_adds: Of each convolution for one sample; infinitely many for one in groups, which torch may take one
-            after the other.
+        shapes: The shape of each norm's input, by the norm's name.
+        multiply_adds: Those of each convolution for one sample; infinite for a grouped one, whose groups torch may
+            compute one after the other.
     """
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     multiply_adds: list[float] = field(default_factory=list)
 
 
-def passage_of(model: nn.Module, x: torch.Tensor) -> Passage:
-    """What `x` meets in the model in training mode, on any device, also `meta`."""
-    passage = Passage()
+def trace_shapes(model: nn.Module, x: torch.Tensor) -> ShapeTrace:
+    """Pass `x` through the model in training mode, on any device, also `meta`."""
+    trace = ShapeTrace()
 
     def note_shape(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        passage.shapes[names[layer]] = tuple(inputs[0].shape)
+        trace.shapes[names[layer]] = tuple(inputs[0].shape)
 
     def count(layer: nn.Conv2d, _: object, output: torch.Tensor) -> None:
-        passage.multiply_adds.append(layer.weight.numel() * output[0, 0].numel() if layer.groups == 1 else math.inf)
+        trace.multiply_adds.append(layer.weight.numel() * output[0, 0].numel() if layer.groups == 1 else math.inf)
 
-    names = {layer: name for name, layer in norm_layers(model)}
+    names = {layer: name for name, layer in all_norms(model)}
     handles = [layer.register_forward_pre_hook(note_shape) for layer in names]
     handles += [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     try:
@@ -45,26 +51,87 @@ def passage_of(model: nn.Module, x: torch.Tensor) -> Passage:
     finally:
         for handle in handles:
             handle.remove()
-    return passage
+    return trace
+
+
+def check_shapes(config: CellConfig, data: Any, build: Callable[[], nn.Module]) -> ShapeTrace:
+    """Trace the cell's batches through the model that `build` returns, without memory.
+
+    Raises:
+        RefusedError: If the model cannot be built, or a norm cannot be computed on the shapes that reach it.
+    """
+    try:
+        with torch.device("meta"):
+            model = build()
+            choose_trained(model, config.optimizer.trains)
+            plan_processes(model, config.world_size)
+            trace = trace_shapes(model, torch.empty(config.batch_size_per_device, *data.image_shape))
+            _check_last_batch(model, config, data)
+            return trace
+    except Exception as error:  # whatever a model of the user's raises
+        known = isinstance(error, (UserError, TypeError, ValueError, RuntimeError))
+        raise RefusedError(str(error) if known else f"{type(error).__name__}: {error}") from error
+
+
+def _check_last_batch(model: nn.Module, config: CellConfig, data: Any) -> None:
+    """Trace the last, short batch of an epoch, as each process has it, if it is kept."""
+    batches, left = divmod(data.num_train, config.batch_over_devices)
+    limit = config.trainer.limit_train_batches
+    limit = 1.0 if limit is None else limit  # as Lightning has it
+    reached = limit == 1.0 if isinstance(limit, float) else limit > batches
+    if getattr(data, "drop_last", True) or not left or not reached:
+        return
+    processes = config.world_size
+    plan_processes(model, min(left, processes))
+    for size in {math.ceil(left / processes), left // processes} - {0}:
+        try:
+            trace_shapes(model, torch.empty(size, *data.image_shape))
+        except (UserError, ValueError, RuntimeError) as error:
+            raise RefusedError(
+                f"the last batch of an epoch holds {left} of the {data.num_train} images: {error}; or set "
+                f"data.drop_last=true, or another data.train_size"
+            ) from error
+
+
+def plan_processes(model: nn.Module, processes: int) -> None:
+    """Set the planned number of processes of synchronized norms, so that they count the batches of all."""
+    for _, layer in norm_layers(model):
+        if hasattr(layer, "planned_processes"):
+            layer.planned_processes = processes  # type: ignore[assignment]
 
 
 def values_per_statistic(model: nn.Module, shapes: Shapes) -> tuple[dict[str, int], int | None]:
-    """How many values each norm layer's statistics average, and over how many samples the widest of them reaches.
+    """Count the values that each norm's statistics average, and the samples that the widest of them covers.
 
     Args:
         model: The model, in the process group it trains in, since a synchronized norm counts all processes.
-        shapes: Of each norm layer's input, from `passage_of`.
+        shapes: The shape of each norm's input, from `trace_shapes`.
 
     Returns:
-        n by layer, and the normalization batch: 1 for a norm within each sample; None without any statistic.
+        The values by norm; and the normalization batch, which is 1 for norms within each sample and None without
+        statistics.
     """
-    layers = dict(norm_layers(model))
+    layers = dict(all_norms(model))
     values: dict[str, int] = {}
     batches: list[int] = []
     for name, shape in shapes.items():
-        count = getattr(layers[name], "values_per_statistic", None)
+        count = getattr(layers[name], "values_per_statistic", None) or _torch_count(layers[name])
         if count is not None:
             values[name] = count(shape)
             within_a_sample = count((2, *shape[1:])) == count((1, *shape[1:]))
             batches.append(1 if within_a_sample else count(shape) // math.prod(shape[2:]))
     return values, max(batches, default=None)
+
+
+def _torch_count(layer: Any) -> Callable[[Sequence[int]], int] | None:
+    """Return how to count the values in a statistic of one of torch's norms."""
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        return lambda shape: math.prod(layer.normalized_shape)
+    if isinstance(layer, nn.GroupNorm):
+        return lambda shape: layer.num_channels // layer.num_groups * math.prod(shape[2:])
+    if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+        return lambda shape: math.prod(shape[2:])
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
+        processes = world_size_here() if isinstance(layer, nn.SyncBatchNorm) else 1
+        return lambda shape: processes * shape[0] * math.prod(shape[2:])
+    return None

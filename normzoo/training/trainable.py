@@ -1,4 +1,4 @@
-"""Which of a model's parameters are trained; the others stay as they were drawn."""
+"""Choose which of a model's parameters are trained; the others keep their initial values."""
 
 from collections.abc import Iterator
 
@@ -20,14 +20,14 @@ PER_CHANNEL = 2  # as many as a norm with a weight and a bias has for a channel
 
 
 def choose_trained(model: nn.Module, choice: str) -> None:
-    """Freeze what `optimizer.trains` leaves out, in place; running statistics go on moving.
+    """Freeze, in place, what `optimizer.trains` leaves out; running statistics still move.
 
     Args:
         model: As initialized.
         choice: One of `CHOICES`.
 
     Raises:
-        UserError: If it leaves nothing to train.
+        UserError: If nothing is left to train.
 
     Source: `norms` and `sampled` are compared by Frankle, Schwab & Morcos 2020, arXiv:2003.00152, sections 3 and 4.
     """
@@ -54,12 +54,12 @@ def choose_trained(model: nn.Module, choice: str) -> None:
 
 
 def trained(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that are trained."""
+    """Yield the parameters that are trained."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
 def counts(model: nn.Module, choice: str) -> dict[str, float]:
-    """How many numbers are trained and how many the model has; nothing of a model that is trained as a whole."""
+    """Count the trained parameters and all; return nothing for a model that is trained as a whole."""
     if choice == "all":
         return {}
     drawn = sum(module.frozen.numel() - module.index.numel() for module in model.modules() if isinstance(module, _Some))
@@ -70,7 +70,7 @@ def counts(model: nn.Module, choice: str) -> dict[str, float]:
 
 
 class _Some(nn.Module):
-    """A weight of which a few entries in each output channel are trained, and the others are a buffer."""
+    """A weight with a few trained entries in each output channel; the others are a buffer."""
 
     frozen: Tensor
     index: Tensor

@@ -1,4 +1,4 @@
-"""Compare the convolution rule of `normzoo.training.convolutions` with measured times on small batches."""
+"""Compare the convolution rule of `normzoo.training.small_batches` with measured times on small batches."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,8 @@ from normzoo.models.lenet5 import LeNet5
 from normzoo.models.plain_cnn import PlainCNN
 from normzoo.models.resnet import ResNet
 from normzoo.models.vgg import VGG
-from normzoo.training.convolutions import Convolving, convolving
-from normzoo.training.shape_trace import passage_of
+from normzoo.training.shape_trace import trace_shapes
+from normzoo.training.small_batches import WithoutOneDNN, convolving
 
 
 def _no_norm(channels: int) -> nn.Module:
@@ -44,7 +44,7 @@ class _Convolved(Step):
     small: bool = False
 
     def __call__(self, grad: Tensor) -> tuple[float, float]:
-        with Convolving(small=self.small):
+        with WithoutOneDNN(small=self.small):
             return super().__call__(grad)
 
 
@@ -115,7 +115,7 @@ def _range(values: Sequence[int]) -> str:
 def _told(model: str, side: int, batch: int, rounds: int) -> _Told:
     torch.manual_seed(0)
     net, x = MODELS[model]().train(), torch.randn(batch, 1, side, side)
-    small = convolving(batch, passage_of(net, x).multiply_adds).small
+    small = convolving(batch, trace_shapes(net, x).multiply_adds).small
 
     def layer(nothing: Tensor) -> Tensor:
         return nothing + net(x).logsumexp(1).mean()  # images have no gradient, and the first input of a step needs one

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from normzoo.bench.measurement import Measurement
-from normzoo.training.resources import processor_cores
+from normzoo.training.machine import processor_cores
 from scripts.bench_sweep.commands import Ended, sweep
 from scripts.bench_sweep.records import write_records
 

@@ -16,8 +16,8 @@ from normzoo.bench.measurement import Measurement
 from normzoo.training.cell import run_cell
 from normzoo.training.check import check_cell
 from normzoo.training.config import CellConfig, parse
-from normzoo.training.convolutions import convolving
 from normzoo.training.instantiate import build_data, build_model, build_optimizer, schedule
+from normzoo.training.small_batches import convolving
 from normzoo.training.trainable import trained
 
 CASES = tuple((model, batch) for model in ("plain_cnn", "lenet5") for batch in (2, 8, 32))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from normzoo.sweep.devices import Lease, Leases, visible_gpus
-from normzoo.training.resources import Resources
+from normzoo.training.config import Resources
 
 
 class Machine:

@@ -27,7 +27,7 @@ from normzoo.sweep.limits import Limits
 from normzoo.sweep.pool import Elsewhere, Pool
 from normzoo.sweep.signals import Stop
 from normzoo.sweep.supervisor import Ending
-from normzoo.training.resources import Resources
+from normzoo.training.config import Resources
 
 PRELOAD = ["normzoo.sweep.pool", "pytest"]  # what this file imports, once and not in each job
 CORES = range(8)

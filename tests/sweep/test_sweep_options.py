@@ -4,7 +4,8 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from normzoo.errors import UserError
-from normzoo.training.config import SweepOptions, duration, sweep_options
+from normzoo.training.config import SweepOptions, sweep_options
+from normzoo.training.config_values import duration
 
 
 def test_the_defaults_are_those_of_the_config() -> None:
@@ -25,8 +26,8 @@ def test_times(value: object, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("time_limit", "soon", "is no time"),
-        ("time_limit", "2h later", "is no time"),
+        ("time_limit", "soon", "is not a time"),
+        ("time_limit", "2h later", "is not a time"),
         ("time_limit", 0, "must be a positive number"),
         ("time_limit", -1, "must be a positive number"),
         ("time_limit", True, "must be a positive number"),
@@ -40,7 +41,7 @@ def test_times(value: object, seconds: float) -> None:
         ("resume", "maybe", "true or false"),
         ("dry_run", 1, "true or false"),
         ("retry", "some", "none, failed, all"),
-        ("patience", 3, "is unknown; there are sweep.resume"),
+        ("patience", 3, "options: sweep.resume"),
     ],
 )
 def test_what_cannot_be_is_named(option: str, value: object, words: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from normzoo.errors import UserError
-from normzoo.training import temporary
-from normzoo.training.temporary import LONGEST, PREFIX, make_sockets_folder, short_folder, where_full
+from normzoo.training import machine
+from normzoo.training.machine import LONGEST, PREFIX, make_sockets_folder, short_folder, where_full
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_full_one_is_told_in_a_line(tmpdir_is: Any, tmp_path: Path, monkeypatc
     def full(**_: object) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(temporary, "LONGEST", 1000)
+    monkeypatch.setattr(machine, "LONGEST", 1000)
     tmpdir_is(tmp_path)
     monkeypatch.setattr(tempfile, "mkdtemp", full)
     with pytest.raises(UserError, match=f"cannot make a folder in {tmp_path}: No space left on device; set TMPDIR"):
@@ -52,7 +52,7 @@ def test_a_full_one_is_told_in_a_line(tmpdir_is: Any, tmp_path: Path, monkeypatc
 def test_the_next_program_removes_what_killed_ones_have_left_and_nothing_else(
     tmpdir_is: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(temporary, "LONGEST", 1000)
+    monkeypatch.setattr(machine, "LONGEST", 1000)
     others = {name: tmp_path / name for name in (f"{PREFIX}left", f"{PREFIX}in-use", f"{PREFIX}new", "pymp-foreign")}
     for folder in others.values():
         folder.mkdir()
@@ -60,7 +60,7 @@ def test_the_next_program_removes_what_killed_ones_have_left_and_nothing_else(
     aim = tmp_path / "elsewhere"
     aim.mkdir()
     (tmp_path / f"{PREFIX}link").symlink_to(aim)
-    held = temporary._lock(others[f"{PREFIX}in-use"])
+    held = machine._lock(others[f"{PREFIX}in-use"])
     for folder in (*others.values(), aim):
         if not folder.name.endswith("new"):
             os.utime(folder, (0, 0))
@@ -76,7 +76,7 @@ def test_the_next_program_removes_what_killed_ones_have_left_and_nothing_else(
 
 
 def test_a_program_that_ends_leaves_none(tmp_path: Path) -> None:
-    script = "from normzoo.training import temporary; temporary.LONGEST = 1000; temporary.make_sockets_folder()"
+    script = "from normzoo.training import machine; machine.LONGEST = 1000; machine.make_sockets_folder()"
     subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True, timeout=60)
     assert list(tmp_path.iterdir()) == []
 

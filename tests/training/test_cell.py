@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 import normzoo
-from normzoo.errors import UserError
+from normzoo.errors import RefusedError, UserError
 from normzoo.results import read_result
 from normzoo.training.callbacks import EpochLines
 from normzoo.training.cell import run_cell
-from normzoo.training.check import RefusedError
 from normzoo.training.config import parse
 from normzoo.training.instantiate import schedule
 

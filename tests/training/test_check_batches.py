@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import normzoo
+from normzoo.errors import RefusedError
 from normzoo.training.cell import run_cell
-from normzoo.training.check import RefusedError, check_cell, plan_processes
+from normzoo.training.check import check_cell
 from normzoo.training.config import parse
 from normzoo.training.instantiate import build_data
-from normzoo.training.shape_trace import Shapes, values_per_statistic
+from normzoo.training.shape_trace import Shapes, plan_processes, values_per_statistic
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -23,7 +24,7 @@ def checked(config: dict[str, Any]) -> Shapes:
     data = build_data(cell)
     data.prepare_data()
     data.setup("fit")
-    return check_cell(cell, data, devices_here=False).shapes
+    return check_cell(cell, data).shapes
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_a_cell_killed_and_continued(
     caplog.set_level(logging.INFO, "normzoo")
     caplog.clear()
     continued = run_cell(cell, tmp_path / "cut")
-    assert "goes on from its checkpoint" in caplog.text
+    assert "resumes from its checkpoint" in caplog.text
     assert f"epoch 1/{EPOCHS}" not in caplog.text
     same(continued, undisturbed)
     assert continued.status == "ok"
@@ -235,7 +235,7 @@ def test_a_checkpoint_that_cannot_be_used_is_told_and_left(
     result = run_cell({**cell, "sweep": {"checkpoint_every": None}}, tmp_path)
     (line,) = [record.getMessage() for record in caplog.records if CHECKPOINT in record.getMessage()]
     assert str(tmp_path / CHECKPOINT) in line
-    assert line.endswith("the cell starts anew")
+    assert line.endswith("the cell starts from the beginning")
     assert ("is of another cell, 0123456789ab" in line) == (how == "of another cell")
     assert [point["epoch"] for point in result.curve] == [1, 2]
     assert result.metrics["steps_seen"] == 2 * STEPS
@@ -373,7 +373,7 @@ def test_with_a_probe_that_cannot_be_saved_no_checkpoint_is(
     cell = config("sweep.checkpoint_every=0")
     cell["probe"] = {"forgetful": {"_target_": f"{__name__}.Forgetful"}}
     assert run_cell(cell, tmp_path).metrics["steps_counted"] == 2 * STEPS
-    assert "a probe without state_dict() cannot be continued" in caplog.text
+    assert "a probe without state_dict() cannot be resumed" in caplog.text
 
 
 def test_the_time_of_a_continued_cell_counts_what_it_took_before(
@@ -401,7 +401,7 @@ def test_a_sweep_continues_a_half_done_cell(
     code, out, err = cli("train", "-m", *tiny, "seed=0", "hydra.sweep.dir=s")
     assert code == 0, out + err
     assert "1 to run (1 from a checkpoint)" in out
-    assert "goes on from its checkpoint, after epoch 1" in (folder / "cell.log").read_text()
+    assert "resumes from its checkpoint, after epoch 1" in (folder / "cell.log").read_text()
     same(read_result(folder), run_cell(cell, tmp_path / "undisturbed"))
 
 

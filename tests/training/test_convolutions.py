@@ -13,15 +13,15 @@ from torch.backends import mkldnn
 from normzoo.training import fit
 from normzoo.training.cell import run_cell
 from normzoo.training.config import parse
-from normzoo.training.convolutions import Convolving, convolving
 from normzoo.training.instantiate import build_model
-from normzoo.training.shape_trace import passage_of
+from normzoo.training.shape_trace import trace_shapes
+from normzoo.training.small_batches import WithoutOneDNN, convolving
 
 Compose = Callable[..., dict[str, Any]]
 
 
 def multiply_adds(model: nn.Module, *shape: int) -> list[float]:
-    return passage_of(model, torch.empty(shape)).multiply_adds
+    return trace_shapes(model, torch.empty(shape)).multiply_adds
 
 
 def test_multiply_adds_by_hand() -> None:
@@ -45,13 +45,13 @@ def test_which_batches_are_small(config: Compose, model: str, side: int, batch: 
 
 
 def test_the_setting_is_restored_and_the_users_own_kept() -> None:
-    with Convolving(small=True):
+    with WithoutOneDNN(small=True):
         assert not mkldnn.enabled
     assert mkldnn.enabled
-    with Convolving(small=False):
+    with WithoutOneDNN(small=False):
         assert mkldnn.enabled
     with mkldnn.flags(enabled=False):
-        with Convolving(small=False):
+        with WithoutOneDNN(small=False):
             assert not mkldnn.enabled
         assert not mkldnn.enabled
 
@@ -61,7 +61,7 @@ def test_the_numbers_are_those_of_onednn() -> None:
     layer = nn.Conv2d(3, 8, 3, padding=1)
     for small in (False, True):
         layer.zero_grad()
-        with Convolving(small=small):
+        with WithoutOneDNN(small=small):
             assert mkldnn.enabled is not small
             y = layer(x)
             y.square().sum().backward()

@@ -13,7 +13,7 @@ from normzoo.errors import UserError
 from normzoo.results import cell_id
 from normzoo.sweep.precheck import Verdicts
 from normzoo.training.config import parse
-from normzoo.training.config_check import GIVEN
+from normzoo.training.config_keys import GIVEN
 from tests.training.conftest import composed
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -58,7 +58,7 @@ def verdicts() -> Verdicts:
 def test_any_deleted_key_has_a_default_or_a_line(key: str, verdicts: Verdicts) -> None:
     config = without(key)
     if key in NEEDED:
-        with pytest.raises(UserError, match=rf"\A{key}.* is missing, and nothing can stand in for it"):
+        with pytest.raises(UserError, match=rf"\A{key}.* is missing and has no default"):
             parse(config)
         return
     assert verdicts.of(parse(config))[0] is None
@@ -93,10 +93,10 @@ UNREAD = {
     "evaluation.metrics": "train_samples",
     "evaluation.train_sample": "did you mean evaluation.train_samples?",
     "trainer.max_epoch": "did you mean trainer.max_epochs?",
-    "claim.nmae": "did you mean claim.name?", "sweep.resum": "sweep.resum is unknown", "probe.x": "probe=[x]",
+    "claim.nmae": "did you mean claim.name?", "sweep.resum": "unknown option sweep.resum", "probe.x": "probe=[x]",
     "logger.x": "no _target_", "study.x": "no _target_",
     "norm.x": "x", "model.x": "x", "data.x": "x", "optimizer.x": "x",
-    "placement.x": "x", "recipe.x": "x", **{key: meant or "normzoo gives it itself" for key, meant in GIVEN.items()},
+    "placement.x": "x", "recipe.x": "x", **{key: meant or "normzoo sets it itself" for key, meant in GIVEN.items()},
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def alone(cell: CellConfig, known: dict[str, Any]) -> str | None:
         known[key].prepare_data()
         known[key].setup("fit")
     try:
-        check_cell(cell, known[key], devices_here=False)
+        check_cell(cell, known[key])
     except UserError as error:
         return str(error)
     return None

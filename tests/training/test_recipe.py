@@ -14,7 +14,7 @@ from normzoo.errors import UserError
 from normzoo.results import cell_id
 from normzoo.sweep import local_launcher as multirun
 from normzoo.training.config import parse
-from normzoo.training.defaults import apply_recipe
+from normzoo.training.config_keys import apply_recipe
 from normzoo.training.instantiate import build_optimizer, schedule
 
 Compose = Callable[..., dict[str, Any]]

@@ -71,11 +71,11 @@ def test_what_a_cell_costs(config: Compose, tmp_path: Path, trainer: dict[str, A
 def test_names_that_lightning_does_not_know(config: Compose) -> None:
     whole = config()
     for name, value, meant in (
-        ("precision", "bf16-mixd", "did you mean bf16-mixed"), ("precision", 8, "there are 16, 16-mixed"),
-        ("strategy", "dpp", "did you mean ddp"), ("strategy", "quantum", "there are auto, "),
+        ("precision", "bf16-mixd", "did you mean bf16-mixed"), ("precision", 8, "choose one of 16, 16-mixed"),
+        ("strategy", "dpp", "did you mean ddp"), ("strategy", "quantum", "choose one of auto, "),
     ):  # fmt: skip
         said = invalid(whole, f"trainer.{name}", value)
-        assert said.startswith(f"trainer.{name}={value} is none that Lightning knows; {meant}")
+        assert said.startswith(f"trainer.{name}={value} is unknown to Lightning; {meant}")
     for name, value in (("precision", 16), ("precision", "bf16"), ("strategy", "ddp_find_unused_parameters_true")):
         assert not invalid(whole, f"trainer.{name}", value)
 

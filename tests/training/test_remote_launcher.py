@@ -370,7 +370,7 @@ def test_gpus_are_asked_for_where_the_trainer_says_so(config: Callable[..., dict
     from hydra_plugins.normzoo_sweep import RayLauncher, SubmititSlurmLauncher
 
     from normzoo.sweep.remote_launcher import fitted, needed_by
-    from normzoo.training.resources import Resources
+    from normzoo.training.config import Resources
 
     cell = parse(config("trainer=gpu", "trainer.devices=4", "trainer.threads=2", "+data.num_workers=3"))
     slurm = SubmititSlurmLauncher(cpus_per_task=None, gpus_per_node=None)

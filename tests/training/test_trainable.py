@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import nn
 
+from normzoo.errors import RefusedError
 from normzoo.training.cell import run_cell
-from normzoo.training.check import RefusedError
 from normzoo.training.config import CellConfig, parse
 from normzoo.training.instantiate import build_model, build_optimizer
 from normzoo.training.trainable import choose_trained, counts, trained

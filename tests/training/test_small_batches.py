@@ -16,8 +16,8 @@ from normzoo.data.in_memory import InMemory
 from normzoo.data.loader import TensorLoader
 from normzoo.data.synthetic import Synthetic
 from normzoo.training import module
-from normzoo.training.at_once import batches_at_once
 from normzoo.training.cell import run_cell
+from normzoo.training.small_batches import batches_at_once
 
 Compose = Callable[..., dict[str, Any]]
 # 61 batches of an epoch: a slice of 50, and a last one of 11, whose last batch holds 3 samples.

@@ -1,11 +1,11 @@
-"""What a configuration may say: its keys, its numbers and its names."""
+"""The values that the options of a configuration may have."""
 
 import contextlib
 import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, get_args
 
@@ -17,65 +17,37 @@ from normzoo.registry import UnknownNormError, info
 from normzoo.training.distributed import DDP
 from normzoo.training.trainable import CHOICES
 
-GROUPS = ("norm", "placement", "model", "data", "optimizer", "trainer", "logger", "probe", "study", "recipe")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-# What is read where not every key of a group reaches a constructor, which refuses those it does not take.
-_READ = {
-    "": {*GROUPS, "seed", "batch_size_per_device", "evaluation", "sweep", "claim", "hydra"},
-    "evaluation": {"train_samples", "population_samples"},
-    "claim": {"name", "statement", "source", "quick", "grids"},
-}
-
-# Arguments that normzoo itself gives, and the option that decides them, if one does.
-GIVEN = {
-    "model.norm": "norm",
-    "model.placement": "placement",
-    "model.in_channels": None,
-    "model.num_classes": None,
-    "data.batch_size": "batch_size_per_device",
-    "data.seed": "seed",
-    "optimizer.lr": "optimizer.base_lr",
-    "optimizer.params": "optimizer.trains",
-    "trainer.callbacks": "probe",
-    "trainer.logger": "logger",
-    "trainer.default_root_dir": "hydra.run.dir",
-    "trainer.plugins": None,
-    "trainer.use_distributed_sampler": None,
-    "trainer.num_sanity_val_steps": None,
-    "trainer.enable_model_summary": None,
-}
-
-_SEVERAL = re.compile(rf"\+*({'|'.join(set(GROUPS) - {'probe'})})(?:@\S*)?=\[(.*,.*)\]")
-
-# Of the optimizer's options; a cell without one has that of all cells before there was a choice.
+# Options of the optimizer; a cell without one has that of all cells before there was a choice.
 _CHOICES = {
     "lr_rule": ("linear", "sqrt", "none"),
     "schedule": ("cosine", "step", "constant", "exponential"),
     "trains": tuple(CHOICES),
 }
 
-_Is = Callable[[Any], bool]
+_Allows = Callable[[Any], bool]
 
 
-def _whole(least: int, most: float = math.inf) -> _Is:
+def _whole(least: int, most: float = math.inf) -> _Allows:
     return lambda value: type(value) is int and least <= value <= most
 
 
-def _number(inside: _Is) -> _Is:
+def _number(inside: _Allows) -> _Allows:
     return lambda value: type(value) in (int, float) and inside(value)
 
 
-def _or_null(inside: _Is) -> _Is:
+def _or_null(inside: _Allows) -> _Allows:
     return lambda value: value is None or inside(value)
 
 
-def _limit(least: int) -> _Is:
+def _limit(least: int) -> _Allows:
     share = _number(lambda value: 0 <= value <= 1 and (value > 0 or least == 0))
     return _or_null(lambda value: share(value) if type(value) is float else _whole(least)(value))
 
 
 _COUNT = "a whole number, 1 or more"
-_RANGES: dict[str, tuple[_Is, str]] = {
+_RANGES: dict[str, tuple[_Allows, str]] = {
     "seed": (_whole(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
     "batch_size_per_device": (_whole(1), _COUNT),
     "trainer.devices": (_whole(1), _COUNT),
@@ -104,66 +76,11 @@ _RANGES: dict[str, tuple[_Is, str]] = {
 }
 
 
-def check_keys(config: Mapping[str, Any], overrides: Iterable[str] = (), raw: str = "") -> None:
-    """Refuse what nothing reads, and what is given elsewhere.
-
-    Args:
-        config: Complete.
-        overrides: That it was composed from.
-        raw: Its text before references were resolved: a key that others refer to is read.
-
-    Raises:
-        UserError: Naming the key, and the one that was meant.
-    """
-    overrides = list(overrides)
-    for line in overrides:
-        several = _SEVERAL.fullmatch(line)
-        if several:
-            group, first = several[1], several[2].split(",")[0].strip()
-            raise UserError(f"{line}: a cell has one {group}: choose {group}={first}, or sweep over several with -m")
-    for key in unread(config):
-        name = key.rpartition(".")[2]
-        if not re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", "\n".join([raw, *overrides])):
-            raise UserError(f"nothing reads {key}; {meant_by(key)}")
-    for name, probe in (config.get("probe") or {}).items():
-        if not isinstance(probe, Mapping) or "_target_" not in probe:
-            raise UserError(f"probe.{name}={probe!r:.60} is no probe: a mapping with a _target_, or probe=[{name}]")
-    for group in ("study", "logger"):
-        options = set(config.get(group) or {}) - {"name"}
-        if options and "_target_" not in options:
-            raise UserError(f"{group} has {', '.join(sorted(map(str, options)))} and no _target_ that takes it")
-
-
-def unread(config: Mapping[str, Any]) -> Iterator[str]:
-    """The keys that nothing reads, or that normzoo gives itself."""
-    for group, known in _READ.items():
-        options = (config.get(group) or {}) if group else config
-        yield from (f"{group}.{key}".lstrip(".") for key in options if key not in known)
-    for name in GIVEN:
-        group, _, key = name.partition(".")
-        if key in config[group]:
-            yield name
-
-
-def meant_by(key: str, known: Sequence[str] | None = None) -> str:
-    """What a key that nothing reads was meant to be.
-
-    Args:
-        known: The names it may have within its group.
-    """
-    group, _, name = key.rpartition(".")
-    if key in GIVEN:
-        return f"write {GIVEN[key]}=..." if GIVEN[key] else "normzoo gives it itself"
-    known = sorted(known or _READ[group])
-    near = [f"{group}.{one}".lstrip(".") for one in difflib.get_close_matches(name, known, n=1)]
-    return f"did you mean {near[0]}?" if near else f"{group or 'a cell'} has {', '.join(known)}"
-
-
 def find_invalid(config: Mapping[str, Any]) -> str | None:
-    """Say which value of a configuration is none that it may have, and what it may be; None if all are."""
+    """Return which value of a complete configuration is invalid and what it may be; None if all are valid."""
     try:
         _check_numbers(config)
-        _check_trainer_names(config["trainer"])
+        _check_trainer(config["trainer"])
         _check_choices(config)
     except UserError as error:
         return str(error)
@@ -174,27 +91,27 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
     for name, (allows, what) in _RANGES.items():
         group, _, key = name.rpartition(".")
         options = (config.get(group) or {}) if group else config
-        # An option that a group lacks, or that is still to be given, is spoken of elsewhere.
+        # A missing option is reported elsewhere.
         if key in options and options[key] != "???" and not allows(options[key]):
             if name == "trainer.max_epochs" and options[key] in (None, -1) and options.get("max_steps", -1) != -1:
-                continue  # that is what ends the training then, and is looked at by itself
+                continue  # max_steps ends the training, and is checked by itself
             raise UserError(f"{name}={options[key]} must be {what}")
 
 
-def _check_trainer_names(trainer: Mapping[str, Any]) -> None:
-    """Refuse an option, a precision or a strategy that Lightning does not know."""
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Check the options, the precision and the strategy against what Lightning knows."""
     known = {"name", "threads", *_trainer_arguments()}
     for option in trainer:
         if option not in known:
             near = difflib.get_close_matches(str(option), known, n=1)
-            meant = f"did you mean trainer.{near[0]}?" if near else "there are those of lightning.Trainer"
+            meant = f"did you mean trainer.{near[0]}?" if near else "options: the arguments of lightning.Trainer"
             raise UserError(f"nothing reads trainer.{option}; {meant}")
-    for option, names in _lightnings_names().items():
+    for option, names in _names_in_lightning().items():
         value = trainer.get(option)
         if value is not None and str(value) not in names:
             near = difflib.get_close_matches(str(value), names, n=2)
-            meant = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-            raise UserError(f"trainer.{option}={value} is none that Lightning knows; {meant}")
+            meant = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(names)}"
+            raise UserError(f"trainer.{option}={value} is unknown to Lightning; {meant}")
 
 
 @cache
@@ -203,9 +120,9 @@ def _trainer_arguments() -> frozenset[str]:
 
 
 @cache
-def _lightnings_names() -> dict[str, list[str]]:
+def _names_in_lightning() -> dict[str, list[str]]:
     names = {"strategy": sorted({*DDP, *StrategyRegistry.available_strategies()})}
-    with contextlib.suppress(ImportError):  # a Lightning that keeps the list elsewhere says it later
+    with contextlib.suppress(ImportError):  # where it has moved, Lightning itself rejects the value later
         from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 
         names["precision"] = sorted({str(name) for name in _literals(_PRECISION_INPUT)})
@@ -218,17 +135,17 @@ def _literals(annotation: Any) -> Iterator[Any]:
 
 
 def _check_choices(config: Mapping[str, Any]) -> None:
-    """Refuse what is still to be given, a choice that there is not, and a rate or recipe that its schedule lacks."""
+    """Check that no option is missing, that choices exist, and that a schedule has its rate and its recipe."""
     missing = list(_missing_options(config))
     with contextlib.suppress(UnknownNormError):
-        if info(config["norm"]["name"]).kind != "layer":  # refused as such, whatever its options
+        if info(config["norm"]["name"]).kind != "layer":  # rejected as such, whatever its options
             missing = [option for option in missing if not option.startswith("norm.")]
     if missing:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=<value>")
     optimizer = config["optimizer"]
     for option, choices in _CHOICES.items():
         if option in optimizer and optimizer[option] not in choices:
-            raise UserError(f"optimizer.{option}={optimizer[option]} is none; choose one of {', '.join(choices)}")
+            raise UserError(f"unknown optimizer.{option}={optimizer[option]}; choose one of {', '.join(choices)}")
     exponential = optimizer["schedule"] == "exponential"
     for option in ("decay_rate", "decay_every") if exponential else ():
         if not _number(lambda rate: 0 < rate < math.inf)(optimizer.get(option)):
@@ -245,9 +162,50 @@ def _check_choices(config: Mapping[str, Any]) -> None:
 
 
 def _missing_options(config: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """Give the options that a config file leaves to be given (`???`), by their full names."""
+    """Yield the full names of the options that a config file leaves to the user (`???`)."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _missing_options(value, f"{within}{key}.")
         elif value == "???":
             yield f"{within}{key}"
+
+
+def duration(name: str, value: object, *, zero: bool = False) -> float:
+    """Parse a time, given as a number of seconds or as a text such as `90s`, `45m`, `2h` or `1h30m`, into seconds.
+
+    Args:
+        name: The option's, for the error.
+        value: The time.
+        zero: Allow 0.
+
+    Raises:
+        UserError: If it is not a time, or not positive.
+    """
+    how = "seconds or a text such as 90s, 45m, 2h or 1h30m"
+    if isinstance(value, str) and not re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
+        if not re.fullmatch(r"(\s*\d+(\.\d+)?\s*[smhd])+\s*", value.lower()):
+            raise UserError(f"{name}={value} is not a time; give {how}")
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", value.lower())
+        value = sum(float(count) * _UNITS[unit] for count, unit in parts)
+    return positive(name, value, how, zero=zero)
+
+
+def positive(name: str, value: object, unit: str, *, zero: bool = False) -> float:
+    """Parse a positive number.
+
+    Args:
+        name: The option's, for the error.
+        value: A number, or a text of one.
+        unit: What it counts, for the error.
+        zero: Allow 0.
+
+    Raises:
+        UserError: If it is not a positive number.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise UserError(f"{name}={value} must be a positive number of {unit}, or null for none")
+    return number

@@ -10,8 +10,8 @@ from torch import nn
 
 from normzoo import UserError
 from normzoo.sweep.precheck import Verdicts
+from normzoo.training.check import check_ignored, find_ignored
 from normzoo.training.config import parse
-from normzoo.training.follows import check_follows, ignored
 
 DATA = SimpleNamespace(image_shape=(1, 8, 8), num_classes=10)
 MODELS = ("mlp", "plain_cnn", "resnet8", "vgg6")
@@ -111,15 +111,15 @@ def importable(monkeypatch):
 )
 def test_what_is_ignored_is_named(config, said):
     with pytest.raises(UserError, match=said):
-        check_follows(config, DATA)
+        check_ignored(config, DATA)
 
 
 @pytest.mark.parametrize("model", [Follows, Copies])
 def test_a_model_that_follows_is_taken_with_every_norm_and_placement(model):
     for order, where in itertools.product(("pre_act", "post_act"), ("all", "none", "first", "last", [0])):
-        check_follows(of(model, order=order, where=where), DATA)
+        check_ignored(of(model, order=order, where=where), DATA)
     for norm in ("identity", "dynamic_tanh", "batch_norm"):
-        check_follows(of(model, norm=norm), DATA)
+        check_ignored(of(model, norm=norm), DATA)
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,12 @@ def test_a_model_that_follows_is_taken_with_every_norm_and_placement(model):
     ],
 )
 def test_what_makes_no_difference_to_a_cell_does_not_refuse_it(config):
-    check_follows(config, DATA)
+    check_ignored(config, DATA)
 
 
 def test_norms_that_stay_are_said(caplog):
     with caplog.at_level("INFO", "normzoo"):
-        check_follows(of(Partly), DATA)
+        check_ignored(of(Partly), DATA)
     assert "model=Partly keeps norms of its own, whatever norm= is: norms.0 (BatchNorm2d)" in caplog.text
 
 
@@ -148,7 +148,7 @@ def test_our_own_models_follow(model, config):
     whole = parse(config(f"model={model}", "data=synthetic"))
     for order, where in itertools.product(("pre_act", "post_act"), ("all", "none", "first", "last", "all_but_last")):
         placed = whole.changed(placement={"order": order, "where": where})
-        assert ignored(placed, DATA, plain=False) is None
+        assert find_ignored(placed, DATA, identity=False) is None
 
 
 def test_a_sweep_refuses_the_cells_and_says_why(cli, tiny, tmp_path, monkeypatch):
