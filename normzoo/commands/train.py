@@ -29,8 +29,9 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: If a package is missing, or an option is unknown.
     """
-    # Started now, the server imports what cells need while this process imports what it needs itself.
-    with _hydra_raises() as in_full, cell_server() if wants_server(arguments) else nullcontext():
+    # Started now, the server imports what cells need while this process imports what it needs itself; started before
+    # Hydra's switch is set, it does not pass the switch to the cells.
+    with cell_server() if wants_server(arguments) else nullcontext(), _hydra_raises() as in_full:
         _call_hydra(arguments, in_full)
 
 

@@ -28,7 +28,7 @@ from normzoo.training.cell import run_cell, write_probe
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.config import CellConfig, parse
 from normzoo.training.distributed import rank
-from normzoo.training.temporary import where_full
+from normzoo.training.machine import where_full
 
 log = logging.getLogger("normzoo")
 

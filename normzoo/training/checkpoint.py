@@ -72,8 +72,7 @@ def find_checkpoint(folder: Path, cell: str, *, resume: bool) -> Path | None:
         named = f"it has {code[1]}, which is not data" if code else f"{type(error).__name__}: {error}"
         why, usable = f"cannot be read ({named})", False
     if rank() == 0 and usable:
-        within = f", batch {batches}" if batches else ""
-        log.info("resumes from its checkpoint, after epoch %d%s", epoch, within)
+        log.info("resumes from its checkpoint, after epoch %d%s", epoch, f", batch {batches}" if batches else "")
     elif rank() == 0:
         log.warning("%s %s: the cell starts from the beginning", path, why)
     return path if usable else None
@@ -88,8 +87,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             torch.save(checkpoint, stream)
             stream.seek(0)
-            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(stream)
-            if unsafe:
+            if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(stream):
                 raise TypeError(f"{', '.join(unsafe)} in a state_dict(), which may hold tensors, numbers and text")
             write_atomic(path, stream.getvalue())
         except Exception as error:  # of pickling, which may raise anything, or of a full disk
@@ -119,8 +117,7 @@ class Checkpoints(Callback):
         self.path, self.cell, self.every, self.probes, self.resumes = folder / CHECKPOINT, cell, every, probes, resumes
         self._saved: dict[str, Any] | None = None
         self._batches = 0
-        stateless = [probe for probe in probes if type(probe).state_dict is Callback.state_dict]
-        self.possible = not any(vars(probe) for probe in stateless)
+        self.possible = all(type(one).state_dict is not Callback.state_dict or not vars(one) for one in probes)
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Check that all processes have found the checkpoint, or none."""
@@ -169,8 +166,7 @@ class Checkpoints(Callback):
     def _save_if_due(self, trainer: Trainer, since: float, batches: int) -> None:
         if not self.possible or self.every is None or trainer.should_stop or trainer.fit_loop.done:
             return  # at the end, the result is about to be written
-        due = time.monotonic() - since >= self.every
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
+        if trainer.strategy.reduce_boolean_decision(time.monotonic() - since >= self.every, all=False):
             self._batches = batches
             trainer.save_checkpoint(self.path)
             self._since_save = time.monotonic()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import normzoo
 from normzoo.errors import RefusedError
@@ -14,7 +15,7 @@ from normzoo.training.cell import run_cell
 from normzoo.training.check import check_cell
 from normzoo.training.config import parse
 from normzoo.training.instantiate import build_data
-from normzoo.training.shape_trace import Shapes, plan_processes, values_per_statistic
+from normzoo.training.shape_trace import Shapes, plan_processes, trace_shapes, values_per_statistic
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -94,3 +95,25 @@ def test_a_last_batch_that_a_norm_cannot_take(config: Compose, overrides: tuple[
 )
 def test_a_last_batch_that_is_large_enough_or_never_reached(config: Compose, overrides: tuple[str, ...]) -> None:
     assert (8, 64, 1, 1) in checked(config(*overrides, "data.drop_last=false")).values() or "sync" in overrides[0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.BatchNorm2d(8), ({"0": 36}, 4)),
+        (nn.SyncBatchNorm(8), ({"0": 36}, 4)),  # in one process
+        (nn.GroupNorm(4, 8), ({"0": 18}, 1)),
+        (nn.LayerNorm([8, 3, 3]), ({"0": 72}, 1)),
+        (nn.RMSNorm([3, 3]), ({"0": 9}, 1)),
+        (nn.InstanceNorm2d(8), ({"0": 9}, 1)),
+        (nn.LocalResponseNorm(3), ({}, None)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_torchs_own_norms_are_counted(layer: nn.Module, expected: tuple[dict[str, int], int | None]) -> None:
+    assert values_per_statistic(nn.Sequential(layer), {"0": (4, 8, 3, 3)}) == expected
+
+
+def test_shapes_reach_torchs_own_norms_as_ours() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(8), normzoo.create("group_norm", 8))
+    assert trace_shapes(model, torch.empty(4, 8, 3, 3)).shapes == dict.fromkeys("01", (4, 8, 3, 3))

@@ -203,6 +203,11 @@ def test_it_saves_at_most_so_often_and_within_an_epoch_only_if_that_takes_longer
         saved.clear()
         run_cell(config(f"trainer.max_epochs={EPOCHS}", f"sweep.checkpoint_every={every}"), tmp_path / str(every))
         assert saved == expected, every
+    clock["now"] = 0
+    saved.clear()
+    each_batch = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "+trainer.val_check_interval=1")
+    run_cell(config(*each_batch, "sweep.checkpoint_every=1"), tmp_path / "each batch")
+    assert saved == []  # a resumed training would take the validation after the batch as done
 
 
 def damage(file: Path, how: str) -> None:
