@@ -96,6 +96,13 @@ def counted(count: int, noun: str = "cell") -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, from an hour on with the hours."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
 def wrapped(line: str, hang: int = 2, stream: TextIO | None = None) -> str:
     """Wrap a line to the width of the terminal; return it unchanged if the stream is not a terminal.
 

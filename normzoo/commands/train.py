@@ -13,7 +13,7 @@ from pathlib import Path
 from normzoo._interrupt import handle_again
 from normzoo.errors import UserError, exit_with
 from normzoo.resume_command import hydra_quoted
-from normzoo.sweep.preload import cell_server, wants_server
+from normzoo.sweep.fork_server import fork_server, wants_server
 from normzoo.text import printable
 
 # Hydra's flags: those without a value, and those with one.
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     # Started now, the server imports what cells need while this process imports what it needs itself; started before
     # Hydra's switch is set, it does not pass the switch to the cells.
-    with cell_server() if wants_server(arguments) else nullcontext(), _hydra_raises() as in_full:
+    with fork_server() if wants_server(arguments) else nullcontext(), _hydra_raises() as in_full:
         _call_hydra(arguments, in_full)
 
 
@@ -69,10 +69,7 @@ def _call_hydra(arguments: Sequence[str], in_full: bool) -> None:
     try:
         hydra.main(version_base="1.3", config_path="pkg://normzoo.conf", config_name="train")(train)()
     except Exception as error:
-        if in_full:
-            raise
-        said = user_error(error, [*overrides, *_search_path(flags)])
-        if said is not None:
+        if not in_full and (said := user_error(error, [*overrides, *_search_path(flags)])) is not None:
             exit_with(said)
         sys.stderr.write(printable(traceback.format_exc()))
         sys.exit(1)
@@ -96,8 +93,9 @@ def _check_options(arguments: Sequence[str]) -> None:
     """
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, equals, value = argument.partition("=")
-        if flag.startswith("--") and not any(known.startswith(flag) for known in (*SWITCHES, *TAKING)):
-            key = flag.removeprefix("--").replace("-", "_")
+        unknown = flag.startswith("--") and not any(known.startswith(flag) for known in (*SWITCHES, *TAKING))
+        if unknown or (flag.startswith("-") and not argument.isprintable()):  # which argparse would print as it is
+            key = flag.lstrip("-").replace("-", "_")
             if not equals:
                 value = "<value>" if not following or following.startswith("-") or "=" in following else following
             written = f"{key}={value}" if value == "<value>" else shlex.quote(f"{key}={value}")

@@ -1,10 +1,11 @@
-"""Who runs a cell: the one that holds the lock on a file in its folder, while any process of the cell lives."""
+"""Lock a cell's folder: whoever holds the lock runs the cell."""
 
 import contextlib
 import errno
 import fcntl
 import logging
 import os
+from enum import Enum
 from multiprocessing import reduction
 from pathlib import Path
 from typing import Any, Self
@@ -12,27 +13,34 @@ from typing import Any, Self
 from normzoo.errors import cannot_write
 
 FILE_NAME = ".claim"
-# What a sweep or its cell writes into the cell's folder, or reads there.
+# The files that a sweep or its cell reads or writes in the cell's folder.
 FILES = (FILE_NAME, "result.json", "cell.log", "error.txt", "curve.json", "checkpoint.ckpt", "recording.npz")
-# A file system without locks: sweeps go on, and two of them into one folder are the user's to keep apart.
+# On a file system without locks sweeps still run, and the user keeps two of them out of one folder.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 log = logging.getLogger("normzoo")
 
 
-class Claim:
-    """The right to run one cell; take it with `Claim.take`.
+class Elsewhere(Enum):
+    """Why a cell is not run here, now."""
 
-    The lock belongs to the open file, which the cell's processes inherit: it is held until all of them are gone, also
-    when the sweep that took it is killed. What the sweep has to say of the cell it says before it gives the claim back.
+    RUNS = "another sweep runs it"
+    DONE = "another sweep has run it"
+
+
+class CellLock:
+    """The right to run one cell; get it with `CellLock.acquire`.
+
+    The lock belongs to the open file, which the cell's processes inherit: it is held until all of them are gone, even
+    if the sweep that acquired it is killed.
     """
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self.folder, self.descriptor = folder, descriptor
 
     @classmethod
-    def take(cls, folder: Path) -> Self | None:
-        """Take the claim of the cell in `folder` (made if absent); None if another holds it.
+    def acquire(cls, folder: Path) -> Self | None:
+        """Lock the cell in `folder`, which is made if absent; None if another process holds the lock.
 
         Raises:
             UserError: If the folder cannot be written.
@@ -42,22 +50,22 @@ class Claim:
             folder.mkdir(parents=True, exist_ok=True)
             for name in FILES:
                 if (folder / name).exists() and not (folder / name).is_file():
-                    raise FileExistsError(errno.EEXIST, f"{name} in it is no file, and has to be removed")
+                    raise FileExistsError(errno.EEXIST, f"{name} in it is not a file")
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 if not _lock(descriptor):
                     os.close(descriptor)
                     return None
-                # Whoever gave it back has removed the file; a lock on what is no longer there holds nobody off.
+                # Whoever released the lock has removed the file, and a lock on a removed file excludes nobody.
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.stat(path), os.fstat(descriptor)):
                         return cls(folder, descriptor)
                 os.close(descriptor)
         except OSError as error:
-            raise cannot_write(folder, error, "hydra.sweep.dir, or mend it") from error
+            raise cannot_write(folder, error, "hydra.sweep.dir, or repair this one") from error
 
-    def give_back(self) -> None:
-        """Let others have it, and take half-written files away: nobody is left to finish them."""
+    def release(self) -> None:
+        """Unlock the cell, and remove half-written files: nobody is left to finish them."""
         try:
             for left in (*self.folder.glob(".*.tmp"), *self.folder.glob(".probe-*"), self.folder / FILE_NAME):
                 with contextlib.suppress(OSError):
@@ -67,7 +75,7 @@ class Claim:
 
 
 class Inherited:
-    """A file descriptor that is passed on to a process when it is started; of use there and nowhere else."""
+    """A file descriptor that a new process gets as an argument of its target."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

@@ -1,14 +1,14 @@
-"""Which cells of a sweep a claim is judged from: `claims.json` in the sweep's folder.
+"""List in `claims.json`, in the sweep's folder, which cells each claim is judged from.
 
-A sweep may hold the cells of several claims, and a cell may belong to more than one of them. The plan of the sweep
-writes the file, the judgment reads it, and neither knows of the other.
+A sweep may hold the cells of several claims, and a cell may belong to more than one. The plan of the sweep writes the
+file and the judgment reads it; neither knows of the other.
 """
 
+import contextlib
 import json
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,15 @@ _LOCK = ".claims.lock"
 
 @dataclass(frozen=True)
 class ClaimCells:
-    """A claim, in a sentence, and the cells that were run for it.
+    """A claim, and the cells that were run for it.
 
-    `grids` is `full` or `quick`: which of the claim's grids the cells come from. `command` is what ran them.
+    Args:
+        name: Of the claim.
+        statement: Of the claim, in a sentence.
+        source: Who claims it.
+        cells: Their ids.
+        grids: `full` or `quick`: which of the claim's grids the cells come from.
+        command: What ran them.
     """
 
     name: str
@@ -38,7 +44,12 @@ class ClaimCells:
 
 
 def gather(cells: Iterable[tuple[str, Any]], command: str = "") -> list[ClaimCells]:
-    """The claims among planned cells, each given by its id and the `claim` block of its config (None for no claim)."""
+    """Gather the claims of planned cells.
+
+    Args:
+        cells: The id of each cell, and the `claim` block of its config (None without a claim).
+        command: What runs them.
+    """
     found: dict[str, tuple[Any, dict[str, None]]] = {}
     for cell, claim in cells:
         if claim:
@@ -50,30 +61,26 @@ def gather(cells: Iterable[tuple[str, Any]], command: str = "") -> list[ClaimCel
 
 
 def write_claims(folder: str | os.PathLike[str], claims: Iterable[ClaimCells]) -> Path | None:
-    """Write `claims` into the folder's `claims.json`; those of another name that stand there stay.
-
-    So do those that another sweep writes into the folder at the same time.
+    """Write `claims` into the folder's `claims.json`, and keep those of other names, even of another sweep just now.
 
     Raises:
-        UserError: the folder cannot be written, or what stands there is corrupt.
+        UserError: If the folder cannot be written, or the file is corrupt.
     """
-    new = {claim.name: claim for claim in claims}
+    new = list(claims)
     if not new:
         return None
     with _locked(Path(folder)):
-        merged = {claim.name: claim for claim in read_claims(folder)} | new
-        content = {
-            name: {key: value for key, value in asdict(claim).items() if key != "name"}
-            for name, claim in merged.items()
-        }
+        merged = {claim.name: asdict(claim) for claim in read_claims(folder)}
+        merged |= {claim.name: asdict(claim) for claim in new}
+        content = {name: {key: entry[key] for key in entry if key != "name"} for name, entry in merged.items()}
         return write_atomic(Path(folder) / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_claims(folder: str | os.PathLike[str]) -> list[ClaimCells]:
-    """The claims of a sweep's folder, none where it has no `claims.json`.
+    """Read the claims in a sweep's folder; none if it has no `claims.json`.
 
     Raises:
-        UserError: the file is corrupt; the message names it.
+        UserError: If the file is corrupt; the message names it.
     """
     file = Path(folder) / FILE_NAME
     try:
@@ -93,45 +100,42 @@ def _claim_cells(name: str, entry: Mapping[str, Any]) -> ClaimCells:
     texts = (entry["statement"], entry["source"], entry["grids"], command, *cells)
     if not all(isinstance(text, str) for text in texts) or any(Path(cell).name != cell for cell in cells):
         raise ValueError(f"the entry {name}")
-    try:
+    words: list[str] = []
+    with contextlib.suppress(ValueError):  # cut short, it cannot be typed again
         words = shlex.split(command)
-    except ValueError:  # cut short, it cannot be typed again
-        words = []
-    # It is shown to be typed again, and so it is a command of ours, quoted, and no other.
+    # It is shown to be typed again: only a command of ours, quoted, is safe.
     ours = words[:1] == ["normzoo"] and words[1:2] in (["claims"], ["train"])
     return ClaimCells(name, entry["statement"], entry["source"], cells, entry["grids"], shlex.join(words) * ours)
 
 
 def of_claims_alone(folder: str | os.PathLike[str]) -> bool:
-    """Whether the sweep ran the cells of claims and nothing else, so that to compare all of them says little.
+    """Whether the sweep ran the cells of claims and nothing else, so that comparing all of them says little.
 
     Raises:
-        UserError: the list of claims is corrupt.
+        UserError: If the list of claims is corrupt.
     """
-    if not Path(folder).is_dir():
-        return False
-    claims = read_claims(folder)
+    claims = read_claims(folder) if Path(folder).is_dir() else []
     if not any(claim.command.startswith("normzoo claims") for claim in claims):
         return False
     theirs = {cell for claim in claims for cell in claim.cells}
     return theirs.issuperset(record.parent.name for record in Path(folder).glob(f"*/{RECORD}"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Nobody else is in here for this folder; the lock's file stays, as others may be waiting for it."""
-    import fcntl  # of Unix alone, where sweeps run; the report reads their lists anywhere
+    """Keep other sweeps out; the lock's file stays, as others may be waiting for it."""
+    import fcntl  # of Unix alone, where sweeps run; the report reads claims anywhere
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = open(folder / _LOCK, "a")  # noqa: SIM115 (an error of opening alone is the user's)
     except OSError as error:
         raise cannot_write(folder, error, "hydra.sweep.dir") from error
-    try:
-        with suppress(OSError):  # a file system without locks: two sweeps into one folder are the user's to keep apart
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        with suppress(OSError):  # a process forked meanwhile has the file open too, and closing alone would not unlock
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+    with file:
+        with contextlib.suppress(OSError):  # a file system without locks: the user keeps two sweeps out of one folder
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # closing is not enough if a process forked meanwhile has it open
+                fcntl.flock(file, fcntl.LOCK_UN)

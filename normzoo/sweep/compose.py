@@ -1,7 +1,7 @@
-"""A sweep's configurations: Hydra composes each choice of groups once; each cell's values are set in a copy of it.
+"""Compose the configurations of a sweep: Hydra composes each choice of groups once, and each cell sets its values.
 
-Composing a whole configuration takes Hydra about 90 ms, and most of that goes into the defaults list, which values have
-no part in.
+Composing a whole configuration takes Hydra about 90 ms. Most of that goes into the defaults list, which values have no
+part in.
 """
 
 import json
@@ -28,10 +28,10 @@ class Composition:
     """How one cell's configuration is made; small, and cheap to send to another process.
 
     Args:
-        whole: Pickled: what Hydra composed.
+        whole: What Hydra composed, pickled.
         values: Those of the cell's overrides that are still to be set.
-        listed: Those that Hydra lists as the task's; None where Hydra composed this very cell.
-        own: Entries of `hydra.job` and `hydra.sweep` that belong to this cell alone.
+        listed: Those that Hydra lists as the task's; None if Hydra composed this very cell.
+        own: Entries of Hydra's node that belong to this cell alone.
     """
 
     whole: bytes
@@ -40,7 +40,7 @@ class Composition:
     own: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> DictConfig:
-        """The configuration, Hydra's node included: equal to what Hydra composes from the same overrides.
+        """Make the configuration, Hydra's node included: equal to what Hydra composes from the same overrides.
 
         Raises:
             ValueError: If a value is added that is there already.
@@ -48,7 +48,10 @@ class Composition:
         """
         config: DictConfig = pickle.loads(self.whole)
         for override in self.values:
-            _set(config, override)
+            key, value, adds = override.key_or_group, override.value(), override.is_add()
+            if adds and not isinstance(value, (dict, list)) and OmegaConf.select(config, key) is not None:
+                raise ValueError(f"{key} is there already")
+            OmegaConf.update(config, key, value, force_add=adds or override.is_force_add())
         if self.listed is not None:
             config.hydra.overrides.task = [override.input_line for override in self.listed]
             naming = config.hydra.job.config.override_dirname
@@ -58,13 +61,6 @@ class Composition:
             for key, value in self.own.items():
                 OmegaConf.update(config, key, value)
         return config
-
-
-def _set(config: DictConfig, override: Override) -> None:
-    key, value = override.key_or_group, override.value()
-    if override.is_add() and not isinstance(value, (dict, list)) and OmegaConf.select(config, key) is not None:
-        raise ValueError(f"{key} is there already")
-    OmegaConf.update(config, key, value, force_add=override.is_add() or override.is_force_add())
 
 
 class Composer:
@@ -80,10 +76,10 @@ class Composer:
         self.loader, self.master, self.output_dir = loader, master, output_dir
         self._parse = cache(OverridesParser.create().parse_override)
         self._is_group = cache(self._look_for_group)
-        self._composed: dict[tuple[str, ...], tuple[bytes, str]] = {}
+        self._compose = cache(self._compose_by_hydra)
 
     def compose(self, overrides: Sequence[str]) -> tuple[CellConfig, Composition]:
-        """Parse the configuration of a cell, and tell how it is composed whole where it runs.
+        """Parse the configuration of a cell, and tell how to compose the whole of it where the cell runs.
 
         Raises:
             hydra.errors.HydraException: As Hydra raises it, for overrides that cannot be.
@@ -91,21 +87,22 @@ class Composer:
         """
         try:
             try:
-                config, composition, raw = self._quickly(overrides)
-            except Exception:  # Hydra says what is wrong, or takes what is odd
-                whole, raw = self._compose(overrides)
+                composition, raw = self._quickly(overrides)
+                plain = self._resolve(composition.config())
+            except Exception:  # Hydra reports what is wrong, or takes what is odd
+                whole, raw = self._compose(tuple(overrides))
                 composition = Composition(whole)
-                config = self._resolved(composition.config())
+                plain = self._resolve(composition.config())
         except Exception as error:
             own = re.match(r"In '(?!train')", str(error))  # no command line asks for it
             told = user_error(error, overrides) if own else config_error(error, overrides)
             if told is None:
                 raise
             raise told from error
-        return parse(config, overrides, raw), composition
+        return parse(plain, overrides, raw), composition
 
-    def _quickly(self, overrides: Sequence[str]) -> tuple[dict[str, Any], Composition, str]:
-        """As composed, but for the defaults list, and its groups' text.
+    def _quickly(self, overrides: Sequence[str]) -> tuple[Composition, str]:
+        """Have Hydra compose the groups, and leave the values to be set.
 
         Raises:
             Exception: If Hydra has to compose this very cell.
@@ -115,21 +112,14 @@ class Composer:
         values = tuple(one for one in parsed if not self._chooses(one))
         for deleted in (one for one in chosen if one.is_delete()):
             key = f"{deleted.key_or_group}."
-            set_too = [
-                one for one in values if (other := f"{one.key_or_group}.").startswith(key) or key.startswith(other)
-            ]
-            if set_too or deleted.value() is not None:
+            others = [f"{one.key_or_group}." for one in values]
+            if deleted.value() is not None or any(other.startswith(key) or key.startswith(other) for other in others):
                 raise ValueError(f"whether {key} is there depends on the order, or on values")
-        lines = tuple(str(one.input_line) for one in chosen)
-        if lines not in self._composed:
-            self._composed[lines] = self._compose(lines)
-        whole, raw = self._composed[lines]
-        listed = tuple(one for one in parsed if not one.is_hydra_override())
-        composition = Composition(whole, values, listed)
-        return self._resolved(composition.config()), composition, raw
+        whole, raw = self._compose(tuple(str(one.input_line) for one in chosen))
+        return Composition(whole, values, tuple(one for one in parsed if not one.is_hydra_override())), raw
 
     def _chooses(self, override: Override) -> bool:
-        """Whether the override has a part in the defaults list, or is for another reason left to Hydra."""
+        """Whether the override has a part in the defaults list, or is left to Hydra for another reason."""
         if override.is_sweep_override() or override.is_delete() or override.package is not None:
             return True
         key = override.key_or_group
@@ -139,13 +129,13 @@ class Composer:
         hydras, name = list(self.master.hydra.overrides.hydra), self.master.hydra.job.config_name
         return bool(self.loader.get_group_options(key, None, name, hydras))
 
-    def _compose(self, overrides: Sequence[str]) -> tuple[bytes, str]:
+    def _compose_by_hydra(self, overrides: tuple[str, ...]) -> tuple[bytes, str]:
         whole = self.loader.load_sweep_config(self.master, list(overrides))
         written: Any = OmegaConf.to_container(whole, resolve=False)
         del written["hydra"]
         return pickle.dumps(whole), json.dumps(written, default=str)
 
-    def _resolved(self, config: DictConfig) -> dict[str, Any]:
+    def _resolve(self, config: DictConfig) -> dict[str, Any]:
         with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
             config.hydra.runtime.output_dir = self.output_dir  # a logger's path refers to it; no part of the identity
         plain: dict[str, Any] = {}
@@ -159,7 +149,7 @@ class Composer:
 
 @contextmanager
 def _hydra_config(node: Any) -> Iterator[None]:
-    """What `${hydra:...}` looks up, for a while."""
+    """Let `${hydra:...}` look things up in `node`."""
     holder = HydraConfig.instance()
     before = holder.cfg
     holder.cfg = node

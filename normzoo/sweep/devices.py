@@ -1,5 +1,6 @@
-"""Which devices each job has: GPUs or processor cores, lent to one job at a time."""
+"""Lend devices to jobs: each GPU or processor core to one job at a time."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,11 +14,11 @@ Device = TypeVar("Device", str, int)
 
 @dataclass(frozen=True)
 class Lease:
-    """What a job has.
+    """The devices that a job has.
 
     Args:
         gpus: As CUDA_VISIBLE_DEVICES names them.
-        cores: By number; none for a job on GPUs. They are counted, and the job may run on any.
+        cores: By number; none for a job on GPUs. They are counted only, and the job may run on any.
     """
 
     gpus: tuple[str, ...] = ()
@@ -25,14 +26,13 @@ class Lease:
 
 
 class Leases:
-    """The devices of this machine, and which jobs have them.
+    """The devices of this machine, and which of them are lent.
 
-    Jobs start in their order, except that one for which there is room may overtake those in front that wait for more
-    devices than are free. A waiting job is overtaken at most as often as there are devices; from then on all that
-    becomes free is kept for it. So small jobs fill the gaps that big ones leave, and no big one waits for ever.
+    Jobs start in order, except that a job for which there is room may overtake those that wait for more devices than
+    are free. A waiting job is overtaken at most as often as there are devices; from then on, all that becomes free is
+    kept for it. So small jobs fill the gaps that large ones leave, and no large one waits for ever.
 
-    They are this sweep's alone: of another sweep at the same time nothing is known, and CUDA_VISIBLE_DEVICES keeps the
-    GPUs of the two apart.
+    Two sweeps at the same time know nothing of each other; CUDA_VISIBLE_DEVICES keeps their GPUs apart.
 
     Args:
         gpus: As CUDA_VISIBLE_DEVICES names them, from `visible_gpus`.
@@ -45,14 +45,14 @@ class Leases:
         self._overtaken: Counter[int] = Counter()
 
     def next(self, waiting: Iterable[tuple[int, Resources]]) -> tuple[int, Lease] | None:
-        """The job that starts now, and its lease; None if those waiting must go on waiting.
+        """Choose the job that starts now, and lend it its devices; None if all have to wait.
 
         Args:
-            waiting: The jobs, each by a number that stays its own, in their order.
+            waiting: The number and the needs of each job, in order.
         """
         if not self._free(self.gpus) and not self._free(self.cores):
             return None
-        passed: dict[bool, list[int]] = {True: [], False: []}  # those that wait for GPUs, and for cores
+        passed: dict[bool, list[int]] = {True: [], False: []}  # jobs that wait for GPUs, and for cores
         kept: set[bool] = set()
         for number, need in waiting:
             on_gpus = need.gpus > 0
@@ -66,7 +66,7 @@ class Leases:
         return None
 
     def take(self, need: Resources) -> Lease | None:
-        """Lend what is needed; a job never needs more cores than there are."""
+        """Lend what a job needs, if it is free; no job needs more cores than there are."""
         free_gpus, free_cores, cores = self._free(self.gpus), self._free(self.cores), min(need.cores, len(self.cores))
         if len(free_gpus) < need.gpus or (not need.gpus and len(free_cores) < cores):
             return None
@@ -75,28 +75,20 @@ class Leases:
         return lease
 
     def give_back(self, lease: Lease) -> None:
-        """The job has ended."""
+        """Take back the devices of a job that has ended."""
         self._lent.difference_update(lease.gpus, lease.cores)
 
     def at_once(self, needs: Iterable[Resources]) -> int:
-        """How many of these jobs, from the first on, can run at the same time."""
-        gpus, cores, count = len(self.gpus), len(self.cores), 0
-        for need in needs:
-            if need.gpus:
-                gpus -= need.gpus
-            else:
-                cores -= min(need.cores, len(self.cores))
-            if gpus < 0 or cores < 0:
-                break
-            count += 1
-        return count
+        """Count how many of these jobs, in order, fit at the same time on devices of which none is lent."""
+        free = Leases(self.gpus, self.cores)
+        return sum(1 for _ in itertools.takewhile(lambda need: free.take(need) is not None, needs))
 
     def _free(self, devices: Sequence[Device]) -> list[Device]:
         return [device for device in devices if device not in self._lent]
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them; counted without starting CUDA here."""
+    """List the GPUs this process may use, as CUDA_VISIBLE_DEVICES names them, without starting CUDA here."""
     import torch
 
     count = torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""The plan of a sweep as a table, with the time its cells are expected to take."""
+"""Show the plan of a sweep as a table, with the time its cells are expected to take."""
 
 import json
 import os
@@ -9,32 +9,30 @@ from typing import Any, TypeGuard
 
 from normzoo.errors import UserError
 from normzoo.results import FILE_NAME, CellResult, decisive, read_result, read_results
-from normzoo.sweep.plan import BATCHES_TO_START, Cell, Plan, State
-from normzoo.sweep.tally import clock
-from normzoo.text import counted, printable, wrapped
+from normzoo.sweep.cell import BATCHES_TO_START, Cell, State
+from normzoo.sweep.plan import Plan
+from normzoo.text import clock, counted, printable, wrapped
 from normzoo.training.cell import describe
 
 MOST_BESIDE = 2000  # records of other sweeps that are read, of the newest first
+Likeness = Callable[[Mapping[str, Any]], Any]
 
 
 def table(plan: Plan, n_jobs: int, folder: str) -> str:
-    """What would be done with each cell of `plan` and how long it would take.
+    """Show what would be done with each cell, and how long it would take.
 
     Args:
         plan: Of the sweep.
         n_jobs: Cells that would run at once.
-        folder: The sweep's, whose finished cells tell the times of those that are like them; or else those of the
-            sweeps beside it.
+        folder: The sweep's. Times are estimated from its finished cells, or else from those of the sweeps beside it.
     """
-    expected = Expected(read_results(folder)[0] if Path(folder).is_dir() else [])
-    seconds = {cell.folder.name: expected.seconds(cell) for cell in plan.to_run}
-    unlike = [cell for cell in plan.to_run if seconds[cell.folder.name] is None]
+    seconds = estimate(plan.to_run, read_results(folder)[0] if Path(folder).is_dir() else [])
+    unlike = [cell for cell in plan.to_run if cell.folder.name not in seconds]
     if unlike:
-        others = Expected(_beside(Path(folder), unlike[0]), Expected.LIKENESSES[:-1])
-        seconds |= {cell.folder.name: others.seconds(cell) for cell in unlike}
+        seconds |= estimate(unlike, _beside(Path(folder), unlike[0]), LIKENESSES[:-1])
     rows = [("cell", "state", "expected time")]
     for cell in plan.cells:
-        state = str(cell.state)  # why it is refused has been said when it was planned
+        state = str(cell.state)  # why it is refused has been printed with the plan
         if cell.state is State.FAILED_BEFORE and cell.record is not None:
             state += f": {cell.record.status}"
         time = seconds.get(cell.folder.name)
@@ -45,7 +43,7 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
     lines = [
         wrapped(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip(), hang=widths[0] + 2) for row in rows
     ]
-    known = [time for time in seconds.values() if time is not None]
+    known = list(seconds.values())
     beside = str(Path(folder).absolute().parent)
     if not plan.to_run:
         total = "nothing to run"
@@ -53,20 +51,16 @@ def table(plan: Plan, n_jobs: int, folder: str) -> str:
         total = f"expected time: unknown until a cell like these has run, in this folder or beside it in {beside}"
     else:
         total = f"expected time: {clock(max(sum(known) / n_jobs, max(known)))}"
-        if len(known) < len(seconds):
-            total += f", and that of {counted(len(seconds) - len(known))} unlike any that has run"
+        if len(known) < len(plan.to_run):
+            total += f", and that of {counted(len(plan.to_run) - len(known))} unlike any that has run"
         total += f", by other sweeps in {beside}" if unlike else ""
     return printable(
         "\n".join([*lines, "", wrapped(plan.line(n_jobs, folder)), wrapped(f"{total}; a dry run, nothing was trained")])
     )
 
 
-def _but_the_seed(config: Mapping[str, Any]) -> Any:
-    return {key: value for key, value in decisive(config).items() if key != "seed"}
-
-
 def _beside(folder: Path, like: Cell) -> Iterator[CellResult]:
-    """What cells left that ran on this very processor in the sweeps beside this one, the newest sweep first."""
+    """Read the records that this very processor left in the sweeps beside this one, the newest sweep first."""
     device = describe(like.config)["device"]
     own = folder.absolute()
     try:
@@ -87,73 +81,68 @@ def _beside(folder: Path, like: Cell) -> Iterator[CellResult]:
             yield record
 
 
-def _of_the_same(*groups: str) -> Callable[[Mapping[str, Any]], Any]:
+def _all_but_the_seed(config: Mapping[str, Any]) -> Any:
+    return {key: value for key, value in decisive(config).items() if key != "seed"}
+
+
+def _same(*groups: str) -> Likeness:
     def likeness(config: Mapping[str, Any]) -> Any:
-        size = (config.get("data") or {}).get("image_size")
-        return [_name(config, group) for group in groups], size, config["trainer"]["devices"]
+        names = [(config.get(group) or {}).get("name") for group in groups]
+        return names, (config.get("data") or {}).get("image_size"), config["trainer"]["devices"]
 
     return likeness
 
 
-class Expected:
-    """How long a cell takes, told from finished cells: from those most like it that there are.
+# What makes cells alike, the closest first: from the same cell under another seed to anything that has run.
+LIKENESSES: tuple[Likeness, ...] = (
+    _all_but_the_seed,
+    _same("norm", "model", "data"),
+    _same("model", "data"),
+    lambda config: None,
+)
+
+
+def estimate(
+    cells: Sequence[Cell], records: Iterable[CellResult], likenesses: Sequence[Likeness] = LIKENESSES
+) -> dict[str, float]:
+    """Estimate the seconds of each cell, by its name, from the finished cells most like it, if there are any.
 
     Args:
-        records: Of the sweep so far, or of others.
+        cells: To estimate.
+        records: Of finished cells, and of others.
         likenesses: Those that count, the closest first.
     """
-
-    # From the same cell under another seed to anything that has run.
-    LIKENESSES: tuple[Callable[[Mapping[str, Any]], Any], ...] = (
-        _but_the_seed,
-        _of_the_same("norm", "model", "data"),
-        _of_the_same("model", "data"),
-        lambda config: None,
-    )
-
-    def __init__(
-        self,
-        records: Iterable[CellResult],
-        likenesses: Sequence[Callable[[Mapping[str, Any]], Any]] = LIKENESSES,
-    ) -> None:
-        self.likenesses = likenesses
-        self._sums: list[dict[str, tuple[float, float]]] = [{} for _ in likenesses]
-        for record in records:
-            if not _is_a_cell(record.config):
-                continue
-            accumulated, wall = record.config["trainer"].get("accumulate_grad_batches", 1), record.time.get("wall_s")
-            # Another program's records may hold anything.
-            if record.status != "ok" or not _is_amount(wall) or not _is_amount(accumulated):
-                continue
-            batches = (record.metrics.get("steps") or 0) * accumulated
-            for sums, likeness in zip(self._sums, self.likenesses, strict=True):
-                key = _key(likeness(record.config))
-                seconds, cost = sums.get(key, (0.0, 0.0))
-                # What differs in nothing but the seed costs the same, whatever it is.
-                sums[key] = seconds + wall, cost + (1.0 if likeness is _but_the_seed else batches + BATCHES_TO_START)
-
-    def seconds(self, cell: Cell) -> float | None:
-        """Of the cell; None where nothing has run yet."""
-        for sums, likeness in zip(self._sums, self.likenesses, strict=True):
-            seconds, cost = sums.get(_key(likeness(cell.config.plain)), (0.0, 0.0))
-            if cost:
-                return seconds / cost * (1.0 if likeness is _but_the_seed else cell.cost)
-        return None
+    sums: dict[tuple[Likeness, str], tuple[float, float]] = {}
+    for record in filter(_is_timed, records):
+        batches = (record.metrics.get("steps") or 0) * record.config["trainer"].get("accumulate_grad_batches", 1)
+        for likeness in likenesses:
+            key = likeness, _text(likeness(record.config))
+            seconds, cost = sums.get(key, (0.0, 0.0))
+            # Cells that differ in nothing but the seed cost the same, whatever it is.
+            cost += 1.0 if likeness is _all_but_the_seed else batches + BATCHES_TO_START
+            sums[key] = seconds + record.time["wall_s"], cost
+    found: dict[str, float] = {}
+    for cell in cells:
+        for likeness in likenesses:
+            if known := sums.get((likeness, _text(likeness(cell.config.plain)))):
+                found[cell.folder.name] = known[0] / known[1] * (1.0 if likeness is _all_but_the_seed else cell.cost)
+                break
+    return found
 
 
-def _key(likeness: Any) -> str:
+def _text(likeness: Any) -> str:
     return json.dumps(likeness, sort_keys=True, default=str)
+
+
+def _is_timed(record: CellResult) -> bool:
+    """Whether it is a finished cell of the kind composed here; another program's records may hold anything."""
+    groups = [record.config.get(group) or {} for group in ("norm", "model", "data")]
+    trainer = record.config.get("trainer")
+    if record.status != "ok" or not all(isinstance(one, Mapping) for one in (*groups, trainer)):
+        return False
+    accumulated = trainer.get("accumulate_grad_batches", 1)  # type: ignore[union-attr]
+    return "devices" in trainer and _is_amount(record.time.get("wall_s")) and _is_amount(accumulated)  # type: ignore[operator]
 
 
 def _is_amount(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and 0 <= value < 3e13
-
-
-def _is_a_cell(config: Mapping[str, Any]) -> bool:
-    """Whether it is of a cell as they are composed here; another program's records may hold anything."""
-    groups = [config.get(group) or {} for group in ("norm", "model", "data")]
-    return all(isinstance(one, Mapping) for one in (*groups, config.get("trainer"))) and "devices" in config["trainer"]
-
-
-def _name(config: Mapping[str, Any], group: str) -> Any:
-    return (config.get(group) or {}).get("name")

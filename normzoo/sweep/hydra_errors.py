@@ -1,6 +1,6 @@
-"""What Hydra says of a choice or a key that is not there, in one line: what was meant, or what is missing.
+"""Shorten Hydra's errors to one line: what was meant, or what is missing.
 
-Hydra's errors say which override it is; what there is to choose or to set is composed anew.
+Hydra's errors name the override; what there is to choose or to set is composed anew.
 """
 
 import difflib
@@ -8,63 +8,84 @@ import inspect
 import re
 import shlex
 import traceback
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from normzoo.errors import UserError
-from normzoo.registry import info
-from normzoo.registry import list_norms as norms
-from normzoo.resume_command import hydra_quoted
+import hydra
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from hydra.utils import get_object
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
-# Engines that are packages of their own, by the group and the choice that they make.
-EXTRAS = {"hydra/sweeper/optuna": "optuna"}
+from normzoo.errors import UserError
+from normzoo.registry import info, list_norms
+from normzoo.resume_command import hydra_quoted
+from normzoo.training.config_keys import GIVEN, meant_by
 
 
 def user_error(error: Exception, overrides: Sequence[str] = ()) -> UserError | None:
-    """What an error of Hydra's says in one line; None if it is of something else.
-
-    Args:
-        error: From Hydra.
-        overrides: That it was given.
-    """
-    import hydra
-    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-
+    """Shorten to one line an error that Hydra raised for these overrides; None if it is of something else."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
-        return missing_error(error.missing_cfg_file, error.options, str(error), overrides)
+        return _missing_error(error.missing_cfg_file, error.options, str(error), overrides)
     if isinstance(error, OverrideParseException):
-        said = re.sub(r"^LexerNoViableAltException: .*", "Hydra cannot read it", _on_a_line(str(error)))
-        said = re.sub(r" expecting \{.*\}", "", said).removeprefix(f"Error parsing override '{error.override}' ")
+        said = _on_a_line(str(error)).removeprefix(f"Error parsing override '{error.override}' ")
+        said = re.sub(r" expecting \{.*\}", "", re.sub(r"^LexerNoViableAlt.*", "Hydra cannot read it", said))
         return UserError(f"{error.override}: {said}{_as_text(error.override)}" if error.override else said)
     told = config_error(error, overrides)
     if told is None and isinstance(error, HydraException):
-        return override_error(error, overrides)
+        return _override_error(error, overrides)
     raised_in = traceback.extract_tb(error.__traceback__)[-1:]
     if told is None and any(Path(hydra.__file__).parent in Path(frame.filename).parents for frame in raised_in):
         return _nameless_choice_error(overrides) or UserError(str(error).split("\n", 1)[0] or type(error).__name__)
     return told
 
 
-def override_error(error: Exception, overrides: Sequence[str]) -> UserError:
-    """Of an override that Hydra can read and not apply: where the key is not there, with the nearest that are."""
+def config_error(error: Exception, overrides: Sequence[str] = ()) -> UserError | None:
+    """Explain a config file that cannot be read, or a value in one; None if `error` is of something else."""
+    cause = error.__cause__ if not str(error) and error.__cause__ else error  # Hydra wraps what OmegaConf cannot read
+    said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    if isinstance(cause, OmegaConfBaseException):
+        within = _broken_choice(overrides) if cause is not error else ""
+        return UserError(f"{within}{f'{cause.full_key}: ' if cause.full_key else ''}{said}")
+    if isinstance(error, (YAMLError, UnicodeDecodeError)):
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}: " if mark else _broken_choice(overrides)
+        return UserError(f"{where}this is not YAML: {getattr(error, 'problem', None) or said}")
+    return UserError(said) if said.startswith("Invalid defaults list") else None
+
+
+def interval_error(line: str) -> UserError:
+    """Explain a range of which no value is named."""
+    return UserError(
+        f"{line}: an interval is for a search, which picks values from it: normzoo train -m hydra/sweeper=optuna "
+        f"{shlex.quote(line)}; or list values, as in -m {line.partition('=')[0]}=1,2"
+    )
+
+
+def _override_error(error: Exception, overrides: Sequence[str]) -> UserError:
+    """Explain an override that Hydra can read and not apply."""
     text, cause = str(error), _on_a_line(str(error.__cause__ or ""))
     if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?:\n1\.| requires)", text):
-        line = several[1]
-        if re.search(r"\binterval\(", line):
+        if re.search(r"\binterval\(", line := several[1]):
             return interval_error(line)
-        typed = shlex.quote(line)
-        return UserError(f"{line}: several values make a sweep: add -m, as in normzoo train -m {typed}")
+        return UserError(f"{line}: several values make a sweep: add -m, as in normzoo train -m {shlex.quote(line)}")
     if twice := re.match(r"Multiple values for (\S+)\. .* '?override \S+ (.+?)'$", text):
         return UserError(f"+{twice[1]}={twice[2]}: {twice[1]} is chosen already; write {twice[1]}={twice[2]}")
     if there := re.match(r"Could not append to config\. .* '(\S+)'\.\n.*: '(.+)'\n", text):
         return UserError(f"+{there[2]}: {there[1]} is there already; write {there[2]}")
     if absent := re.match(r"Could not override '(\S+)'\.\nTo append to your config use \+(.+)", text):
-        key, line = absent.groups()
-        return _no_key_error(line, key, overrides) if cause.startswith("Key ") else UserError(f"{line}: {cause}")
+        by_key = cause.startswith("Key ")
+        return _no_key_error(absent[2], absent[1], overrides) if by_key else UserError(f"{absent[2]}: {cause}")
     if absent := re.match(r"Could not delete from config\. '(\S+)' does not exist", text):
         return _no_key_error(f"~{absent[1]}", absent[1], overrides)
     if text.startswith("Config group override deletion value must be a string"):
@@ -74,51 +95,26 @@ def override_error(error: Exception, overrides: Sequence[str]) -> UserError:
     return UserError(_on_a_line(text))
 
 
-def config_error(error: Exception, overrides: Sequence[str] = ()) -> UserError | None:
-    """Of a config file that cannot be read, or of a value in one; None if `error` is of something else."""
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
-    cause = error.__cause__ if not str(error) and error.__cause__ else error  # Hydra wraps what OmegaConf cannot read
-    said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-    if isinstance(cause, OmegaConfBaseException):
-        within = _of_choice(overrides) if cause is not error else ""
-        return UserError(f"{within}{cause.full_key}: {said}" if cause.full_key else f"{within}{said}")
-    if isinstance(error, YAMLError):
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f"{mark.name}, line {mark.line + 1}: " if mark else _of_choice(overrides)
-        return UserError(f"{where}this is not YAML: {problem or said}")
-    if isinstance(error, UnicodeDecodeError):
-        return UserError(f"{_of_choice(overrides)}this is not YAML: {said}")
-    return UserError(said) if said.startswith("Invalid defaults list") else None
-
-
-def missing_error(missing: str, options: Sequence[str] | None, said: str, overrides: Sequence[str] = ()) -> UserError:
-    """Of a config that is not there, which the command line or another config asks for."""
-    if "/" not in missing:
+def _missing_error(missing: str, options: Sequence[str] | None, said: str, overrides: Sequence[str]) -> UserError:
+    """Explain that there is no config that the command line or another config asks for."""
+    group, slash, choice = missing.rpartition("/")
+    if not slash:
         return UserError(f"there is no config {missing} on Hydra's search path")
-    asks = re.match("In '(.+?)'", said)
     # Of one in a list Hydra does not tell what there is.
-    error = choice_error(missing, _options(missing.rpartition("/")[0], overrides) if options is None else options)
-    by_config = asks is not None and "/" in asks[1] and not asks[1].startswith("hydra/")
+    error = _choice_error(group, choice, _options(group, overrides) if options is None else options)
+    asks = re.match("In '([^'/]+/[^']+)'", said)
+    by_config = asks is not None and not asks[1].startswith("hydra/")
     return UserError(f"{asks[1]}.yaml asks for another config: {error}") if asks and by_config else error
 
 
-def choice_error(missing: str, options: Sequence[str]) -> UserError:
-    """Of a config that is not there.
-
-    Args:
-        missing: `group/choice`.
-        options: What the group has.
-    """
-    group, _, choice = missing.rpartition("/")
-    if missing in EXTRAS:
-        return UserError(f"{group}={choice} needs another package: pip install 'normzoo[{EXTRAS[missing]}]'")
+def _choice_error(group: str, choice: str, options: Sequence[str]) -> UserError:
+    if (group, choice) == ("hydra/sweeper", "optuna"):
+        return UserError(f"{group}={choice} needs another package: pip install 'normzoo[optuna]'")
     if group == "norm":
         try:
             name = info(choice).name
         except UserError as error:
-            if not set(difflib.get_close_matches(choice, options)) - set(norms()):
+            if not set(difflib.get_close_matches(choice, options)) - set(list_norms()):
                 return UserError(f"norm={choice}: {error}")
         else:
             if name in options:
@@ -127,30 +123,32 @@ def choice_error(missing: str, options: Sequence[str]) -> UserError:
                 f"norm={choice} is registered by {info(choice).owner}, but Hydra finds no norm/{name}.yaml on its "
                 f"search path; write one that says `name: {name}`, and name its folder's parent with --config-dir"
             )
+    if not options:
+        return UserError(f"there is no group {group} of configs")
     near = difflib.get_close_matches(choice, options, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(options)}"
-    return UserError(f"{group}={choice} is not there; {meant}" if options else f"there is no group {group} of configs")
+    return UserError(f"{group}={choice} is not there; {meant}")
 
 
 def _nameless_choice_error(overrides: Sequence[str]) -> UserError | None:
-    """Of a choice of a group that is no name, such as null, if there is one."""
+    """Explain a choice of a group that is no name, such as null, if there is one."""
     for line, key, value in _parsed(overrides):
         if not isinstance(value, (str, list, dict)) and (options := _options(key, overrides)):
-            return UserError(
-                f"{line}: {key} is a group of configs, of which one is chosen by its name; leave it out, or choose one "
-                f"of {', '.join(options)}"
-            )
+            chosen = f"leave it out, or choose one of {', '.join(options)}"
+            return UserError(f"{line}: {key} is a group of configs, of which one is chosen by its name; {chosen}")
     return None
 
 
 def _no_key_error(line: str, key: str, overrides: Sequence[str]) -> UserError:
-    from normzoo.training.config_keys import GIVEN, meant_by
-
-    config = _composed(overrides)
+    config = _load(())
+    with suppress(Exception):
+        config = _load([*_search_path(overrides), *_choices(overrides)])
     groups = config.hydra.runtime.choices
     near = _nearest(key, [*_keys(config), *groups])
-    parent = key.rpartition(".")[0]
-    options = _select(config, parent) if parent else None
+    parent, _, last = key.rpartition(".")
+    options: Any = None
+    with suppress(Exception):  # what a value refers to may be missing
+        options = OmegaConf.select(config, parent) if parent else None
     if key in GIVEN:
         meant = meant_by(key)
     elif near:
@@ -160,34 +158,24 @@ def _no_key_error(line: str, key: str, overrides: Sequence[str]) -> UserError:
         meant = f"{chosen} has {', '.join(str(option) for option in options if option not in ('name', '_target_'))}"
     else:
         meant = "`normzoo train --help` lists what there is"
-    adds = not line.startswith("~") and parent in groups and key.rpartition(".")[2] in _taken(parent, options)
+    adds = False
+    with suppress(Exception):  # no target, or none that can be looked into
+        takes = inspect.signature(Trainer if parent == "trainer" else get_object(options["_target_"])).parameters
+        adds = not line.startswith("~") and parent in groups and last in takes and key not in GIVEN
     added = f" ({shlex.quote('+' + line)} would add it)" if adds else ""
     return UserError(f"{line}: there is no {key}; {meant}{added}")
 
 
-def interval_error(line: str) -> UserError:
-    """Of a range of which no value is said."""
-    searches = shlex.join(["normzoo", "train", "-m", "hydra/sweeper=optuna", line])
-    key = line.partition("=")[0]
-    return UserError(
-        f"{line}: an interval is for a search, which picks values from it: {searches}; or list values, as in -m "
-        f"{key}=1,2"
-    )
-
-
 def _as_text(line: str) -> str:
-    """How an override that Hydra cannot read is typed so that its value is taken as it is."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
+    """Tell how an override that Hydra cannot read is typed so that its value is taken as it is."""
     key, equals, value = line.partition("=")
     written = f"{key}={hydra_quoted(value)}"
     if not equals:
         return f"; an override reads {shlex.quote(f'{key}=value')}"
-    try:
+    with suppress(Exception):  # raised if it is not the value that is wrong
         OverridesParser.create().parse_override(written)
-    except Exception:  # it is not the value
-        return ""
-    return f"; text with characters that have a meaning to Hydra is written {shlex.quote(written)}"
+        return f"; text with characters that have a meaning to Hydra is written {shlex.quote(written)}"
+    return ""
 
 
 def _on_a_line(said: str) -> str:
@@ -197,10 +185,7 @@ def _on_a_line(said: str) -> str:
 
 @contextmanager
 def _loader() -> Iterator[Any]:
-    """Hydra's, or another like it where Hydra has ended."""
-    from hydra import initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
+    """Get Hydra's loader of configs, or another like it where Hydra has ended."""
     if GlobalHydra.instance().is_initialized():
         yield GlobalHydra.instance().config_loader()
     else:
@@ -209,16 +194,13 @@ def _loader() -> Iterator[Any]:
 
 
 def _parsed(overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
-    """Each override that can be read: its line, its key, and its value."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
+    """Parse each override that can be read, and yield its line, its key, and its value."""
     parser = OverridesParser.create()
     for line in overrides:
         with suppress(Exception):
-            parsed = parser.parse_override(line)
-            deletes = parsed.is_delete() and parsed.value() is None
-            if not deletes and not parsed.is_sweep_override():
-                yield line, parsed.key_or_group, parsed.value()
+            one = parser.parse_override(line)
+            if not one.is_sweep_override() and not (one.is_delete() and one.value() is None):
+                yield line, one.key_or_group, one.value()
 
 
 def _search_path(overrides: Sequence[str]) -> list[str]:
@@ -227,66 +209,31 @@ def _search_path(overrides: Sequence[str]) -> list[str]:
 
 def _options(group: str, overrides: Sequence[str]) -> list[str]:
     with _loader() as loader:
-        options: list[str] = loader.get_group_options(group, config_name="train", overrides=_search_path(overrides))
-        return options
+        return list(loader.get_group_options(group, config_name="train", overrides=_search_path(overrides)))
 
 
 def _choices(overrides: Sequence[str]) -> list[str]:
-    return [
-        line for line, key, value in _parsed(overrides) if isinstance(value, (str, list)) and _options(key, overrides)
-    ]
+    parsed = list(_parsed(overrides))
+    return [line for line, key, value in parsed if isinstance(value, (str, list)) and _options(key, overrides)]
 
 
-def _composed(overrides: Sequence[str]) -> Any:
-    """What there is to set once the groups are chosen."""
-    from hydra.types import RunMode
-
-    path = _search_path(overrides)
+def _load(overrides: Sequence[str]) -> Any:
     with _loader() as loader:
-        with suppress(Exception):
-            return loader.load_configuration("train", [*path, *_choices(overrides)], RunMode.RUN)
-        return loader.load_configuration("train", [], RunMode.RUN)
+        return loader.load_configuration("train", list(overrides), RunMode.RUN)
 
 
-def _of_choice(overrides: Sequence[str]) -> str:
-    """The choice whose config cannot be read, to stand before what is wrong with it."""
-    from hydra.types import RunMode
-
-    with _loader() as loader:
-        for line in _choices(overrides):
-            try:
-                loader.load_configuration("train", [*_search_path(overrides), line], RunMode.RUN)
-            except Exception:
-                return f"{line}: "
+def _broken_choice(overrides: Sequence[str]) -> str:
+    """Find the choice whose config cannot be read, to stand before what is wrong with it."""
+    for line in _choices(overrides):
+        try:
+            _load([*_search_path(overrides), line])
+        except Exception:
+            return f"{line}: "
     return ""
 
 
-def _taken(group: str, options: Any) -> Container[str]:
-    """The arguments that a choice of this group takes beyond those that its config has set."""
-    from hydra.utils import get_object
-    from lightning import Trainer
-
-    from normzoo.training.config_keys import GIVEN
-
-    with suppress(Exception):  # no target, or none that can be looked into: then it is not said
-        taken = inspect.signature(Trainer if group == "trainer" else get_object(options["_target_"])).parameters
-        return {name for name in taken if f"{group}.{name}" not in GIVEN}
-    return ()
-
-
-def _select(config: Any, key: str) -> Any:
-    from omegaconf import OmegaConf
-
-    try:
-        return OmegaConf.select(config, key)
-    except Exception:  # what a value refers to may be missing, and then it is there
-        return key
-
-
 def _keys(config: Any, within: str = "") -> Iterator[str]:
-    """Every key of a configuration by its whole name, whatever its values refer to."""
-    from omegaconf import DictConfig
-
+    """Yield every key of a configuration by its whole name, whatever its values refer to."""
     for key in config:
         yield f"{within}{key}"
         node = config._get_node(key)
@@ -295,10 +242,10 @@ def _keys(config: Any, within: str = "") -> Iterator[str]:
 
 
 def _nearest(key: str, names: Sequence[str]) -> list[str]:
-    """At most three names like `key`: of the same group; or else, of a bare key, of any group; or else of all."""
+    """Find at most three names like `key`: in the same group; or else, for a bare key, in any; or else among all."""
     parent, _, last = key.rpartition(".")
-    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
-    near = [siblings[one] for one in difflib.get_close_matches(last, set(siblings) - {"name"}, n=1)]
+    siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == parent]
+    near = [f"{parent}.{one}".lstrip(".") for one in difflib.get_close_matches(last, {*siblings} - {"name"}, n=1)]
     if not near and not parent:
         alike = re.compile(rf".+\.(.*_)?{re.escape(last)}")
         near = [name for name in names if alike.fullmatch(name) and not name.startswith("hydra.")][:3]

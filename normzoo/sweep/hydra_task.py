@@ -21,9 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from normzoo.errors import UserError, exit_with
 from normzoo.resume_command import go_on_alone
 from normzoo.sweep.hydra_errors import config_error
-from normzoo.sweep.precheck import Verdicts
-from normzoo.sweep.sweeper import size
-from normzoo.text import counted, printable
+from normzoo.sweep.precheck import Precheck
+from normzoo.text import printable
 from normzoo.training.cell import run_cell, write_probe
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.config import CellConfig, parse
@@ -38,11 +37,11 @@ def train(config: DictConfig) -> float:
 
     Returns:
         The validation error in percent with running statistics, which sweepers minimize. In a sweep a cell that failed
-        or was refused counts as infinitely bad instead of ending the sweep; its record says why.
+        or was refused counts as infinitely bad instead of ending the sweep; its record tells why.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    # Relative paths are those of where the command was typed, also once Hydra has gone into the folder of the cell.
+    # Relative paths are those of where the command was typed, even if Hydra has changed into the folder of the cell.
     here = contextlib.chdir(hydra.runtime.cwd) if hydra.job.chdir else contextlib.nullcontext()
     try:
         with here:
@@ -50,7 +49,7 @@ def train(config: DictConfig) -> float:
     except KeyboardInterrupt:
         if hydra.mode == RunMode.MULTIRUN:
             raise
-        raise KeyboardInterrupt(_how_to_go_on(folder)) from None
+        raise KeyboardInterrupt(_how_to_resume(folder)) from None
     except Exception as error:
         if hydra.mode == RunMode.MULTIRUN:
             log.error("%s", error)
@@ -70,36 +69,34 @@ def train(config: DictConfig) -> float:
     return math.inf if error_rate is None or result.status != "ok" else error_rate
 
 
-def _how_to_go_on(folder: Path) -> str:
+def _how_to_resume(folder: Path) -> str:
     if not (folder / CHECKPOINT).exists():
-        return f"interrupted before its first checkpoint: {folder} holds nothing to go on from"
+        return f"interrupted before its first checkpoint: {folder} holds nothing to resume from"
     with contextlib.suppress(ValueError):
         folder = folder.relative_to(Path.cwd())
-    return f"interrupted; this command goes on from its checkpoint:\n  {go_on_alone(folder)}"
+    return f"interrupted; this command resumes it from its checkpoint:\n  {go_on_alone(folder)}"
 
 
 class CheckOutput(Callback):
-    """Looks at a single cell before Hydra makes its folder, and refuses one that cannot be written."""
+    """Checks a single cell before Hydra makes its folder, and that the folder can be written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """As Hydra calls it."""
         try:
             check_hydra(config)
             if OmegaConf.select(config, "sweep.dry_run"):
-                _plan_alone(config)
+                _print_plan(config)
             write_probe(Path(config.hydra.run.dir))
         except UserError as error:
             exit_with(error)
-        grids = OmegaConf.select(config, "hydra.sweeper.grids")
-        if grids and rank() == 0:
+        if OmegaConf.select(config, "hydra.sweeper.grids") and rank() == 0:
             chosen = config.hydra.runtime.choices.get("experiment")
-            sys.stderr.write(
-                f"{f'experiment={chosen}' if chosen else 'hydra.sweeper.grids'} is a sweep of {counted(size(grids))}: "
-                "add -m to run it; this trains one cell with its settings\n"
-            )
+            grids = f"experiment={chosen}" if chosen else "hydra.sweeper.grids"
+            sys.stderr.write(f"{grids} is a sweep: add -m to run it; this trains one cell with its settings\n")
 
 
 def check_hydra(config: Any) -> None:
-    """Refuse what nothing reads of Hydra's own part of a configuration.
+    """Refuse what nothing reads in Hydra's own part of a configuration.
 
     Args:
         config: With Hydra's node.
@@ -119,13 +116,13 @@ def check_hydra(config: Any) -> None:
         for name in line.lstrip("+~").partition("=")[0].split(".")[1:]:
             if not isinstance(node, DictConfig) or not is_dataclass(OmegaConf.get_type(node)):
                 break  # whatever an engine or a callback may take
-            if name not in node.keys():  # noqa: SIM118 (of itself it says that what is missing is not in it)
+            if name not in node.keys():  # noqa: SIM118 (`in node` denies what is missing)
                 raise UserError(f"{line}: nothing reads it; there are {', '.join(node)}")
             node = node._get_node(name)
 
 
-def _plan_alone(config: DictConfig) -> NoReturn:
-    """Say what would become of a single cell, and end.
+def _print_plan(config: DictConfig) -> NoReturn:
+    """Print what would become of a single cell, and exit.
 
     Raises:
         UserError: If it cannot be.
@@ -137,9 +134,9 @@ def _plan_alone(config: DictConfig) -> NoReturn:
     task = copy.copy(config)
     with read_write(task), open_dict(task):
         del task["hydra"]
-    refused, _ = Verdicts().of(parsed(task))
+    refused, _ = Precheck().of(parsed(task))
     if refused is not None:
-        raise UserError(f"the cell cannot be: {refused}")
+        raise UserError(f"the cell cannot run: {refused}")
     state = "continues from its checkpoint" if (folder / CHECKPOINT).exists() else "to run"
     print(f"1 cell: {state}; result in {folder}; a dry run, nothing was trained")
     sys.exit(0)

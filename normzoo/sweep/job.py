@@ -1,5 +1,6 @@
-"""A job, and what its own process does before and after it."""
+"""A job, and what its own process does before the job begins."""
 
+import contextlib
 import faulthandler
 import os
 import pickle
@@ -10,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from normzoo.sweep.cell_lock import Claim, Inherited
+from normzoo.sweep.cell_lock import CellLock, Inherited
 from normzoo.sweep.devices import Lease
 from normzoo.sweep.fork_server import forget_server
-from normzoo.sweep.limits import Limits, offer_to_oom_killer
 from normzoo.sweep.signals import FROM_TERMINAL
-from normzoo.sweep.supervisor import enter
+from normzoo.sweep.supervisor import Limits, supervise
 from normzoo.training.config import Resources
 from normzoo.training.parent_process import LOG
 
@@ -29,10 +29,10 @@ class Job:
     Args:
         target: An importable function.
         arguments: Of the target; they are pickled.
-        log: The file that takes all its processes print, from libraries and dying interpreters as well.
+        log: The file that takes all that its processes print, including libraries and dying interpreters.
         need: The devices it asks for.
         limits: What it may take.
-        environment: Variables that it has beyond those of the fork server.
+        environment: Variables beyond those of the fork server.
     """
 
     target: Callable[..., object]
@@ -42,37 +42,35 @@ class Job:
     limits: Limits = UNLIMITED
     environment: Mapping[str, str] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Orders:
-    """What a job's process is told before the job itself is unpickled, which may import anything."""
-
-    call: bytes
-    log: Path
-    limits: Limits
-    environment: Mapping[str, str]
-    lifeline: Inherited
-    claim: Inherited | None
-
-    @classmethod
-    def of(cls, job: Job, lease: Lease, lifeline: int, claim: Claim | None) -> "Orders":
-        """To run `job` on what it was lent; it sees those GPUs alone."""
-        return cls(
-            call=pickle.dumps((job.target, job.arguments)),
-            log=job.log,
-            limits=job.limits,
-            environment={**job.environment, "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus), LOG: str(job.log.absolute())},
-            lifeline=Inherited(lifeline),
-            claim=Inherited(claim.descriptor) if claim else None,  # kept open by being inherited
+    def orders(self, lease: Lease, lifeline: int, lock: CellLock | None) -> tuple[Any, ...]:
+        """Make the arguments of `run`, with which the job runs on the devices of `lease` and sees no other GPUs."""
+        return (
+            pickle.dumps((self.target, self.arguments)),
+            self.log,
+            self.limits,
+            {**self.environment, "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus), LOG: str(self.log.absolute())},
+            Inherited(lifeline),
+            Inherited(lock.descriptor) if lock else None,
         )
 
 
-def run(orders: Orders) -> None:
-    """Follow the orders, in a process fresh from the fork server."""
-    # Until the job's process has left the terminal's group a Ctrl-C is not for it, one that has come already included.
+def run(
+    call: bytes, path: Path, limits: Limits, environment: Mapping[str, str], lifeline: Inherited, lock: Inherited | None
+) -> None:
+    """Run a job in a process fresh from the fork server, with what its `orders` say.
+
+    Args:
+        call: The target and its arguments, pickled: to unpickle them may import anything.
+        path: The log.
+        limits: What the job may take.
+        environment: Variables beyond those of the fork server.
+        lifeline: Of the supervisor.
+        lock: Held because it is inherited.
+    """
+    # Until the job's process has left the terminal's group, no Ctrl-C is meant for it, not even one that has come.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        log = os.open(orders.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:  # the supervisor may cut the log, and what is appended then still goes to its end
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     except OSError:  # of a full disk, which the job will meet as well
         log = os.open(os.devnull, os.O_WRONLY)
     os.dup2(log, 1)
@@ -80,16 +78,17 @@ def run(orders: Orders) -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # whatever a model prints
     forget_server()
-    enter(orders.limits, orders.lifeline.descriptor, orders.log)
+    supervise(limits, lifeline.descriptor, path)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is somebody's kill -INT
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of a worker which watches for it is no handler of the job's
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an engine's worker that forked this process may have set another
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FROM_TERMINAL)
-        offer_to_oom_killer()
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as stream:
+            stream.write("500")  # out of memory, the kernel is to end this process before the sweep
         faulthandler.enable()  # a crash in native code leaves its place in the log
-        os.environ.update(orders.environment)
-        target, arguments = pickle.loads(orders.call)
+        os.environ.update(environment)
+        target, arguments = pickle.loads(call)
         target(*arguments)
-    except KeyboardInterrupt:  # to end by the signal says so
+    except KeyboardInterrupt:  # end by the signal, so that the exit code tells of it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""A sweep on this machine: every cell in a process of its own."""
+"""Run a sweep on this machine, every cell in a process of its own."""
 
 import contextlib
 import logging
@@ -13,20 +13,16 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import OmegaConf
 
 from normzoo.errors import UserError
-from normzoo.results import CellResult
 from normzoo.resume_command import command_of, go_on
-from normzoo.sweep.cell_lock import Claim
-from normzoo.sweep.claimed import claimed
+from normzoo.sweep.cell import Cell
 from normzoo.sweep.compose import Composition
 from normzoo.sweep.devices import Leases, visible_gpus
 from normzoo.sweep.dry_run import table
-from normzoo.sweep.job import Job
-from normzoo.sweep.outcome import failed, limits, outcome, settle
-from normzoo.sweep.plan import Cell, Plan, plan, searches
-from normzoo.sweep.pool import Elsewhere, Pool
-from normzoo.sweep.preload import cell_server
-from normzoo.sweep.progress import Progress
-from normzoo.sweep.signals import Stop, interrupt_by_what_ends
+from normzoo.sweep.fork_server import fork_server
+from normzoo.sweep.live_table import progress_of
+from normzoo.sweep.plan import Plan, plan, searches
+from normzoo.sweep.pool import Pool
+from normzoo.sweep.signals import Stop, interrupt_on_end
 from normzoo.sweep.supervisor import Ending
 from normzoo.text import counted, wrapped
 from normzoo.training.callbacks import error_so_far
@@ -39,7 +35,7 @@ log = logging.getLogger("normzoo")
 
 
 def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-    """Plan and check all cells, then run those that can be and have no result yet.
+    """Plan and check all cells, then run those that can run and have no result yet.
 
     Args:
         launcher: Set up by Hydra.
@@ -51,9 +47,9 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     """
     if launcher.n_jobs is not None and not (type(launcher.n_jobs) is int and launcher.n_jobs >= 1):
         raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs} must be 1 or more, or null for all cores")
-    interrupt_by_what_ends()
+    interrupt_on_end()
     dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
-    with contextlib.nullcontext() if dry_run else cell_server() as context:
+    with contextlib.nullcontext() if dry_run else fork_server() as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
         leases = Leases(visible_gpus(), processor_cores())
         n_jobs = max(1, leases.at_once(cell.config.resources for cell in planned.to_run[: launcher.n_jobs]))
@@ -70,49 +66,37 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
 
 
 class _Run:
-    """The cells of one sweep that are to run, while they do."""
+    """The cells of one sweep while they run."""
 
     def __init__(self, launcher: "NormzooLauncher", planned: Plan, n_jobs: int) -> None:
         self.launcher, self.cells, self.resume = launcher, planned.to_run, planned.options.resume
-        labels, costs = [cell.label for cell in self.cells], [cell.cost for cell in self.cells]
-        norms = [cell.config.norm["name"] for cell in self.cells]
-        self.progress = Progress(labels, costs, n_jobs, norms=norms)
+        self.progress = progress_of(self.cells, n_jobs)
         self.stop = Stop(self._say_draining)
         self.said_waiting = False
 
     def through(self, context: Any, leases: Leases) -> int:
-        """Run them, and tell how many a signal has left without an end."""
+        """Run the cells, and return how many a signal has left without an end."""
         with self.progress, self.stop:
             self.pool = Pool(
-                context, leases, self.launcher.n_jobs, self.stop, claim=self._claim, on_start=self.progress.start,
-                on_end=self._end, on_fail=self._fail, on_elsewhere=self._elsewhere, on_wait=self._wait,
+                context, leases, self.launcher.n_jobs, self.stop,
+                lock=lambda index: self.cells[index].lock(resume=self.resume),
+                on_start=self.progress.start, on_end=self._end, on_fail=self._fail, on_elsewhere=self._elsewhere,
+                on_wait=self._wait,
             )  # fmt: skip
-            return len(self.pool.run([self._job(cell) for cell in self.cells]))
-
-    def _job(self, cell: Cell) -> Job:
-        return Job(
-            _run_cell,
-            (self.launcher.hydra_context, self.launcher.task_function, cell.composition),
-            log=cell.folder / "cell.log",
-            need=cell.config.resources,
-            limits=limits(cell.config),
-            environment={"OMP_NUM_THREADS": str(cell.config.trainer.threads)},
-        )
-
-    def _claim(self, index: int) -> Claim | Elsewhere:
-        return claimed(self.cells[index], resume=self.resume)
+            hydra = self.launcher.hydra_context, self.launcher.task_function
+            return len(self.pool.run([cell.job(_run_cell, *hydra, cell.composition) for cell in self.cells]))
 
     def _end(self, index: int, ending: Ending) -> None:
-        self.progress.end(index, *told(settle(self.cells[index], ending)))
+        self.progress.end(index, self.cells[index].settle(ending))
 
     def _fail(self, index: int, reason: str) -> None:
         self.progress.start(index)
-        self.progress.end(index, *told(failed(self.cells[index], "error", reason)))
+        self.progress.end(index, self.cells[index].fail("error", reason))
 
     def _elsewhere(self, index: int) -> None:
         result = self.cells[index].result()
         assert result is not None
-        self.progress.elsewhere(index, *told(result))
+        self.progress.end(index, result, elsewhere=True)
 
     def _wait(self) -> None:
         self.progress.show_running([error_so_far(self.cells[index].folder) for index in self.progress.running])
@@ -127,37 +111,39 @@ class _Run:
         log.info("interrupted: %s, no more start; Ctrl-C again stops at once", finish)
 
 
-def told(result: CellResult) -> tuple[str, float | None, bool]:
-    """For the progress: the outcome in words, the error, and whether it is a failure."""
-    ok = result.status == "ok"
-    return outcome(result), result.metrics.get("val_error_running") if ok else None, not ok
-
-
 def returned(launcher: "CellLauncher", planned: Plan) -> list[JobReturn]:
-    """What the sweep's cells give back; it ends here if one has left no record, which the report does not know of."""
-    if any(cell.lost for cell in planned.to_run) and not searches(launcher.config):
+    """Return what Hydra is given of each cell; end here if one has left no record, of which no report knows."""
+    if any(cell.lost for cell in planned.cells) and not searches(launcher.config):
         with contextlib.suppress(SystemExit):
             launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None)
         sys.exit(1)
-    return [job_return(cell) for cell in planned.asked]
+    return [_job_return(cell) for cell in planned.asked]
+
+
+def _job_return(cell: Cell | None) -> JobReturn:
+    job = JobReturn(status=JobStatus.COMPLETED, overrides=[cell.label] if cell is not None else [])
+    job.return_value = math.inf if cell is None else cell.error
+    return job
 
 
 def _say_goodbye(launcher: "NormzooLauncher", left: int, at_once: bool) -> NoReturn:
-    """Report what there is, unless in a hurry, and end with the command that goes on."""
+    """Report what there is, unless in a hurry, and end with the command that resumes."""
     folder = launcher.config.hydra.sweep.dir
     if not at_once:
-        with contextlib.suppress(SystemExit):  # the exit code says that it was interrupted
-            # What goes on with the sweep is said below, and the report says no other command.
+        with contextlib.suppress(SystemExit):  # the exit code tells that it was interrupted
+            # The report prints no command: the one that resumes the sweep is printed below.
             launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None, goes_on=left > 0)
     if not left:
         raise KeyboardInterrupt(f"interrupted when no cell was left to run; the results are in {folder}")
-    again = go_on(folder, command_of(launcher.config))
     cells = "1 cell is" if left == 1 else f"{left} cells are"
-    raise KeyboardInterrupt(f"interrupted; {cells} left, what has finished is kept; this command goes on:\n  {again}")
+    raise KeyboardInterrupt(
+        f"interrupted; {cells} left, what has finished is kept; this command resumes it:\n"
+        f"  {go_on(folder, command_of(launcher.config))}"
+    )
 
 
 def _run_cell(hydra_context: HydraContext, task: TaskFunction, composition: Composition) -> None:
-    """In the cell's own process: what Hydra's launchers do for each job."""
+    """Do in the cell's own process what Hydra's launchers do for each job."""
     version.setbase("1.3")
     setup_globals()
     run_job(
@@ -167,13 +153,3 @@ def _run_cell(hydra_context: HydraContext, task: TaskFunction, composition: Comp
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-
-
-def job_return(cell: Cell | None) -> JobReturn:
-    """Infinity for a cell without an error of its own, so that a search turns elsewhere."""
-    result = cell.result() if cell is not None and not cell.refused else None
-    done = result is not None and result.status == "ok"
-    error = result.metrics.get("val_error_running") if result is not None and done else None
-    returned = JobReturn(status=JobStatus.COMPLETED, overrides=[cell.label] if cell is not None else [])
-    returned.return_value = math.inf if error is None else error
-    return returned

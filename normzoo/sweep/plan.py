@@ -1,11 +1,12 @@
-"""A sweep's cells, composed and checked before anything trains."""
+"""Plan a sweep: compose and check all of its cells before anything trains."""
 
 import contextlib
 import logging
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import filter_overrides
@@ -20,92 +21,30 @@ from normzoo.results import (
     CellResult,
     NewerSchemaError,
     read_result,
-    stamp,
     write_atomic,
+    write_result,
 )
 from normzoo.resume_command import anew, command_of
-from normzoo.sweep.cell_lock import FILE_NAME as CLAIM
-from normzoo.sweep.cell_lock import Claim
+from normzoo.sweep.cell import Cell, State
+from normzoo.sweep.cell_lock import FILE_NAME as LOCK
+from normzoo.sweep.cell_lock import CellLock
 from normzoo.sweep.claims_manifest import gather, write_claims
-from normzoo.sweep.compose import Composer, Composition
+from normzoo.sweep.compose import Composer
 from normzoo.sweep.hydra_errors import user_error
 from normzoo.sweep.hydra_task import check_hydra
-from normzoo.sweep.precheck import Verdicts
-from normzoo.sweep.rejected import check_any, record_refused, say_refused
+from normzoo.sweep.precheck import Precheck
 from normzoo.text import counted, wrapped
 from normzoo.training.callbacks import tidy
-from normzoo.training.cell import write_probe
+from normzoo.training.cell import describe, write_probe
 from normzoo.training.checkpoint import CHECKPOINT
-from normzoo.training.config import CellConfig, SweepOptions, sweep_options
+from normzoo.training.config import SweepOptions, sweep_options
 from normzoo.training.distributed import under_torchrun
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import CellLauncher
 
+NO_LABELS: Mapping[str, Sequence[str]] = MappingProxyType({})
 log = logging.getLogger("normzoo")
-
-BATCHES_TO_START = 300  # what starting a cell costs, in batches; only the time left is told from it
-
-
-class State(StrEnum):
-    """What a sweep does with a cell."""
-
-    TO_RUN = "to run"
-    CONTINUES = "continues from its checkpoint"
-    DONE = "done"
-    FAILED_BEFORE = "failed before"
-    REFUSED = "refused"
-
-
-@dataclass
-class Cell:
-    """One cell of a sweep, planned."""
-
-    composition: Composition
-    config: CellConfig
-    folder: Path
-    overrides: tuple[str, ...] = ()
-    label: str = ""
-    num_train: int = 0
-    refused: str | None = None
-    state: State = State.TO_RUN
-    record: CellResult | None = None  # as it was when the cell was planned
-    lost: bool = False  # whether no record of it could be written
-    stamp: str = ""  # what tells that record from the next; found when the cell is planned, here or elsewhere
-
-    def __post_init__(self) -> None:
-        self.stamp = self.stamp or stamp(self.folder)
-
-    @property
-    def hydra_config(self) -> DictConfig:
-        """The whole configuration, Hydra's node included, as the cell's process is given it."""
-        return self.composition.config()
-
-    @property
-    def cost(self) -> float:
-        """Roughly, in batches."""
-        trainer, batches = self.config.trainer, self.num_train / self.config.batch_over_devices
-        epochs, steps = trainer.max_epochs, trainer.max_steps
-        ends = [epochs * batches] if epochs is not None and epochs >= 0 else []
-        ends += [steps * trainer.accumulate_grad_batches] if steps >= 0 else []
-        return min(ends, default=batches) + BATCHES_TO_START
-
-    @property
-    def runs(self) -> bool:
-        """Whether this sweep runs it."""
-        return self.state in (State.TO_RUN, State.CONTINUES)
-
-    def result(self, *, new: bool = False) -> CellResult | None:
-        """The record, where there is one that can be read.
-
-        Args:
-            new: Leave out a record that was there already when the cell was planned.
-        """
-        if new and stamp(self.folder) == self.stamp:
-            return None
-        with contextlib.suppress(UserError):
-            return read_result(self.folder)
-        return None
 
 
 @dataclass(frozen=True)
@@ -128,7 +67,7 @@ class Plan:
         return [cell for cell in self.cells if cell.runs]
 
     def line(self, n_jobs: int, folder: str) -> str:
-        """What is done with how many cells, in one line."""
+        """Say in one line what is done with how many cells."""
         count = {state: sum(cell.state is state for cell in self.cells) for state in State}
         continued = f" ({count[State.CONTINUES]} from a checkpoint)" if count[State.CONTINUES] else ""
         failed, unread = count[State.FAILED_BEFORE], self.asked.count(None)
@@ -143,12 +82,12 @@ class Plan:
 def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first: int) -> Plan:
     """Compose every cell and refuse those that cannot be, by name, before anything trains.
 
+    Nothing is written before all are planned, so that a typing error leaves no folder.
+
     Args:
         launcher: Set up by Hydra.
         job_overrides: Of each cell.
         first: The number of the first of them.
-
-    Nothing is written before all are planned, so that a slip of the hand leaves no folder.
 
     Raises:
         UserError: If an option of the sweep is wrong, something is misspelt, the folder cannot be written, or no cell
@@ -167,7 +106,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
     if search and options.dry_run:
         raise UserError("sweep.dry_run=true plans a grid; a search only finds its cells as it goes")
     composer = Composer(launcher.hydra_context.config_loader, launcher.config, str(folder))
-    verdicts = Verdicts(devices_here=launcher.devices_here)
+    precheck = Precheck(devices_here=launcher.devices_here)
     constant = set.intersection(*(set(overrides) for overrides in job_overrides)) if len(job_overrides) > 1 else set()
     cells: dict[str, Cell] = {}
     asked: list[Cell | None] = []
@@ -189,12 +128,12 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             composition = replace(composition, own={f"hydra.{key}": value for key, value in own.items()})
             cell = cells[identity] = Cell(composition, config, folder / identity, tuple(overrides))
             cell.label = _label(overrides, constant) or identity
-            _decide(cell, verdicts, options)
+            _decide(cell, precheck, options)
         asked.append(cells[identity])
     planned = Plan(list(cells.values()), asked, options)
     if not search:
         check_any(asked, uncomposed)
-    say_refused(planned.cells, uncomposed)
+    print_refused(planned.cells, uncomposed)
     if not options.dry_run:
         write_probe(folder)
         if not search:  # Hydra's own sweepers leave it as well
@@ -205,7 +144,6 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
 
 
 def _label(overrides: Sequence[str], constant: Container[str]) -> str:
-    """What a cell is called: where it differs from the others."""
     return " ".join(override for override in filter_overrides(overrides) if override not in constant)
 
 
@@ -214,14 +152,15 @@ def searches(config: DictConfig) -> bool:
     return str(config.hydra.sweeper._target_).rpartition(".")[2] not in ("NormzooSweeper", "BasicSweeper")
 
 
-def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
-    """What is done with the cell: first by the record it has, and by a check only if it is to run."""
+def _decide(cell: Cell, precheck: Precheck, options: SweepOptions) -> None:
+    """Decide what is done with the cell: first by the record it has, and by a check only if it is to run."""
     try:
         cell.record = read_result(cell.folder) if cell.stamp != NO_RECORD else None
         if cell.record is not None and cell.record.cell != cell.folder.name:
             raise UserError(f"{cell.folder / FILE_NAME} is the record of another cell, {cell.record.cell}")
     except NewerSchemaError as error:
-        refuse(cell, str(error))
+        cell.refuse(str(error))
+        cell.lost = True
         return
     except UserError as error:
         log.info("%s", wrapped(f"run again: {cell.label}: {error}"))
@@ -229,28 +168,75 @@ def _decide(cell: Cell, verdicts: Verdicts, options: SweepOptions) -> None:
     status = cell.record.status if cell.record is not None and options.resume else None
     if status in FINISHED and not (status == "diverged" and options.retry == "all"):
         cell.state = State.DONE
-        if not options.dry_run and (cell.folder / CLAIM).exists():
+        if not options.dry_run and (cell.folder / LOCK).exists():
             _tidy(cell.folder)
         return
     if status not in (None, "refused", *FINISHED) and options.retry == "none":
         cell.state = State.FAILED_BEFORE
         return
-    refused, cell.num_train = verdicts.of(cell.config)
+    refused, cell.num_train = precheck.of(cell.config)
     if refused is not None:
-        refuse(cell, refused)
+        cell.refuse(refused)
     elif options.resume and (cell.folder / CHECKPOINT).exists():
         cell.state = State.CONTINUES
-
-
-def refuse(cell: Cell, reason: str) -> None:
-    """Take a cell that cannot be out of those to run."""
-    cell.refused, cell.state = reason, State.REFUSED
 
 
 def _tidy(folder: Path) -> None:
     """Clear what a sweep that was killed has left of a finished cell, unless another one is about to."""
     with contextlib.suppress(UserError):
-        claim = Claim.take(folder)
-        if claim is not None:
+        if lock := CellLock.acquire(folder):
             tidy(folder)
-            claim.give_back()
+            lock.release()
+
+
+def check_any(asked: Sequence[Cell | None], uncomposed: Mapping[str, Sequence[str]] = NO_LABELS) -> None:
+    """Check that some cell can run.
+
+    Args:
+        asked: The cells; None for overrides that compose to none.
+        uncomposed: What those overrides are called, by the reason.
+
+    Raises:
+        UserError: If all of them are refused.
+    """
+    if not asked or any(cell is not None and not cell.refused for cell in asked):
+        return
+    cells = [cell for cell in asked if cell is not None]
+    reasons = [*uncomposed, *_reasons(cells)]
+    if len(reasons) > 1:
+        print_refused(cells, uncomposed)
+    count = "the cell cannot run" if len(asked) == 1 else f"none of the {len(asked)} cells can run"
+    raise UserError(f"{count}{f': {reasons[0]}' if len(reasons) == 1 else ', for the reasons above'}")
+
+
+def print_refused(cells: Sequence[Cell], uncomposed: Mapping[str, Sequence[str]] = NO_LABELS) -> None:
+    """Print each reason to refuse cells once; the arguments are those of `check_any`."""
+    for reason, labels in [*uncomposed.items(), *_reasons(cells).items()]:
+        others = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        log.info("%s", wrapped(": ".join(filter(None, ("refused", f"{labels[0]}{others}", reason)))))
+
+
+def _reasons(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """The cells, by name, that are refused for each reason."""
+    labels: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.refused:
+            labels.setdefault(cell.refused, []).append(cell.label)
+    return labels
+
+
+def record_refused(cells: Sequence[Cell]) -> None:
+    """Write a record of each refused cell, unless one is there that says as much."""
+    with ThreadPoolExecutor(8) as pool:  # each record waits for the disk, and they may wait together
+        list(pool.map(_record, [cell for cell in cells if cell.refused]))
+
+
+def _record(cell: Cell) -> None:
+    if cell.record is not None and (cell.record.status in FINISHED or cell.record.reason == cell.refused):
+        return
+    try:
+        write_result(cell.folder, CellResult(**describe(cell.config), status="refused", reason=cell.refused))
+    except NewerSchemaError:  # which may be why it is refused
+        pass
+    except UserError as error:  # the other cells can run all the same
+        log.warning("%s", wrapped(f"no record of {cell.label}, which is refused: {error}"))

@@ -1,25 +1,33 @@
-"""The server that cells are forked from, as it can be started before Hydra and Lightning are imported here."""
+"""What the fork server does once, by importing this module, so that no cell has to.
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+Nothing here may start a thread or a GPU, which do not survive a fork.
+"""
 
-from normzoo.sweep.fork_server import fork_server
+import contextlib
+import gc
 
-# What a cell would import for itself; the first to unpickle what Hydra calls back, the last for all the rest.
-PRELOAD = ("normzoo.commands.report_callback", "normzoo.sweep.preload_modules")
-# The server computes nothing, and each cell says how many threads it has.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+import torch
+from omegaconf.grammar_parser import parse
+from torch import nn
 
-_SHOWS = ("-h", "--h", "-c", "--cfg", "-i", "--info")  # options of Hydra's that run nothing
-
-
-def cell_server() -> AbstractContextManager[Any]:
-    """The server, which goes on where it runs already."""
-    return fork_server(PRELOAD, ENVIRONMENT)
+# The data set and the model of most cells; those of others are imported by the cells themselves.
+from normzoo.training.cell import package_versions
+from normzoo.training.machine import processor_name
 
 
-def wants_server(arguments: Sequence[str]) -> bool:
-    """Whether `normzoo train` with these arguments sweeps on this machine, as far as can be told without Hydra."""
-    runs_none = any(argument.startswith(("hydra/launcher=", "sweep.dry_run=", *_SHOWS)) for argument in arguments)
-    return bool({"-m", "--multirun"} & set(arguments)) and not runs_none
+def _warm_up() -> None:
+    """Call what is slow the first time or caches its result."""
+    package_versions()
+    processor_name()
+    for reference in ("${a.b}", "${hydra:runtime.output_dir}/c"):
+        parse(reference)
+    with torch.device("meta"), torch.no_grad():
+        layers = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.GroupNorm(1, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
+        nn.init.kaiming_normal_(layers[0].weight)
+        nn.Sequential(*layers)(torch.empty(2, 1, 4, 4))
+
+
+with contextlib.suppress(Exception):  # a cell that meets the same error reports it
+    _warm_up()
+gc.collect()
+gc.freeze()  # cells then neither scan nor copy what they all share

@@ -1,4 +1,4 @@
-"""What a Ray cluster can lend to a cell: Ray itself lets a task that asks for more wait, for ever if no node joins."""
+"""Ask a Ray cluster what it can lend to a cell: a task that asks for more waits, for ever if no node joins."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ CONNECT_S = 5.0
 
 
 def nodes(init: Mapping[Any, Any] | None) -> list[dict[str, float]]:
-    """The resources of each node of the cluster, which is started or joined if that has not been done yet.
+    """List the resources of each node of the cluster, which is started or joined if that has not been done yet.
 
     Args:
         init: The arguments of `ray.init`.
@@ -28,7 +28,9 @@ def nodes(init: Mapping[Any, Any] | None) -> list[dict[str, float]]:
         options: Any = OmegaConf.to_container(OmegaConf.create(dict(init or {})), resolve=True)
         address = options.get("address") or os.environ.get("RAY_ADDRESS")
         try:
-            _check_answers(address)
+            host, colon, port = (address or "").rpartition("://")[2].partition("?")[0].rpartition(":")
+            if colon and port.isdecimal():  # ask now whether anybody listens there: Ray itself tries for minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
             ray.init(**options)
         except (OSError, RuntimeError, ValueError) as error:  # as Ray tells of a cluster that is not there
             said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -39,27 +41,18 @@ def nodes(init: Mapping[Any, Any] | None) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _check_answers(address: str | None) -> None:
-    """Find out now whether anybody listens there: Ray itself tries for minutes.
-
-    Raises:
-        OSError: If nobody does.
-    """
-    host, colon, port = (address or "").rpartition("://")[2].partition("?")[0].rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-
-
 def may_grow(init: Mapping[Any, Any] | None) -> bool:
-    """Whether it is a cluster of others, to which nodes may be added while the sweep runs."""
+    """Whether the cluster is one of others, to which nodes may be added while the sweep runs."""
     address = (init or {}).get("address") or os.environ.get("RAY_ADDRESS")
     return address not in (None, "local")
 
 
 def too_much(cpus: float, gpus: float, found: Sequence[Mapping[str, float]]) -> str | None:
-    """Why no node can lend a cell this many cores and GPUs; None if one can.
+    """Say why no node can lend a cell this many cores and GPUs; None if one can.
 
     Args:
+        cpus: Cores that the cell asks for.
+        gpus: GPUs that it asks for.
         found: The resources of each node.
     """
     if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in found):

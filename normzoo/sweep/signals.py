@@ -1,19 +1,19 @@
-"""Ctrl-C once: start no more; twice, SIGTERM, or a terminal that is closed: stop at once."""
+"""Ctrl-C once: start no more; twice, SIGTERM or a closed terminal: stop at once."""
 
 import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 ENDS = (signal.SIGTERM, signal.SIGHUP)
 FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # to all processes in its foreground
 
 
-def interrupt_by_what_ends() -> None:
-    """Have SIGTERM and the end of the terminal interrupt this process as Ctrl-C does, so that its cells end with it."""
+def interrupt_on_end() -> None:
+    """Let SIGTERM and SIGHUP interrupt this process as Ctrl-C does, so that its cells end with it."""
     if threading.current_thread() is threading.main_thread():
         for number in ENDS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -23,8 +23,7 @@ def interrupt_by_what_ends() -> None:
 class Stop:
     """What the signals to a sweep have asked for, while it is used as a context.
 
-    The handlers only note the signal and wake whoever waits on `descriptor`: what has to be done about it is done where
-    nothing is half done.
+    The handlers only note the signal and wake whoever waits on `descriptor`, who acts where nothing is half done.
 
     Args:
         on_first: Called, by `look`, once the first SIGINT has come.
@@ -46,9 +45,7 @@ class Stop:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         os.close(self.descriptor)

@@ -1,8 +1,7 @@
-"""From a list of grids to one list of cells."""
+"""Turn a list of grids into one list of cells."""
 
 import contextlib
 import copy
-import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -22,30 +21,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("normzoo")
 
-# How many images there are to take is each data set's own.
+# How many images to take is an option of each data set's own.
 _OF_ONE_DATA_SET = frozenset({"data.train_size", "data.val_size"})
 
 
-def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
-    """The overrides of every cell: the product of each grid's axes, one grid after the other, each cell once.
+def sweep(sweeper: "NormzooSweeper", arguments: list[str]) -> Any:
+    """Launch every cell of every grid into one sweep folder."""
+    assert sweeper.launcher is not None
+    return [sweeper.launcher.launch(cells(sweeper, arguments), initial_job_idx=0)]
 
-    Where an argument chooses from a group in a grid's place, the options that the grid has set for its own choice are
-    left out; where the grid has chosen nothing there, those that the argument's choice does not have, and the number of
+
+def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
+    """List the overrides of every cell once: the product of each grid's axes, one grid after the other.
+
+    If an argument replaces the choice of a grid from a group, the options that the grid has set for its own choice are
+    left out; if the grid makes no choice there, those that the argument's choice does not have, and the number of
     images.
 
     Args:
         sweeper: Set up by Hydra; its `grids` are mappings from an override to its comma-separated values.
-        arguments: The command line's overrides, which hold in every grid and win over it.
+        arguments: The command line's overrides, which apply to every grid and take precedence over it.
     """
-    assert sweeper.hydra_context is not None
-    parser = OverridesParser.create(config_loader=cast(Any, _Searched(sweeper)))
+    parser = OverridesParser.create(config_loader=cast(Any, _GlobLoader(sweeper)))
     params = [f"{key}={value}" for key, value in sweeper.params.items()]
     parsed = parser.parse_overrides(arguments)
     several = [one for one in parsed if one.key_or_group == "experiment" and one.is_discrete_sweep()]
-    if several:  # each with the grids of its own
+    if several:  # each with its own grids
         each = [f"experiment={name}" for name in several[-1].sweep_string_iterator()]
         others = [one.input_line or "" for one in parsed if one.key_or_group != "experiment"]
-        found = [cell for name in each for cell in cells(_of(sweeper, name), [*others, name])]
+        found = [cell for name in each for cell in cells(_with_experiment(sweeper, name), [*others, name])]
         return [list(cell) for cell in dict.fromkeys(map(tuple, found))]
     given = _Given(sweeper, parsed)
     listed: dict[tuple[str, ...], None] = {}
@@ -67,23 +71,27 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
             listed.update(dict.fromkeys(tuple(cell) for cell in batch))
     for argument, keys in left_out.items():
         of = [f"{key} (grid{'s' * (len(grids) > 1)} {', '.join(grids)})" for key, grids in keys.items()]
-        said = f"left out of hydra.sweeper.grids, as options of what {argument} replaces: {', '.join(of)}"
-        log.info("%s", wrapped(said))
+        line = f"left out of hydra.sweeper.grids, as options of what {argument} replaces: {', '.join(of)}"
+        log.info("%s", wrapped(line))
     return [list(cell) for cell in listed]
 
 
-def _of(sweeper: "NormzooSweeper", experiment: str) -> "NormzooSweeper":
-    """The sweeper as this experiment has it."""
-    assert sweeper.hydra_context is not None
-    assert sweeper.config is not None
-    loaded = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, [experiment]).hydra.sweeper
+def _with_experiment(sweeper: "NormzooSweeper", experiment: str) -> "NormzooSweeper":
+    """Return the sweeper as this experiment configures it."""
+    loaded = _load(sweeper, [experiment]).hydra.sweeper
     own = copy.copy(sweeper)
     own.grids, own.params = loaded.grids or [], loaded.params or {}
     return own
 
 
+def _load(sweeper: "NormzooSweeper", overrides: list[str]) -> DictConfig:
+    assert sweeper.hydra_context is not None
+    assert sweeper.config is not None
+    return sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
+
+
 def _check_axes(axes: Sequence[Override]) -> None:
-    """Refuse what is no list of values.
+    """Refuse an axis without a list of values.
 
     Raises:
         UserError: Naming the override, and what it may be.
@@ -93,22 +101,22 @@ def _check_axes(axes: Sequence[Override]) -> None:
         if axis.is_interval_sweep():
             raise interval_error(line)
         if axis.is_discrete_sweep() and next(axis.sweep_string_iterator(), None) is None:
-            glob = f"no choice of {axis.key_or_group} is like that; normzoo train --help lists them"
-            raise UserError(f"{line}: {glob if isinstance(axis.value(), Glob) else 'there is no value in it'}")
+            glob = f"no choice of {axis.key_or_group} matches; normzoo train --help lists them"
+            raise UserError(f"{line}: {glob if isinstance(axis.value(), Glob) else 'it has no values'}")
 
 
-class _Searched:
-    """Where a glob looks for its choices: Hydra's own loader would leave out the command line's search path."""
+class _GlobLoader:
+    """Where a glob finds its choices: Hydra's own loader would leave out the command line's search path."""
 
     def __init__(self, sweeper: "NormzooSweeper") -> None:
         assert sweeper.hydra_context is not None
         assert sweeper.config is not None
         self._loader = sweeper.hydra_context.config_loader
-        told: list[str] = list(sweeper.config.hydra.overrides.hydra)
-        self._searchpath = [one for one in told if one.lstrip("+").startswith("hydra.searchpath=")]
+        given: list[str] = list(sweeper.config.hydra.overrides.hydra)
+        self._searchpath = [one for one in given if one.lstrip("+").startswith("hydra.searchpath=")]
 
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
-        """The choices of a group, as Hydra's loader gives them to a glob."""
+        """Return the choices of a group, as Hydra's loader does for a glob."""
         return self._loader.get_group_options(group_name, results_filter, None, self._searchpath)
 
 
@@ -126,12 +134,13 @@ class _Given:
         self.choices: dict[str, list[str]] = {}
         self._composed: dict[str, list[DictConfig]] = {}
         for one in arguments:
-            key, swept = one.get_key_element(), one.is_discrete_sweep()
-            choices = [f"{key}={value}" for value in one.sweep_string_iterator()] if swept else [one.input_line or ""]
-            self.choices[one.key_or_group] = choices
+            values = one.sweep_string_iterator() if one.is_discrete_sweep() else None
+            self.choices[one.key_or_group] = (
+                [one.input_line or ""] if values is None else [f"{one.get_key_element()}={value}" for value in values]
+            )
 
     def replaces(self, key: str, grid: Mapping[str, Any]) -> str | None:
-        """The argument that takes `key` of `grid` away; None if it stays, or is given itself."""
+        """Return the argument that removes `key` from `grid`; None if the key stays, or is given itself."""
         key = key.lstrip("+")
         group = key.split(".")[0]
         if group == key or group not in self.choices or key in self.choices:
@@ -144,36 +153,12 @@ class _Given:
         """Whether everything that is chosen from the group has this option."""
         if group not in self._composed:
             self._composed[group] = list(self._compose(group))
-        *path, last = key.split(".")
-        nodes = [OmegaConf.select(config, ".".join(path)) for config in self._composed[group]]
+        path, _, last = key.rpartition(".")
+        nodes = [OmegaConf.select(config, path) for config in self._composed[group]]
         return all(isinstance(node, DictConfig) and last in list(node) for node in nodes)
 
     def _compose(self, group: str) -> Iterator[DictConfig]:
-        assert self.sweeper.hydra_context is not None
-        assert self.sweeper.config is not None
-        loader = self.sweeper.hydra_context.config_loader
         others = [choices[0] for of, choices in self.choices.items() if of != group]
         for choice in self.choices[group]:
-            with contextlib.suppress(HydraException):  # what is wrong with it is said when the cells are planned
-                yield loader.load_sweep_config(self.sweeper.config, [*others, choice])
-
-
-def size(grids: Sequence[Mapping[str, Any]]) -> int:
-    """How many cells the grids have by themselves, each one once; a glob counts as one value."""
-    parser = OverridesParser.create()
-    listed: set[tuple[str, ...]] = set()
-    for grid in grids:
-        axes = []
-        for override in parser.parse_overrides([f"{key}={value}" for key, value in grid.items()]):
-            several = override.is_discrete_sweep() and not isinstance(override.value(), Glob)
-            values = override.sweep_string_iterator() if several else [override.input_line or ""]
-            axes.append([f"{override.key_or_group}={value}" for value in values])
-        listed.update(itertools.product(*axes))
-    return len(listed)
-
-
-def sweep(sweeper: "NormzooSweeper", arguments: list[str]) -> Any:
-    """Launch every cell of every grid into one sweep folder."""
-    assert sweeper.config is not None
-    assert sweeper.launcher is not None
-    return [sweeper.launcher.launch(cells(sweeper, arguments), initial_job_idx=0)]
+            with contextlib.suppress(HydraException):  # its error is reported when the cells are planned
+                yield _load(self.sweeper, [*others, choice])

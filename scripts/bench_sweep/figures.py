@@ -53,12 +53,12 @@ def cell_overhead(cells: int = 10, rounds: int = 3, overrides: Sequence[str] = S
 def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int = 3) -> Measurement:
     """Measure the milliseconds per cell that planning takes beyond Hydra's composition."""
     from normzoo.sweep.plan import plan
-    from normzoo.sweep.precheck import Verdicts
+    from normzoo.sweep.precheck import Precheck
 
     values, whole, checking, cells = [], [], [], 0
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder, _launcher(overrides, folder) as (launcher, listed):
-            with _timed(Verdicts, "of") as checks:
+            with _timed(Precheck, "of") as checks:
                 started = time.perf_counter()
                 plan(launcher, listed, 0)
                 seconds = time.perf_counter() - started

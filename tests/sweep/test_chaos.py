@@ -1,8 +1,8 @@
 """Processes of real sweeps are killed at random instants, and nothing comes of it but that the sweep takes longer.
 
 A small grid, with cells of one and of two processes that save at every chance, runs while SIGKILL hits a cell, one of
-its ranks, its keeper, the fork server or the sweep itself. A sweep that was killed is started again on its folder; a
-grid that is done is begun anew in another one until there have been enough kills.
+its ranks, its supervisor, the fork server or the sweep itself. A sweep that was killed is started again on its folder;
+a grid that is done is begun anew in another one until there have been enough kills.
 
     NORMZOO_CHAOS_KILLS=50 pytest tests/sweep/test_chaos.py      so many kills; one of each kind otherwise
     NORMZOO_CHAOS_SEED=7 pytest tests/sweep/test_chaos.py        other instants and targets; 0 otherwise
@@ -31,7 +31,7 @@ from normzoo.results import read_result, read_results
 from tests.sweep.real import Sweep, alive, until
 
 SEED = int(os.environ.get("NORMZOO_CHAOS_SEED", "0"))
-KINDS = ("sweep", "server", "keeper", "cell", "rank")
+KINDS = ("sweep", "server", "supervisor", "cell", "rank")
 KILLS = int(os.environ.get("NORMZOO_CHAOS_KILLS", str(len(KINDS))))
 GRID = (
     "norm=batch_norm,group_norm", "trainer.devices=2,1", "probe=[activation_health]", "model.dropout=0.3",
@@ -98,7 +98,7 @@ class Chaos:
     def strike(self, sweep: Sweep) -> None:
         """Kill one process of the kind whose turn it is, unless there is none at that instant."""
         early = self.kind in ("sweep", "server") and self.random.random() < 0.2  # while it starts or plans
-        awaited = self.kind if early else max("keeper", self.kind, key=KINDS.index)
+        awaited = self.kind if early else max("supervisor", self.kind, key=KINDS.index)
         try:
             while not targets(sweep)[awaited]:
                 time.sleep(0.05)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from normzoo.sweep.limits import kernel_oom_kills
+from normzoo.sweep.supervisor import count_oom_kills
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ def test_where_the_kernel_counts_what_it_ended_for_want_of_memory(
     (tmp_path / "proc/self/cgroup").write_text(group)
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(f"low 0\noom 9\noom_kill {count}\noom_group_kill 8\n")
-    assert kernel_oom_kills(tmp_path) == count
+    assert count_oom_kills(tmp_path) == count

@@ -9,7 +9,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from normzoo.sweep.live_table import LiveTable
+from normzoo.results import CellResult
+from normzoo.sweep.live_table import LiveTable, can_draw
 from normzoo.sweep.progress import Progress
 
 LABELS = [
@@ -33,21 +34,28 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def a_sweep(stream: io.StringIO | None = None) -> Progress:
+def ok(error: float) -> CellResult:
+    return CellResult(cell="c", status="ok", config={}, metrics={"val_error_running": error})
+
+
+KILLED = CellResult(cell="c", status="killed", config={}, reason="signal 9")
+
+
+def a_sweep(stream: io.StringIO | None = None) -> LiveTable:
     """One cell ended well, one badly, one runs."""
-    progress = Progress(LABELS, [1.0] * 4, 2, stream, norms=NORMS)
+    progress = LiveTable(LABELS, [1.0] * 4, 2, NORMS, stream or io.StringIO())
     progress.start(0)
-    progress.end(0, "error 51.00 %", 51.0)
+    progress.end(0, ok(51.0))
     progress.start(1)
-    progress.end(1, "killed: signal 9", failed=True)
+    progress.end(1, KILLED)
     progress.start(2)
     progress.show_running(["12.3 %"])
     return progress
 
 
-def rendered(progress: Progress, width: int, height: int) -> str:
+def rendered(progress: LiveTable, width: int, height: int) -> str:
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, record=True)
-    console.print(LiveTable(progress, console))
+    console.print(progress)
     return console.export_text()
 
 
@@ -74,11 +82,11 @@ def test_no_line_is_wider_than_the_terminal(width: int, height: int) -> None:
 
 def test_many_norms_and_jobs_are_cut_to_the_height() -> None:
     norms = [f"norm_{i}" for i in range(60)]
-    progress = Progress(norms, [1.0] * 60, 60, norms=norms)
+    progress = LiveTable(norms, [1.0] * 60, 60, norms, io.StringIO())
     for index in range(60):
         progress.start(index)
         if index % 2:
-            progress.end(index, "error", float(index), failed=index % 3 == 0)
+            progress.end(index, KILLED if index % 3 == 0 else ok(float(index)))
     lines = rendered(progress, 100, 30).splitlines()
     assert len(lines) <= 30 + 3  # an "and so many more" for each part
     assert "norm_1 " in "\n".join(lines)
@@ -90,10 +98,10 @@ def test_lines_and_logs_stay_above_the_table(terminal: Terminal, monkeypatch: py
     log, handler = logging.getLogger("normzoo.test_live"), logging.StreamHandler(terminal)
     log.addHandler(handler)
     try:
-        with a_sweep() as progress:
+        with a_sweep(terminal) as progress:
             print("printed")
             log.error("said by the log")
-            progress.end(2, "error 6.00 %", 6.0)
+            progress.end(2, ok(6.0))
             assert handler.stream is not terminal
     finally:
         log.removeHandler(handler)
@@ -110,10 +118,11 @@ def test_a_file_and_a_terminal_that_cannot_move_its_cursor_get_lines(
 ) -> None:
     monkeypatch.setenv("TERM", "dumb")
     for stream in (terminal, io.StringIO()):
-        with Progress(["a"], [1.0], 1, stream) as progress:
+        assert not can_draw(stream)
+        with Progress(["a"], [1.0], 1, ["n"], stream) as progress:
             progress.start(0)
             progress.show_running(["3.0 %"])
-            progress.end(0, "error 1.00 %", 1.0)
+            progress.end(0, ok(1.0))
         assert re.fullmatch(r"cell 1/1  a  error 1.00 %  0\.\d s  0:00 left\n", stream.getvalue())
 
 
@@ -133,7 +142,8 @@ def test_the_table_goes_and_the_streams_come_back_whatever_happens(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdout", terminal)
-    with contextlib.suppress(KeyboardInterrupt), a_sweep():
+    assert can_draw(terminal)
+    with contextlib.suppress(KeyboardInterrupt), a_sweep(terminal):
         assert sys.stdout is not terminal
         raise KeyboardInterrupt
     assert sys.stdout is terminal

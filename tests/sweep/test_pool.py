@@ -18,15 +18,14 @@ import psutil
 import pytest
 
 from normzoo.errors import UserError
-from normzoo.sweep.cell_lock import Claim
+from normzoo.sweep.cell_lock import CellLock, Elsewhere
 from normzoo.sweep.devices import Leases
 from normzoo.sweep.fork_server import fork_server, stop_server
-from normzoo.sweep.job import Job, Orders
+from normzoo.sweep.job import Job
 from normzoo.sweep.job import run as follow
-from normzoo.sweep.limits import Limits
-from normzoo.sweep.pool import Elsewhere, Pool
+from normzoo.sweep.pool import Pool
 from normzoo.sweep.signals import Stop
-from normzoo.sweep.supervisor import Ending
+from normzoo.sweep.supervisor import Ending, Limits
 from normzoo.training.config import Resources
 
 PRELOAD = ["normzoo.sweep.pool", "pytest"]  # what this file imports, once and not in each job
@@ -48,13 +47,13 @@ def kill_itself(number: int = signal.SIGKILL) -> None:
     os.kill(os.getpid(), number)
 
 
-def interrupted_at_birth(orders: Orders) -> None:
+def interrupted_at_birth(*orders: Any) -> None:
     os.kill(os.getpid(), signal.SIGINT)
-    follow(orders)
+    follow(*orders)
 
 
 def leak(path: Path) -> None:
-    path.write_text(os.environ.get("LEAKED", "clean") + os.environ["FOR_JOBS"])
+    path.write_text(os.environ.get("LEAKED", "clean") + os.environ["OMP_NUM_THREADS"])
     os.environ["LEAKED"] = "leaked"
 
 
@@ -77,7 +76,7 @@ def meet(here: Path, there: Path) -> None:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
     stop_server()  # one that other tests of this process have kept
-    with fork_server(PRELOAD, {"FOR_JOBS": "1"}) as context:
+    with fork_server(PRELOAD) as context:
         yield context
 
 
@@ -141,7 +140,7 @@ def test_no_environment_leaks_from_job_to_job_or_here(tmp_path: Path, run: Run) 
     jobs = [Job(leak, (tmp_path / str(i),), tmp_path / f"{i}.log") for i in range(3)]
     run(jobs, n_jobs=1)
     assert {(tmp_path / str(i)).read_text() for i in range(3)} == {"clean1"}
-    assert "FOR_JOBS" not in os.environ
+    assert "LEAKED" not in os.environ
 
 
 def test_one_at_a_time_if_told_so(tmp_path: Path, run: Run) -> None:
@@ -239,11 +238,11 @@ def test_a_time_limit_may_be_longer_than_the_kernel_waits(tmp_path: Path, run: R
     assert codes(endings) == {0: 0}, (tmp_path / "log").read_text()
 
 
-def test_a_keeper_that_raises_says_so_in_the_log_and_takes_its_job_with_it(
+def test_a_supervisor_that_raises_says_so_in_the_log_and_takes_its_job_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> Ending:
-        raise RuntimeError("the keeper is broken")
+        raise RuntimeError("the supervisor is broken")
 
     monkeypatch.setattr("normzoo.sweep.supervisor._watch", broken)
     endings: dict[int, Ending] = {}
@@ -252,12 +251,31 @@ def test_a_keeper_that_raises_says_so_in_the_log_and_takes_its_job_with_it(
         context = multiprocessing.get_context("fork")
         Pool(context, Leases([], CORES), 1, stop, on_end=endings.__setitem__).run(jobs)
     assert codes(endings) == {0: 1, 1: 1}
-    assert "RuntimeError: the keeper is broken" in (tmp_path / "0.log").read_text()
+    assert "RuntimeError: the supervisor is broken" in (tmp_path / "0.log").read_text()
+
+
+def print_too_much(log: Path) -> None:
+    os.write(1, b"the beginning " + b"x" * 100_000)
+    wait_for(lambda: log.stat().st_size < 2000)
+    os.write(1, b"the end\n")
+
+
+def test_a_log_is_cut_while_its_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normzoo.sweep.supervisor.MAX_LOG", 2000)
+    endings: dict[int, Ending] = {}
+    with Stop() as stop:
+        pool = Pool(multiprocessing.get_context("fork"), Leases([], CORES), 1, stop, on_end=endings.__setitem__)
+        pool.run([Job(print_too_much, (tmp_path / "log",), tmp_path / "log")])
+    log = (tmp_path / "log").read_text()
+    assert codes(endings) == {0: 0}, log[-300:]
+    assert log.startswith("the beginning x"), log[:300]
+    assert log.endswith("xthe end\n")
+    assert "bytes left out" in log
 
 
 @pytest.mark.parametrize("error", [UserError("the folder is none"), OSError("no process is left")])
 def test_a_job_that_cannot_be_started_leaves_the_others_alone(tmp_path: Path, server: Any, error: Exception) -> None:
-    def claim(index: int) -> Claim | None:
+    def lock(index: int) -> CellLock | None:
         if index == 0:
             raise error
         return None
@@ -265,7 +283,7 @@ def test_a_job_that_cannot_be_started_leaves_the_others_alone(tmp_path: Path, se
     told: dict[int, str] = {}
     jobs = [Job(write, (tmp_path / str(i), ""), tmp_path / f"{i}.log") for i in range(2)]
     with Stop() as stop:
-        pool = Pool(server, Leases([], CORES), None, stop, claim=claim, on_fail=told.__setitem__)
+        pool = Pool(server, Leases([], CORES), None, stop, lock=lock, on_fail=told.__setitem__)
         assert pool.run(jobs) == []
     assert list(told) == [0]
     assert str(error) in told[0]
@@ -298,7 +316,7 @@ def hold_on(pid: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_job_does_not_outlive_its_keeper(tmp_path: Path, number: signal.Signals, run: Run) -> None:
+def test_a_job_does_not_outlive_its_supervisor(tmp_path: Path, number: signal.Signals, run: Run) -> None:
     pids = tmp_path / "pids"
     threading.Thread(target=lambda: os.kill(os.getsid(pids_in(pids, 4)[0]), number)).start()
     endings = run([Job(family, (pids,), tmp_path / "log")])
@@ -343,25 +361,25 @@ def test_a_first_interrupt_lets_running_jobs_end(tmp_path: Path, run: Run, serve
     assert (tmp_path / "0").exists()
 
 
-def test_a_job_is_claimed_until_its_end_is_told(tmp_path: Path, run: Run, server: Any) -> None:
+def test_a_job_is_locked_until_its_end_is_told(tmp_path: Path, run: Run, server: Any) -> None:
     held: list[bool] = []
     jobs = [Job(sleep, (tmp_path / str(i), 0.1), tmp_path / f"{i}.log") for i in range(3)]
 
-    def claim(index: int) -> Claim | Elsewhere:
-        return (Claim.take(tmp_path / f"cell{index}") or Elsewhere.RUNS) if index else Elsewhere.DONE
+    def lock(index: int) -> CellLock | Elsewhere:
+        return (CellLock.acquire(tmp_path / f"cell{index}") or Elsewhere.RUNS) if index else Elsewhere.DONE
 
     def end(index: int, ending: Ending) -> None:
-        held.append(Claim.take(tmp_path / f"cell{index}") is None)
+        held.append(CellLock.acquire(tmp_path / f"cell{index}") is None)
 
     elsewhere: list[int] = []
-    other = Claim.take(tmp_path / "cell1")
+    other = CellLock.acquire(tmp_path / "cell1")
     assert other is not None
-    threading.Timer(3.0, other.give_back).start()
+    threading.Timer(3.0, other.release).start()
     with Stop() as stop:
-        pool = Pool(server, Leases([], CORES), None, stop, claim=claim, on_end=end, on_elsewhere=elsewhere.append)
+        pool = Pool(server, Leases([], CORES), None, stop, lock=lock, on_end=end, on_elsewhere=elsewhere.append)
         assert pool.run(jobs) == []
     assert (held, elsewhere) == ([True, True], [0])
-    assert all(Claim.take(tmp_path / f"cell{index}") for index in (1, 2))
+    assert all(CellLock.acquire(tmp_path / f"cell{index}") for index in (1, 2))
 
 
 @pytest.mark.slow
@@ -384,7 +402,7 @@ sys.path.insert(0, {here!r})
 from tests.sweep import test_pool
 
 if __name__ == "__main__":
-  with test_pool.fork_server(test_pool.PRELOAD, {{}}) as context, test_pool.Stop() as stop:
+  with test_pool.fork_server(test_pool.PRELOAD) as context, test_pool.Stop() as stop:
     leases = test_pool.Leases([], test_pool.CORES)
     test_pool.Pool(context, leases, None, stop).run(
         [test_pool.Job(test_pool.family, (Path({pids!r}),), Path({pids!r} + ".log"))]
@@ -398,7 +416,7 @@ def test_the_fork_server_takes_no_interrupt_while_it_imports() -> None:
 import multiprocessing.forkserver, pathlib
 from normzoo.sweep.fork_server import fork_server
 if __name__ == "__main__":
-    with fork_server(["this"], {}):
+    with fork_server(["this"]):
         server = multiprocessing.forkserver._forkserver._forkserver_pid
         print(pathlib.Path(f"/proc/{server}/status").read_text())
 """

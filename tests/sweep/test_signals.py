@@ -122,7 +122,7 @@ def test_the_cells_of_an_engine_end_with_the_sweep(
     assert read_results(tmp_path / "s")[0] == []
     nothing_half_done(tmp_path / "s")
     if number != signal.SIGKILL:
-        assert "this command goes on" in sweep.said()
+        assert "this command resumes it" in sweep.said()
 
 
 @pytest.mark.slow

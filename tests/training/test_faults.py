@@ -52,7 +52,7 @@ def test_what_is_in_the_way_of_a_cells_files_is_its_failure_alone(
     failed = {result.seed: result for result in read_results(tmp_path / "s")[0] if result.status == "error"}
     for seed, (name, _) in enumerate(faults, start=1):
         if name not in ("", "result.json"):  # without them there can be no record
-            assert f"{name} in it is no file" in (failed[seed].reason or "")
+            assert f"{name} in it is not a file" in (failed[seed].reason or "")
         assert f"seed={seed}  error: " in out or f"seed={seed}: error: " in out, out
 
 

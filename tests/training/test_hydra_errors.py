@@ -88,9 +88,17 @@ def test_what_a_cell_dies_of_is_no_slip_of_the_hand(
     assert err.endswith(f"{type(error).__name__}: lost\n")
 
 
+def test_no_option_acts_on_the_terminal(cli: Cli) -> None:
+    for option in ("-\x1b[2J", "--\x1b[2J", "-m\x1b[2J"):
+        code, out, err = cli("train", option)
+        assert (code, out) == (2, "")
+        assert f"unknown option {option} of".replace("\x1b", "\\x1b") in err
+        assert "\x1b" not in err
+
+
 AXES = {
-    "norm=glob(zzz*)": "no choice of norm is like that",
-    "seed=range(5,1)": "there is no value in it",
+    "norm=glob(zzz*)": "no choice of norm matches",
+    "seed=range(5,1)": "it has no values",
     "hydra.sweep.dir=a,b": "Sweeping over Hydra's configuration is not supported",
 }
 

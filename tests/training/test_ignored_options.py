@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from normzoo import UserError
-from normzoo.sweep.precheck import Verdicts
+from normzoo.sweep.precheck import Precheck
 from normzoo.training.check import check_ignored, find_ignored
 from normzoo.training.config import parse
 
@@ -166,12 +166,12 @@ def test_a_sweep_refuses_the_cells_and_says_why(cli, tiny, tmp_path, monkeypatch
 
 def test_whatever_a_model_or_data_of_the_users_raises_refuses_its_cell_alone(config, monkeypatch):
     own = parse({**config(), "model": {"_target_": f"{__name__}.Raises"}})
-    verdicts = Verdicts()
-    assert "KeyError: 'width'" in verdicts.of(own)[0]
-    assert verdicts.of(parse(config()))[0] is None
+    precheck = Precheck()
+    assert "KeyError: 'width'" in precheck.of(own)[0]
+    assert precheck.of(parse(config()))[0] is None
 
     def broken(self):
         raise LookupError("no such split")
 
     monkeypatch.setattr("normzoo.data.synthetic.Synthetic.read", broken)
-    assert verdicts.of(parse(config("data.train_size=97")))[0] == "data=synthetic: LookupError: no such split"
+    assert precheck.of(parse(config("data.train_size=97")))[0] == "data=synthetic: LookupError: no such split"

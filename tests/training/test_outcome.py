@@ -65,8 +65,17 @@ Crashes = second_epoch(crash)
 OutOfMemory = second_epoch(too_much)
 TorchOutOfMemory = second_epoch(too_much_for_torch)
 Eats = second_epoch(eat)
-Slow = second_epoch(lambda: time.sleep(0.4))
+Slow = second_epoch(lambda: time.sleep(0.8))
 Hangs = second_epoch(lambda: time.sleep(600))
+
+
+def HangsBeforeItBegins(**arguments: object) -> PlainCNN:
+    """A plain CNN that takes for ever to be built, though not to be planned."""
+    model = PlainCNN(**arguments)  # type: ignore[arg-type]
+    if next(model.parameters()).device.type != "meta":
+        time.sleep(600)
+    return model
+
 
 EXPECTED = {
     "Exits": ("error", "exit code 3"),
@@ -126,17 +135,20 @@ def test_every_death_is_recorded_with_its_cause_and_the_sweep_goes_on(
 def test_a_cell_that_hangs_is_ended_and_one_that_takes_long_is_not(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int
 ) -> None:
-    monkeypatch.setattr("normzoo.sweep.outcome.GRACE_S", 0.1)
+    monkeypatch.setattr("normzoo.sweep.cell.GRACE_S", 0.1)
+    hang = ("Hangs", "HangsBeforeItBegins")
     _, out, err = cli(
-        "train", "-m", *tiny, f"model._target_={__name__}.Hangs,{__name__}.Slow", "hydra.sweep.dir=s",
-        "sweep.stall_limit=2.5", "seed=0", f"trainer.devices={devices}", f"batch_size_per_device={8 // devices}",
+        "train", "-m", *tiny, f"model._target_={','.join(f'{__name__}.{name}' for name in (*hang, 'Slow'))}",
+        "hydra.sweep.dir=s", "sweep.stall_limit=5", "seed=0", f"trainer.devices={devices}",
+        f"batch_size_per_device={8 // devices}", "hydra.launcher.n_jobs=3",
     )  # fmt: skip
     results = {result.config["model"]["_target_"]: result for result in read_results(tmp_path / "s")[0]}
     assert results[f"{__name__}.Slow"].status == "ok", out + err
-    hung = results[f"{__name__}.Hangs"]
-    assert hung.status == "timeout", out + err
-    assert "longer than sweep.stall_limit=0:02" in (hung.reason or "")
-    assert "raise the limit" in (hung.reason or "")
+    for name in hang:
+        hung = results[f"{__name__}.{name}"]
+        assert hung.status == "timeout", out + err
+        assert "longer than sweep.stall_limit=0:05" in (hung.reason or "")
+        assert "raise the limit" in (hung.reason or "")
 
 
 @pytest.mark.slow
@@ -171,12 +183,12 @@ def test_an_interrupted_cell_alone_says_whether_and_how_it_goes_on(
     code, _, err = cli("train", *tiny, model, "hydra.run.dir=new one", "sweep.checkpoint_every=null")
     assert (code, err) == (
         130,
-        f"interrupted before its first checkpoint: {tmp_path / 'new one'} holds nothing to go on from\n",
+        f"interrupted before its first checkpoint: {tmp_path / 'new one'} holds nothing to resume from\n",
     )
     code, _, err = cli("train", *tiny, model, "hydra.run.dir=old", "sweep.checkpoint_every=0", "sweep.resume=false")
     assert code == 130
     said, command = err.splitlines()
-    assert said == "interrupted; this command goes on from its checkpoint:"
+    assert said == "interrupted; this command resumes it from its checkpoint:"
     assert command.split() == ["normzoo", "train", *tiny, model, "sweep.checkpoint_every=0", "hydra.run.dir=old"]
     code, out, err = cli(*command.replace(f"{__name__}.Interrupted", PLAIN).split()[1:])
     assert "checkpoint.ckpt is of another cell" in out + err  # it is the one that is looked for
@@ -188,16 +200,16 @@ def test_a_rank_that_the_kernel_ended_for_want_of_memory(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without an empty machine: a rank is killed as the kernel would, and the kernel's count is one that grows."""
-    from normzoo.sweep import local_launcher as multirun
+    from normzoo.sweep.cell import Cell
     from normzoo.sweep.supervisor import Ending
 
-    settle = multirun.settle
+    settle = Cell.settle
 
-    def with_a_count(cell: multirun.Cell, ending: Ending) -> CellResult:
+    def with_a_count(cell: Cell, ending: Ending) -> CellResult:
         assert read_result(cell.folder).status == "killed"
         return settle(cell, Ending(ending.code, oom_kills=1))
 
-    monkeypatch.setattr(multirun, "settle", with_a_count)
+    monkeypatch.setattr(Cell, "settle", with_a_count)
     cli(
         "train", "-m", *tiny, "trainer.devices=2", "trainer.max_epochs=4", "seed=0",
         f"model._target_={__name__}.Killed", "hydra.sweep.dir=s",

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from normzoo.errors import UserError
 from normzoo.results import cell_id
-from normzoo.sweep.precheck import Verdicts
+from normzoo.sweep.precheck import Precheck
 from normzoo.training.config import parse
 from normzoo.training.config_keys import GIVEN
 from tests.training.conftest import composed
@@ -50,25 +50,25 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> Verdicts:
-    return Verdicts()
+def precheck() -> Precheck:
+    return Precheck()
 
 
 @pytest.mark.parametrize("key", list(keys(WHOLE)))
-def test_any_deleted_key_has_a_default_or_a_line(key: str, verdicts: Verdicts) -> None:
+def test_any_deleted_key_has_a_default_or_a_line(key: str, precheck: Precheck) -> None:
     config = without(key)
     if key in NEEDED:
         with pytest.raises(UserError, match=rf"\A{key}.* is missing and has no default"):
             parse(config)
         return
-    assert verdicts.of(parse(config))[0] is None
+    assert precheck.of(parse(config))[0] is None
 
 
 @pytest.mark.parametrize("value", [None, "x", []], ids=repr)
-def test_any_odd_value_passes_or_has_a_line(value: Any, verdicts: Verdicts) -> None:
+def test_any_odd_value_passes_or_has_a_line(value: Any, precheck: Precheck) -> None:
     for key in keys(WHOLE):
         try:
-            reason = verdicts.of(parse(with_value(key, value)))[0]
+            reason = precheck.of(parse(with_value(key, value)))[0]
         except UserError as error:
             reason = str(error)
         assert reason is None or reason.strip(), key
@@ -101,21 +101,21 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("key", UNREAD)
-def test_what_nothing_reads_is_refused(key: str, verdicts: Verdicts) -> None:
+def test_what_nothing_reads_is_refused(key: str, precheck: Precheck) -> None:
     try:
-        said = verdicts.of(parse(with_value(key, 1)))[0] or "not refused"
+        said = precheck.of(parse(with_value(key, 1)))[0] or "not refused"
     except UserError as error:
         said = str(error)
     assert UNREAD[key] in said
     assert key.rpartition(".")[2] in said
 
 
-def test_what_a_constructor_takes_passes(verdicts: Verdicts) -> None:
+def test_what_a_constructor_takes_passes(precheck: Precheck) -> None:
     for key, value in (
         ("norm.eps", 1e-3), ("model.widths", [8, 8, 8, 8]), ("data.noise", 0.1), ("trainer.max_steps", 5),
         ("trainer.gradient_clip_algorithm", "norm"), ("optimizer.dampening", 0.1),
     ):  # fmt: skip
-        assert verdicts.of(parse(with_value(key, value)))[0] is None, key
+        assert precheck.of(parse(with_value(key, value)))[0] is None, key
 
 
 def test_a_key_that_values_refer_to_is_read() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from normzoo.commands import train as command
 from normzoo.sweep import fork_server
-from normzoo.sweep import preload as server
 
 
 @pytest.mark.parametrize(
@@ -25,19 +24,19 @@ from normzoo.sweep import preload as server
     ],
 )
 def test_a_sweep_on_this_machine_wants_it(arguments: Sequence[str], wanted: bool) -> None:
-    assert server.wants_server(arguments) is wanted
+    assert fork_server.wants_server(arguments) is wanted
 
 
 def test_it_runs_from_before_the_imports_until_after_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
     happened = []
 
     @contextmanager
-    def cell_server() -> Iterator[None]:
+    def server() -> Iterator[None]:
         happened.append("server")
         yield
         happened.append("stopped")
 
-    monkeypatch.setattr(command, "cell_server", cell_server)
+    monkeypatch.setattr(command, "fork_server", server)
     monkeypatch.setattr(command, "_call_hydra", lambda *_: happened.append("hydra"))
     command.run(["-m"])
     command.run([])
@@ -47,9 +46,9 @@ def test_it_runs_from_before_the_imports_until_after_hydra(monkeypatch: pytest.M
 def test_one_that_runs_goes_on_serving() -> None:
     fork_server.stop_server()  # one that other tests of this process have kept
     of_multiprocessing: Any = fork_server.multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
-    with fork_server.fork_server((), {}):
+    with fork_server.fork_server(()):
         outer = of_multiprocessing._forkserver_pid
-        with fork_server.fork_server((), {}):
+        with fork_server.fork_server(()):
             assert of_multiprocessing._forkserver_pid == outer
         os.kill(outer, 0)  # it is there
         assert fork_server._runs()
@@ -61,7 +60,7 @@ def test_a_server_of_the_programs_own_is_left_alone() -> None:
     own: Any = fork_server.multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
     own.ensure_running()
     try:
-        with fork_server.fork_server((), {}):
+        with fork_server.fork_server(()):
             pass
         fork_server.stop_server()
         assert fork_server._runs()

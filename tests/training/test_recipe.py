@@ -198,4 +198,4 @@ def test_a_search_goes_on_without_a_recipe_that_is_wrong(
     code, out, err = cli("train", "-m", *short, "recipe.lr=0,1", "hydra.sweep.dir=here")
     assert code == 0, out + err
     assert "recipe.lr=0: recipe.lr=0 must be a positive factor" in out
-    assert [math.isinf(multirun.job_return(cell).return_value) for cell in asked] == [True, False]
+    assert [math.isinf(multirun._job_return(cell).return_value) for cell in asked] == [True, False]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from normzoo.results import read_result, read_results
+from normzoo.sweep.cell import BATCHES_TO_START, Cell
 from normzoo.sweep.compose import Composition
-from normzoo.sweep.plan import BATCHES_TO_START, Cell
-from normzoo.sweep.precheck import Verdicts
+from normzoo.sweep.precheck import Precheck
 from normzoo.training.config import parse
 
 Compose = Callable[..., dict[str, Any]]
@@ -101,15 +101,15 @@ def test_all_of_an_evaluation_and_an_end_by_steps(cli: Cli, tiny: tuple[str, ...
 
 
 def test_what_is_wrong_in_itself_refuses_its_cell(config: Compose) -> None:
-    whole, verdicts = config(), Verdicts(devices_here=False)
+    whole, precheck = config(), Precheck(devices_here=False)
     for name, value in [*WRONG, ("batch_size_per_device", 0), ("data.train_size", 0)]:
-        refused = verdicts.of(parse(changed(whole, name, value)))[0]
+        refused = precheck.of(parse(changed(whole, name, value)))[0]
         assert refused is not None
         assert name.rpartition(".")[2] in refused
     missing = changed(whole, "data", {**config("data=cifar10")["data"], "root": "/nowhere"})
     for _ in range(2):  # it is not looked for again
-        assert "cifar10 is not on this machine" in (verdicts.of(parse(missing))[0] or "")
-    assert verdicts.of(parse(whole))[0] is None
+        assert "cifar10 is not on this machine" in (precheck.of(parse(missing))[0] or "")
+    assert precheck.of(parse(whole))[0] is None
 
 
 def test_a_sweep_runs_the_other_cells(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
@@ -154,6 +154,6 @@ def test_a_recipe_that_is_none_refuses_its_cell(cli: Cli, tiny: tuple[str, ...])
 def test_a_sweep_without_a_cell_that_can_be_leaves_no_folder(cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
     code, out, err = cli("train", "-m", *tiny, "norm=batch_norm,group_norm", "optimizer.base_lr=-1", "seed=0")
     assert code == 2
-    assert err == "error: none of the 2 cells can be: optimizer.base_lr=-1 must be a number, 0 or more\n"
+    assert err == "error: none of the 2 cells can run: optimizer.base_lr=-1 must be a number, 0 or more\n"
     assert "refused" not in out  # said once
     assert not list(tmp_path.iterdir())

@@ -21,10 +21,10 @@ from omegaconf import OmegaConf
 from normzoo.commands import train as command
 from normzoo.results import read_result, read_results
 from normzoo.sweep import fork_server
+from normzoo.sweep.cell import NEVER_STARTED, Cell
 from normzoo.sweep.compose import Composition
-from normzoo.sweep.folder_progress import Watch
-from normzoo.sweep.outcome import NEVER_BEGUN
-from normzoo.sweep.plan import Cell
+from normzoo.sweep.live_table import progress_of
+from normzoo.sweep.progress import Watch
 from normzoo.sweep.worker import InOwnProcess
 from normzoo.training.config import parse
 from tests.environments import RAY, RAY_OPTIONS
@@ -189,7 +189,7 @@ def test_a_sweep_of_cells_that_are_all_too_large_for_ray_ends(
 ) -> None:
     code, _, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=ray", "trainer.threads=5", "seed=0,1")
     assert (code, cluster) == (2, [])
-    assert "none of the 2 cells can be" in err
+    assert "none of the 2 cells can run" in err
 
 
 def test_a_cell_waits_for_a_node_that_may_join_the_cluster(
@@ -273,7 +273,7 @@ def test_a_queued_cell_runs_although_another_sweep_has_given_it_up(
     given_up: list[Path] = []
 
     def give_up(seed: str) -> None:
-        given_up.append(leave("killed", seed, reason=f"{NEVER_BEGUN}; the engine says: no"))
+        given_up.append(leave("killed", seed, reason=f"{NEVER_STARTED}; the engine says: no"))
 
     monkeypatch.setattr(Late, "done", staticmethod(give_up), raising=False)
     _, out, err = cli("train", "-m", *tiny, *SHORT, "hydra/launcher=joblib", "seed=0", f"sweep.time_limit={limit}")
@@ -287,8 +287,8 @@ def test_the_watch_waits_for_a_cell_that_another_sweep_has_given_up(
     for seed in ("seed=0", "seed=1"):
         cell = parse(config(*SHORT[:2], seed))
         cells.append(Cell(Composition(b""), cell, tmp_path / "s" / cell.identity, label=seed))
-        leave("killed", seed, reason=f"{NEVER_BEGUN}; the engine says: no")
-    with Watch(cells, every_s=0.01) as watch:
+        leave("killed", seed, reason=f"{NEVER_STARTED}; the engine says: no")
+    with Watch(cells, progress_of(cells, 2), every_s=0.01) as watch:
         time.sleep(0.2)
         assert not watch.progress.done
         leave("ok", "seed=0")
@@ -387,8 +387,7 @@ def test_gpus_are_asked_for_where_the_trainer_says_so(config: Callable[..., dict
 def test_an_engine_that_is_not_installed_names_what_to_install(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == LIBRARIES[engine] else find(name))
+    monkeypatch.setitem(sys.modules, LIBRARIES[engine], None)
     code, _, err = cli("train", "-m", *tiny, *SHORT, f"hydra/launcher={engine}", "seed=0,1")
     assert code == 2
     extra = {"submitit_local": "slurm", "submitit_slurm": "slurm"}.get(engine, engine)

@@ -12,10 +12,9 @@ import pytest
 from normzoo.errors import UserError
 from normzoo.results import CellResult, read_result, read_results, write_result
 from normzoo.sweep import local_launcher as multirun
-from normzoo.sweep.cell_lock import Claim
-from normzoo.sweep.claimed import claimed
+from normzoo.sweep.cell import Cell
+from normzoo.sweep.cell_lock import CellLock
 from normzoo.sweep.compose import Composition
-from normzoo.sweep.plan import Cell
 from normzoo.training.cell import describe
 from normzoo.training.config import parse
 
@@ -82,12 +81,12 @@ def test_an_interrupted_sweep_ends_with_one_command(
     assert "sweep.retry" not in commands[0]
 
 
-def test_what_cannot_be_cleared_leaves_no_claim(tmp_path: Path) -> None:
+def test_what_cannot_be_cleared_leaves_no_lock(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.ckpt").mkdir()
-    with pytest.raises(UserError, match=r"checkpoint\.ckpt in it is no file.*hydra\.sweep\.dir"):
-        claimed(Cell(Composition(b""), {}, tmp_path), resume=False)
+    with pytest.raises(UserError, match=r"checkpoint\.ckpt in it is not a file.*hydra\.sweep\.dir"):
+        Cell(Composition(b""), {}, tmp_path).lock(resume=False)
     (tmp_path / "checkpoint.ckpt").rmdir()
-    assert Claim.take(tmp_path) is not None
+    assert CellLock.acquire(tmp_path) is not None
 
 
 def test_failed_cells_run_again_by_the_command_that_is_printed(
@@ -117,6 +116,17 @@ def test_a_record_that_is_none_is_named_and_its_cell_run(sweep: Sweep, leave: Ca
     assert code == 0
     assert re.search(rf"run again: seed=0: .*{bad.parent.name}/result\.json is", out), out
     assert states(out) == {"seed=0": "to run", "seed=1": "done"}
+
+
+def test_a_record_of_a_later_version_is_kept_and_fails_the_sweep(sweep: Sweep, leave: Callable[..., Path]) -> None:
+    later = leave("ok", "seed=0")
+    later.write_text(later.read_text().replace('"schema": 1', '"schema": 2'))
+    content = later.read_bytes()
+    code, out, err = sweep()
+    assert code == 1, out + err
+    assert "1 to run" in out
+    assert "has schema 2 and this normzoo reads schema 1: it is kept" in out
+    assert later.read_bytes() == content
 
 
 @pytest.mark.slow
@@ -188,10 +198,10 @@ def test_what_a_killed_sweep_left_of_a_finished_cell_is_cleared(sweep: Sweep, le
         (folder / ".ranks").mkdir()
         for name in (".claim", "checkpoint.ckpt", "curve.json", ".result.json.1.2.tmp"):
             (folder / name).touch()
-    ending = Claim.take(folders[1])  # another sweep is about to
+    ending = CellLock.acquire(folders[1])  # another sweep is about to
     assert ending is not None
     code, _, err = sweep()
     assert code == 0, err
     assert [path.name for path in folders[0].iterdir()] == ["result.json"]
     assert len(list(folders[1].iterdir())) == 6
-    ending.give_back()
+    ending.release()

@@ -197,7 +197,9 @@ def test_a_cell_under_torchrun(tmp_path: Path, tiny: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("how", ["hydra.searchpath=[file://{}]", "--config-dir={}"])
-def test_a_glob_finds_what_stands_on_a_search_path(how: str, cli: Cli, tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_glob_finds_what_stands_on_a_search_path(
+    how: str, cli: Cli, tiny: tuple[str, ...], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     own = tmp_path / "own" / "norm" / "group_norm_of_ours.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("name: group_norm\nchannels_per_group: 2\n")
@@ -205,3 +207,4 @@ def test_a_glob_finds_what_stands_on_a_search_path(how: str, cli: Cli, tiny: tup
     code, out, err = cli("train", "-m", told, *tiny, "norm=glob(group_norm*)", "sweep.dry_run=true")
     assert code == 0, err
     assert set(re.findall(r"norm=(\w+)", out)) == {"group_norm", "group_norm_of_ours", "group_norm_scratch"}
+    assert "not available" not in out + err + "".join(str(one.message) for one in recwarn)

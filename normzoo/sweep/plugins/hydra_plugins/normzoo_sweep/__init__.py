@@ -1,4 +1,4 @@
-"""Where Hydra finds the launcher and the sweeper; every Hydra program imports this, so it imports nothing heavy."""
+"""Where Hydra finds the launchers and the sweeper; every Hydra program imports this, so it imports nothing heavy."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,32 +14,35 @@ from omegaconf import DictConfig
 
 
 class OwnLaunchers(SearchPathPlugin):
-    """Puts our presets of Hydra's launchers, which bear their names, before these where our own program is swept.
+    """Adds our presets of Hydra's launchers, which have the same names, where our own program is swept.
 
-    Any other program, also one with `pkg://normzoo.conf` on its search path, keeps Hydra's.
+    Any other program, even with `pkg://normzoo.conf` on its search path, keeps Hydra's.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """As Hydra calls it."""
         if any(entry.provider == "main" and entry.path == "pkg://normzoo.conf" for entry in search_path.get_path()):
             search_path.append("normzoo", f"pkg://{__name__}.conf")
 
 
 class CellLauncher(Launcher):
-    """Plans a sweep's cells, and leaves to its kinds how those that are to run are run."""
+    """Plans a sweep's cells, and leaves it to its subclasses to run them."""
 
-    room: str  # the module whose `launch` runs them
+    module: str  # whose `launch` runs them
     devices_here = True  # whether the cells train on the devices of this machine
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """As Hydra calls it."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """As Hydra calls it."""
         from normzoo.errors import UserError, exit_with
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         try:
-            returned: Sequence[JobReturn] = import_module(self.room).launch(
+            returned: Sequence[JobReturn] = import_module(self.module).launch(
                 self, [list(overrides) for overrides in job_overrides], initial_job_idx
             )
         except UserError as error:
@@ -50,19 +53,19 @@ class CellLauncher(Launcher):
 class NormzooLauncher(CellLauncher):
     """Runs each cell in a process of its own, `n_jobs` at a time; see `normzoo.sweep.local_launcher`."""
 
-    room = "normzoo.sweep.local_launcher"
+    module = "normzoo.sweep.local_launcher"
 
     def __init__(self, n_jobs: int | None = None) -> None:
         self.n_jobs = n_jobs
 
 
 class EngineLauncher(CellLauncher):
-    """Hands cells to a launcher of Hydra's that knows an engine; see `normzoo.sweep.remote_launcher`.
+    """Hands cells to Hydra's launcher for an engine; see `normzoo.sweep.remote_launcher`.
 
-    It takes the options of that launcher: Hydra holds a launcher's configuration to what is known under its name.
+    It takes the options of that launcher: Hydra validates a launcher's configuration by what is known under its name.
     """
 
-    room = "normzoo.sweep.remote_launcher"
+    module = "normzoo.sweep.remote_launcher"
     engine: str  # the class of that launcher
     extra: str  # what to install for it
 
@@ -71,33 +74,33 @@ class EngineLauncher(CellLauncher):
 
 
 class JoblibLauncher(EngineLauncher):
-    """Cells on this machine, in processes that joblib keeps."""
+    """Runs cells on this machine, in joblib's processes."""
 
     engine, extra = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "joblib"
 
 
 class SubmititLocalLauncher(EngineLauncher):
-    """Cells on this machine, as submitit would run them on a cluster: to try out what is meant for one."""
+    """Runs cells on this machine as submitit would on a cluster, to try out what is meant for one."""
 
     engine, extra = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher", "slurm"
 
 
 class SubmititSlurmLauncher(EngineLauncher):
-    """Cells as jobs of a Slurm cluster."""
+    """Runs cells as jobs of a Slurm cluster."""
 
     engine, extra = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", "slurm"
     devices_here = False
 
 
 class RayLauncher(EngineLauncher):
-    """Cells as tasks of a Ray cluster, which lends them its GPUs."""
+    """Runs cells as tasks of a Ray cluster, which lends them its GPUs."""
 
     engine, extra = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher", "ray"
     devices_here = False
 
 
 class NormzooSweeper(BasicSweeper):
-    """Hydra's grid sweeper over a list of grids; see `normzoo.sweep.sweeper`."""
+    """Extends Hydra's grid sweeper to a list of grids; see `normzoo.sweep.sweeper`."""
 
     def __init__(
         self, max_batch_size: int | None, params: dict[str, str] | None, grids: Sequence[dict[str, Any]]
@@ -106,6 +109,7 @@ class NormzooSweeper(BasicSweeper):
         self.grids = grids
 
     def sweep(self, arguments: list[str]) -> Any:
+        """As Hydra calls it."""
         from normzoo.sweep.sweeper import sweep
 
         return sweep(self, arguments)
