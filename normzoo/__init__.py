@@ -43,6 +43,7 @@ from normzoo import norms as norms
 _ON_DEMAND = ("models", "preprocessing", "probes", "surgery", "testing")
 _SURGERY = {
     "adapt": "adapt",
+    "convert": "convert",
     "fold": "fold",
     "freeze": "freeze",
     "no_weight_decay_groups": "freeze",

@@ -26,7 +26,7 @@ GUIDES = {
     path: (ROOT / path).read_text(encoding="utf-8")
     for path in (
         "README.md",
-        *(f"normzoo/{room}/README.md" for room in ("sweep", "claims", "norms")),
+        *(f"normzoo/{room}/README.md" for room in ("sweep", "claims", "norms", "surgery")),
         "tests/README.md",
     )
 }

@@ -104,7 +104,7 @@ def _twin(layer: nn.Module, values: dict[str, Tensor], *, whole: bool = False) -
 
 def _run(twin: nn.Module, x: Tensor, *, training: bool) -> Tensor | None:
     try:
-        y = twin.train(training)(x.clone())
+        y = nn.Module.train(twin, training)(x.clone())  # a frozen layer has a `train` of its own
     except Exception:  # whatever a stranger's layer says of an input that is not for it
         return None
     fits = isinstance(y, Tensor) and y.shape == x.shape and y.is_floating_point()

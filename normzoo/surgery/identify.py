@@ -67,7 +67,7 @@ def identify(layer: nn.Module, shape: Sequence[int] | None = None) -> Norm:
     """
     if isinstance(layer, torch.jit.ScriptModule):
         return Norm("", reason="it is scripted, and its code is fixed: convert before torch.jit.script")
-    if any(isinstance(t, (UninitializedParameter, UninitializedBuffer)) for t in _tensors(layer)):
+    if _is_lazy(layer):
         return Norm("", reason="it is lazy, without a number of channels yet: run one batch first")
     if is_parametrized(layer):
         return Norm("", reason="its parameters are computed by torch.nn.utils.parametrize: remove that first")
@@ -127,6 +127,8 @@ def find_norms(
 
 def _alike(layer: nn.Module, shape: Sequence[int] | None) -> object:
     """What layers have in common that one description fits; the layer itself if that cannot be told."""
+    if isinstance(layer, torch.jit.ScriptModule) or "forward" in vars(layer) or _is_lazy(layer):
+        return layer
     plain = (bool, int, float, str, tuple, torch.Size, type(None))
     own = [(name, value) for name, value in vars(layer).items() if name != "training" and isinstance(value, plain)]
     tensors = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
@@ -136,7 +138,11 @@ def _alike(layer: nn.Module, shape: Sequence[int] | None) -> object:
         hash(key)
     except TypeError:
         return layer
-    return layer if "forward" in vars(layer) or isinstance(layer, torch.jit.ScriptModule) else key
+    return key
+
+
+def _is_lazy(layer: nn.Module) -> bool:
+    return any(isinstance(t, (UninitializedParameter, UninitializedBuffer)) for t in _tensors(layer))
 
 
 def _may_be_norm(layer: nn.Module) -> bool:
