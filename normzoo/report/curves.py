@@ -27,7 +27,8 @@ def curve_panels(table: Table) -> list[Panel]:
     panels = [(title, curves) for title, points in found.items() if (curves := _curves(points))]
     last = len(panels) - 1
     chosen = sorted({round(last * i / (_MOST_PANELS - 1)) for i in range(_MOST_PANELS)}) if panels else []
-    return [_panel(*panels[i], len(panels)) for i in chosen]
+    left_out = f"{len(chosen)} of {len(panels)} panels shown" if len(chosen) < len(panels) else ""
+    return [_panel(*panels[i], "" if i else left_out) for i in chosen]
 
 
 def _by_batch(table: Table) -> dict[str, list[tuple[Style, Point]]]:
@@ -75,10 +76,9 @@ def over_epochs(point: Point) -> list[tuple[float, Stat]]:
     return [(epoch, stat) for epoch in sorted(epochs) if (stat := over_seeds(epochs[epoch])) is not None]
 
 
-def _panel(title: str, curves: Sequence[Curve], panels: int) -> Panel:
+def _panel(title: str, curves: Sequence[Curve], left_out: str) -> Panel:
     seeds = sorted({stat.n for curve in curves for _, stat in curve.points})
     shown = f"{_MOST_CURVES} of {len(curves)} curves shown" if len(curves) > _MOST_CURVES else ""
-    more = f"{_MOST_PANELS} of {panels} panels shown" if panels > _MOST_PANELS else ""
-    note = describe.listing(filter(None, (shown, more)))
+    note = describe.listing(filter(None, (shown, left_out)))
     count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else counted(seeds[0], "seed")
     return Panel(title, "Epoch", curves[:_MOST_CURVES], f"{count} a point", note, scale="linear")
