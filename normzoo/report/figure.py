@@ -88,13 +88,15 @@ def draw_figure(table: Table, panels: Sequence[Panel] | None = None) -> tuple[by
 
 def draw_on(figure: Any, table: Table, panels: Sequence[Panel] | None = None) -> None:
     """Draw the panels and the caption on an empty figure, which takes the size they need."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     if panels is None:
         panels = build_panels(table) if over_batches(table) else varied_panels(table)
     rows = _arranged(panels)
     columns = max((len(row) for row in rows), default=1)
     width = _WIDE if columns == 2 or any(map(_is_wide, panels)) else _NARROW
     lines = textwrap.wrap(caption(table, panels), int(width * 20.4))
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06, wspace=0.03, hspace=0.03)
+    figure.set_layout_engine("none")
     figure.set_size_inches(width, 3.0)
     foot = {"x": 0.12 / width, "ha": "left", "fontsize": _CAPTION_SIZE, "linespacing": 1.2}
     figure.supxlabel("\n".join(lines), **foot)
@@ -113,8 +115,8 @@ def draw_on(figure: Any, table: Table, panels: Sequence[Panel] | None = None) ->
     if not panels:
         figure.text(0.5, 0.7, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
     figure.set_size_inches(width, max(total, 1.0))
-    figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # everything is in its place
+    # Once, and not as the figure's own layout, for which every file would be drawn twice.
+    ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, wspace=0.03, hspace=0.03).execute(figure)
 
 
 def _arranged(panels: Sequence[Panel]) -> list[list[Panel]]:
