@@ -112,9 +112,10 @@ def draw_on(figure: Any, table: Table, panels: Sequence[Panel] | None = None) ->
             title = f"{next(letters)}   {panel.title}" if len(panels) > 1 else panel.title
             above = max(above, draw_panel(axes, panel, chance, title, width / len(row)))
         total += heights[number] + above + 0.5
+    figure.set_size_inches(width, max(total, 1.0))
     if not panels:
         figure.text(0.5, 0.7, "no cell has a result yet", ha="center", color="#555555", fontsize=9)
-    figure.set_size_inches(width, max(total, 1.0))
+        return
     # Once, and not as the figure's own layout, for which every file would be drawn twice.
     ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, wspace=0.03, hspace=0.03).execute(figure)
 
