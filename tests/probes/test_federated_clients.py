@@ -25,8 +25,7 @@ def parts(norm: str, lr: float = 0.05) -> Any:
         return nn.Sequential(nn.Conv2d(1, 4, 3), normzoo.create(norm, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
 
     return SimpleNamespace(
-        seed=0,
-        config={"batch_size_per_device": 8},
+        config=SimpleNamespace(seed=0, batch_size_per_device=8),
         data=lambda: data,
         model=model,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=lr),

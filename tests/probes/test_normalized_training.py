@@ -25,8 +25,7 @@ def parts(lr: float = 0.5, seen: list[Any] | None = None, scaling: str = "none")
     if seen is not None:
         model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     return SimpleNamespace(
-        seed=0,
-        config={"batch_size_per_device": 10, "data": {"scaling": scaling}},
+        config=SimpleNamespace(seed=0, batch_size_per_device=10, data={"scaling": scaling}),
         data=lambda: SimpleNamespace(tensors=splits.__getitem__),
         model=lambda data: model,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr),
