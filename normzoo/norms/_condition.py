@@ -25,8 +25,10 @@ def check_condition(layer: nn.Module, condition: Tensor, shape: Sequence[int | N
     raise NormValueError(f"{describe(layer)} takes as condition {what}, of the shape {expected}; got {given}")
 
 
-def check_labels(layer: nn.Module, condition: Tensor, samples: int, what: str) -> Tensor:
-    """Return the labels as indices; refuse a condition that is not one whole number for each sample.
+def check_labels(layer: nn.Module, condition: Tensor, samples: int, what: str, count: int) -> Tensor:
+    """Return the labels as indices below `count`; refuse a condition that is not one whole number for each sample.
+
+    A negative label, such as -1 for none, would count from the end; it becomes `count`, which indexing refuses.
 
     Raises:
         NormValueError: A ValueError that names the layer, what it got and what it takes.
@@ -34,7 +36,8 @@ def check_labels(layer: nn.Module, condition: Tensor, samples: int, what: str) -
     check_condition(layer, condition, (samples,), what)
     if condition.is_floating_point() or condition.dtype == torch.bool:
         raise NormValueError(f"{describe(layer)} takes as condition {what}, whole numbers; got {condition.dtype}")
-    return condition.long()  # of uint8 and bool an index would be a mask
+    labels = condition.long()  # of uint8 and bool an index would be a mask
+    return torch.where(labels < 0, count, labels)
 
 
 def per_sample(parameter: Tensor, x: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class ConditionalBatchNorm(NormLayer, _NormBase):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        condition = check_labels(self, condition, x.shape[0], "a class for each sample")
+        condition = check_labels(self, condition, x.shape[0], "a class for each sample", self.num_classes)
         if self.training or self.running_mean is None:
             check_count(self, x.shape, MEND)
         x_hat = standardize_batch(self, x)

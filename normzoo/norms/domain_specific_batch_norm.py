@@ -102,7 +102,7 @@ class DomainSpecificBatchNorm(AffineNorm):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
-        condition = check_labels(self, condition, x.shape[0], "a domain for each sample")
+        condition = check_labels(self, condition, x.shape[0], "a domain for each sample", self.num_domains)
         wide = widen(x)
         if self.training:
             check_count(self, x.shape, MEND)

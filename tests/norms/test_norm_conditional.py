@@ -114,8 +114,9 @@ def test_labels_that_cannot_be(norm):
     layer, x = build(norm), an_input(4)
     with pytest.raises(ValueError, match=r"whole numbers; got torch.float64"):
         layer(x, torch.zeros(6, dtype=torch.float64))
-    with pytest.raises(IndexError):
-        layer.eval()(x, torch.full((6,), 3))
+    for label in (3, -1):
+        with pytest.raises(IndexError):
+            layer.eval()(x, torch.full((6,), label))
     with pytest.raises(ValueError, match=r"or more; got 0"):
         normzoo.create(norm, 8, **dict.fromkeys(NEEDED[norm], 0))
 
