@@ -122,6 +122,9 @@ def snapshot(*values: Tensor) -> tuple[Tensor, ...]:
 
 
 def count_from_zero(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load a state without the number of batches, of torch before 0.4.1 or of timm, as one of none, as torch does."""
-    if isinstance(layer.num_batches_tracked, Tensor):
+    """Load a state without the number of batches, of torch before 0.4.1 or of timm, as one of none.
+
+    A state without any entry of the layer, of another part of the model, leaves the number as it is.
+    """
+    if isinstance(layer.num_batches_tracked, Tensor) and any(key.startswith(prefix) for key in state_dict):
         state_dict.setdefault(f"{prefix}num_batches_tracked", torch.zeros_like(layer.num_batches_tracked))

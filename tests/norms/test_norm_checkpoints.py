@@ -70,6 +70,14 @@ def test_a_missing_number_of_batches_is_none_yet(norm):
     nn.Sequential(a_norm(norm)).load_state_dict({f"0.{key}": value for key, value in state.items()})
 
 
+@pytest.mark.parametrize("norm", normzoo.list_norms(state="num_batches_tracked"))
+def test_a_state_of_another_part_of_the_model_leaves_the_number_of_batches(norm):
+    model = nn.Sequential(nn.Linear(2, 2), a_norm(norm))
+    model[1].num_batches_tracked.fill_(7)
+    model.load_state_dict(model[0].state_dict(prefix="0."), strict=False)
+    assert (model[1].num_batches_tracked == 7).all()
+
+
 def test_another_missing_entry_is_still_an_error():
     state = a_norm("evo_norm_b0").state_dict()
     del state["running_var"]
