@@ -32,7 +32,7 @@ def takes_mask(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _forward_masked(layer: Any, forward: Callable[..., Tensor], x: Tensor, mask: Tensor) -> Tensor:
     channel_dim = getattr(layer, "channel_dim", 1)
-    if not isinstance(layer.num_features, int):
+    if isinstance(layer.num_features, tuple) and len(layer.num_features) > 1:
         raise NormValueError(f"{describe(layer)} takes no mask: it normalizes positions together, valid or not")
     check_input(layer, x, layer.num_features, channel_dim=channel_dim)
     valid = _broadcast(layer, x, mask, channel_dim)

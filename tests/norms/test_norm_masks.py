@@ -122,3 +122,10 @@ def test_masks_compile(kind):
 def test_several_trailing_dimensions_take_no_mask(kind):
     with pytest.raises(ValueError, match="takes no mask: it normalizes positions together"):
         normzoo.create(kind, (4, 5))(torch.randn(2, 4, 5), mask=torch.ones(2, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", ["layer_norm_channel", "rms_norm"])
+def test_one_trailing_dimension_is_the_channels(kind):
+    x, mask = torch.randn(2, 4, 5), torch.tensor([[True, True, False, False], [True] * 4])
+    expected = normzoo.create(kind, 5, channel_dim=-1)(x, mask=mask)
+    torch.testing.assert_close(normzoo.create(kind, (5,))(x, mask=mask), expected)
