@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.surgery.batches import Forward, run_batch, unwrap
-from normzoo.surgery.recalibrate import finish, layers_to_recalibrate, observed, recalibrate
+from normzoo.surgery.recalibrate import check_batches, finish, layers_to_recalibrate, observed, recalibrate
 from normzoo.surgery.report import SurgeryError
 from normzoo.surgery.running import running_statistics
 
@@ -59,6 +59,7 @@ def adapt(
         raise SurgeryError(f"adapt: unknown method {method!r}; choose from adabn, blend, tent")
     if not 0 <= alpha <= 1 or not lr > 0:
         raise SurgeryError(f"adapt: alpha is between 0 and 1 and lr is positive; got alpha={alpha}, lr={lr}")
+    check_batches(batches, "adapt")
     if method == "tent":
         _minimize_entropy(unwrap(model), loader, lr, batches, forward)
         return model

@@ -65,8 +65,7 @@ def recalibrate(
 
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 2; Wu & Johnson 2021 (arXiv:2105.07576), section 3.
     """
-    if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
-        raise SurgeryError(f"recalibrate: batches={batches!r} must be a positive integer, or None for all")
+    check_batches(batches, "recalibrate")
     inside = unwrap(model)
     layers = layers_to_recalibrate(inside)
     seen = 0
@@ -78,6 +77,12 @@ def recalibrate(
     if batches is not None and seen < batches:
         warnings.warn(f"recalibrate: asked for {batches} batches, but the loader has only {seen}", stacklevel=2)
     return model
+
+
+def check_batches(batches: Any, caller: str) -> None:
+    """Refuse a number of batches that is not a positive integer or None."""
+    if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
+        raise SurgeryError(f"{caller}: batches={batches!r} must be a positive integer, or None for all")
 
 
 @contextlib.contextmanager

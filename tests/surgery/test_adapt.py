@@ -78,6 +78,7 @@ BAD = {
     "unknown method 'norm'": lambda: adapt(model(), shifted(), method="norm"),
     "alpha is between 0 and 1": lambda: adapt(model(), shifted(), method="blend", alpha=2.0),
     "the loader is empty": lambda: adapt(model(), [], method="tent"),
+    "adapt: batches=-1 must be a positive integer": lambda: adapt(model(), shifted(), method="tent", batches=-1),
     "has running statistics": lambda: adapt(nn.Linear(3, 2), shifted()),
     "these have none": lambda: adapt(nn.BatchNorm1d(3, affine=False).double(), shifted(), method="tent"),
     "needs logits": lambda: adapt(model(), shifted(), method="tent", forward=lambda net, x: {"y": net(x)}),

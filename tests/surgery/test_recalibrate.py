@@ -1,5 +1,6 @@
 """Recomputed statistics against those of all values at once, and all that recalibration leaves alone."""
 
+import collections
 import copy
 import random
 import warnings
@@ -11,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import normzoo
+from normzoo.surgery.batches import to_device
 from normzoo.surgery.recalibrate import recalibrate
 from normzoo.surgery.report import SurgeryError
 
@@ -174,6 +176,14 @@ LOADERS = {
     "a triple": lambda x: [x, torch.zeros(len(x)), torch.arange(len(x))],
     "a mapping": lambda x: {"input": x, "label": torch.zeros(len(x))},
 }
+
+
+def test_the_tensors_of_a_named_tuple_move_to_the_device():
+    pair = collections.namedtuple("pair", "x y")
+    moved = to_device(pair(torch.zeros(2), [torch.zeros(1)]), torch.device("meta"))
+    assert isinstance(moved, pair)
+    assert moved.x.is_meta
+    assert moved.y[0].is_meta
 
 
 @pytest.mark.parametrize("form", LOADERS)
