@@ -174,7 +174,8 @@ class MovingAverageBatchNorm(AffineNorm):
         r = ((chi2 + self.eps) / (running + self.eps)).sqrt().clamp(1 / self.r_max, self.r_max)
         rchi, r = snapshot((chi2 + self.eps).rsqrt(), torch.where(alone, 1.0, r))
         if not is_recomputed():
-            kept = window.clamp(max=torch.finfo(self.window_moment.dtype).max)
+            most = min(torch.finfo(dtype).max for dtype in (window.dtype, self.window_moment.dtype))
+            kept = window.clamp(max=most)
             moves = ((self.running_moment, running + self.momentum * (chi2 - running)), (self.window_moment, kept))
             commit(*moves, (self.num_batches_tracked, t + 1))
         return rchi, r, share, slot

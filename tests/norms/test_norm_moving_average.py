@@ -135,3 +135,8 @@ def test_replicas_under_vmap():
 def test_numbers_that_cannot_be(keywords):
     with pytest.raises(ValueError, match="window is 1 or more, momentum above 0 and at most 1, r_max 1 or more"):
         normzoo.create("moving_average_batch_norm", CHANNELS, **keywords)
+
+
+def test_an_input_narrower_than_the_state():
+    layer = build("moving_average_batch_norm", torch.float64)
+    assert layer(an_input(4).float()).dtype == torch.float32
