@@ -89,7 +89,7 @@ def state_before(layer: nn.Module, batch: Tensor, *buffers: Tensor) -> tuple[Ten
         _forwards.setdefault(layer, deque(maxlen=FORWARDS)).append(_Forward(batch, found))
         return found
     # The newest first, and before those that have had their backward.
-    known = list(reversed(_forwards.get(layer, ())))
+    known = [forward for forward in reversed(_forwards.get(layer, ())) if forward.batch.device == batch.device]
     known.sort(key=lambda forward: forward.used)
     if known:
         distances = (torch.stack([forward.batch for forward in known]) - batch).abs().flatten(1).amax(1).tolist()
