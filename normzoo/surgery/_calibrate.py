@@ -52,7 +52,7 @@ def calibrate(
     successors: Mapping[nn.Module, Successor],
     wanted: Moments,
     batches: Iterable[Any],
-    remember: Callable[[nn.Parameter], None],
+    remember: Callable[[Tensor], None],
 ) -> None:
     """Measure new running statistics, then set weight and bias so that each channel has the moments it had.
 
@@ -66,9 +66,13 @@ def calibrate(
         successors: What replaced the layers.
         wanted: Of each replaced layer, from `moments`.
         batches: The same as for `moments`.
-        remember: Called with each parameter before it is set.
+        remember: Called with each tensor before it is set.
     """
-    fresh = {str(i): s.norm for i, s in enumerate(successors.values()) if s.fresh and tracks(s.norm)}
+    names = {module: name for name, module in model.named_modules()}
+    fresh = {names[s.norm]: s.norm for s in successors.values() if s.fresh and tracks(s.norm)}
+    for norm in fresh.values():  # some may be the replaced layer's too
+        for buffer in norm.buffers(recurse=False):
+            remember(buffer)
     if fresh:
         finish(_run(model, batches, fresh), fresh)
     corrections = [_Correction(successors[layer].norm, moments, remember) for layer, moments in wanted.items()]
@@ -83,7 +87,7 @@ def calibrate(
 class _Correction:
     """A hook that gives the outputs of a norm the wanted moments; `set` gives its weight and bias the values for it."""
 
-    def __init__(self, norm: nn.Module, wanted: Tensor, remember: Callable[[nn.Parameter], None]) -> None:
+    def __init__(self, norm: nn.Module, wanted: Tensor, remember: Callable[[Tensor], None]) -> None:
         self.norm, self.wanted = norm, wanted
         self.seen = torch.zeros_like(wanted)
         self.offset = float(getattr(norm, "weight_offset", 0.0))

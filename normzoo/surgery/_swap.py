@@ -36,7 +36,7 @@ class Swap:
             if child is not None and child in successors
         ]
         self._like = {layer: _like(successor.norm) for layer, successor in successors.items()}
-        self._values: list[tuple[nn.Parameter, Tensor]] = []
+        self._values: list[tuple[Tensor, Tensor]] = []
         self._own_hooks = {layer: _share_hooks(layer, s.layer) for layer, s in successors.items()}
         for parent, key, child in self._places:
             parent._modules[key] = successors[child].layer
@@ -53,9 +53,9 @@ class Swap:
         if optimizer:
             self._enter(optimizer)
 
-    def remember(self, parameter: nn.Parameter) -> None:
-        """Give the parameter back the value that it has now, when all is undone."""
-        self._values.append((parameter, parameter.detach().clone()))
+    def remember(self, tensor: Tensor) -> None:
+        """Give the parameter or buffer back the value that it has now, when all is undone."""
+        self._values.append((tensor, tensor.detach().clone()))
 
     def undo(self) -> nn.Module:
         """Put the old layers back, with the current values of all that they share; return the model.
@@ -70,8 +70,8 @@ class Swap:
                 )
         for parent, key, child in self._places:
             parent._modules[key] = child
-        for parameter, value in self._values:
-            parameter.data.copy_(value)
+        for tensor, value in self._values:
+            tensor.data.copy_(value)
         for layer, successor in self._successors.items():
             self._restore(layer, successor)
         for encoder in self._nested:

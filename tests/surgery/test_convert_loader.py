@@ -1,5 +1,7 @@
 """A loader calibrates converted norms: each channel keeps the moments that it had, or gets statistics."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -73,3 +75,19 @@ def test_a_loader_that_gives_nothing_or_fails_leaves_the_model_as_it_was(model, 
     assert list(model.modules()) == modules
     torch.testing.assert_close(model.state_dict(), state)
     assert all(module.training and not module._forward_hooks for module in modules)
+
+
+@pytest.mark.parametrize("to", ["l1_batch_norm", "iter_norm", "group_norm"])
+def test_undo_puts_back_statistics_that_both_norms_have(to):
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8))
+    batches = [torch.randn(16, 3) for _ in range(2)]
+    before = copy.deepcopy(model.state_dict())
+    convert(model, to, loader=batches).undo()
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_a_layer_that_is_not_called_is_told_by_its_name():
+    model = nn.ModuleDict({"used": nn.LayerNorm(8), "spare": nn.LayerNorm(8)})
+    model.forward = lambda x: model["used"](x)
+    with pytest.warns(UserWarning, match="were not called, and keep their statistics: spare"):
+        convert(model, "batch_norm", loader=[torch.randn(16, 4, 8)])
