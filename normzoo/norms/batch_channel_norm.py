@@ -97,7 +97,7 @@ class BatchChannelNorm(NormLayer, _NormBase):
         mean, var, weight, bias = wide_per_channel(x, mean, var, self.weight, self.bias)
         a, b = (var + self.eps).rsqrt(), 0.0
         if self.affine:
-            a, b = weight * a, bias
+            a, b = weight * a, 0.0 if bias is None else bias
         # z = a (x − μ) + b. With m and v for the mean and the variance of a map of x, that of z has a (m − μ) + b and
         # a² v, from which those of a group follow. So x_hat of each map is all that is saved. m is taken less an offset
         # that the group has in common, which keeps its digits should μ lag far behind.
