@@ -29,8 +29,8 @@ def progress_of(cells: Sequence[Cell], n_jobs: int) -> Progress:
 
 def can_draw(stream: TextIO) -> bool:
     """Whether the stream is a terminal that can move its cursor."""
-    console = Console(file=stream)
-    return console.is_terminal and not console.is_dumb_terminal
+    # rich takes a file for a terminal if FORCE_COLOR is set.
+    return stream.isatty() and not Console(file=stream).is_dumb_terminal
 
 
 class LiveTable(Progress):
@@ -100,7 +100,7 @@ class LiveTable(Progress):
 
     def _best(self, most: int) -> Iterator[RenderableType]:
         norms = self.best()
-        if norms[0].error is None:
+        if not norms or norms[0].error is None:
             return
         table = _table("norm", "cells", "best error", "seeds", "at")
         table.columns[-1].justify, table.columns[-1].ratio = "left", 2

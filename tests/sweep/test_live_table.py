@@ -126,6 +126,17 @@ def test_a_file_and_a_terminal_that_cannot_move_its_cursor_get_lines(
         assert re.fullmatch(r"cell 1/1  a  error 1.00 %  0\.\d s  0:00 left\n", stream.getvalue())
 
 
+def test_a_file_gets_lines_even_if_colours_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert not can_draw(io.StringIO())
+
+
+def test_a_sweep_without_cells_to_run_has_a_table(terminal: Terminal) -> None:
+    with LiveTable([], [], 1, [], terminal):
+        pass
+    assert "0/0 cells" in terminal.getvalue()
+
+
 @pytest.mark.parametrize("no_color", [False, True])
 def test_colours_are_left_out_where_they_are_not_wanted(
     no_color: bool, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
