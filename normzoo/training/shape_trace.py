@@ -36,14 +36,14 @@ def trace_shapes(model: nn.Module, x: torch.Tensor) -> ShapeTrace:
     """Pass `x` through the model in training mode, on any device, also `meta`."""
     trace = ShapeTrace()
 
-    def note_shape(layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        trace.shapes[names[layer]] = tuple(inputs[0].shape)
+    def note_shape(layer: nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
+        trace.shapes[names[layer]] = tuple((*inputs, *named.values())[0].shape)
 
     def count(layer: nn.Conv2d, _: object, output: torch.Tensor) -> None:
         trace.multiply_adds.append(layer.weight.numel() * output[0, 0].numel() if layer.groups == 1 else math.inf)
 
     names = {layer: name for name, layer in all_norms(model)}
-    handles = [layer.register_forward_pre_hook(note_shape) for layer in names]
+    handles = [layer.register_forward_pre_hook(note_shape, with_kwargs=True) for layer in names]
     handles += [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     try:
         with torch.no_grad():

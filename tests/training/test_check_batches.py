@@ -117,3 +117,11 @@ def test_torchs_own_norms_are_counted(layer: nn.Module, expected: tuple[dict[str
 def test_shapes_reach_torchs_own_norms_as_ours() -> None:
     model = nn.Sequential(nn.BatchNorm2d(8), normzoo.create("group_norm", 8))
     assert trace_shapes(model, torch.empty(4, 8, 3, 3)).shapes == dict.fromkeys("01", (4, 8, 3, 3))
+
+
+def test_shapes_reach_a_norm_that_is_called_by_keyword() -> None:
+    class Net(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[0](input=x)
+
+    assert trace_shapes(Net(nn.BatchNorm2d(8)), torch.empty(4, 8, 3, 3)).shapes == {"0": (4, 8, 3, 3)}
