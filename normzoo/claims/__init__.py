@@ -79,7 +79,7 @@ def _judge(root: Path, claim: ClaimCells) -> Judged:
     one = Judged(claim, records)
     if claim.name not in known_claims():
         return replace(one, error=f"no {claim.name}.py judges it; there are {', '.join(known_claims())}")
-    what, cells = "its judgment", frame(records)
+    what, cells, files = "its judgment", frame(records), None
     try:
         module = import_module(f"{__name__}.{claim.name}")
         one = replace(one, finding=module.judge(cells))
@@ -87,14 +87,14 @@ def _judge(root: Path, claim: ClaimCells) -> Judged:
         if records:
             from normzoo.claims._figure import drawn
 
-            png, svg = drawn(claim.name, cells, module.draw)
-            write_atomic(root / FIGURES / f"{claim.name}.svg", svg)
-            one = replace(one, figure=write_atomic(root / FIGURES / f"{claim.name}.png", png))
-    except UserError:
-        raise
-    except Exception as error:
+            files = drawn(claim.name, cells, module.draw)
+    except Exception as error:  # also a UserError, of a recording that is corrupt
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
         faults.append(f"{what} failed: {type(error).__name__}: {error}")
+    if files:
+        png, svg = files
+        write_atomic(root / FIGURES / f"{claim.name}.svg", svg)
+        one = replace(one, figure=write_atomic(root / FIGURES / f"{claim.name}.png", png))
     return replace(one, error="; ".join(faults) or None)
 
 

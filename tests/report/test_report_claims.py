@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import normzoo.claims as claims
 from normzoo.claims import Check, Finding, judge_claims
-from normzoo.claims._cells import curves, frame, lost, split, spread, text, where
+from normzoo.claims._cells import curves, frame, lost, recordings, split, spread, text, where
 from normzoo.claims._checks import Outcome, exceeds
 from normzoo.claims._draw import legend, log_scale
 from normzoo.claims._figure import drawn
@@ -175,6 +175,25 @@ def test_a_claim_that_fails_stands_beside_one_that_does_not(
     assert "ZeroDivisionError" in page
     assert "no machine (generated)" in page
     assert {file.name for file in (folder / "claims").iterdir()} == {"good.png", "good.svg"}
+
+
+def test_a_corrupt_recording_fails_its_claim_alone(
+    claim: Callable[..., str], cell: Callable[..., CellResult], sweep: Callable[..., Path]
+) -> None:
+    cells = [cell()]
+    folder = sweep(cells)
+
+    def read(cells: pd.DataFrame, *_: Any) -> Any:
+        (cells.record.iloc[0].folder / "recording.npz").write_bytes(b"cut short")
+        return recordings(cells)
+
+    listed(folder, claim("bad", read, lambda cells, figure: None), cells)
+    listed(folder, claim("good", lambda cells: Finding("1", [Check("so", True, "1")]), read), cells)
+    made = judge_claims(folder)
+    assert made is not None
+    assert [one.verdict for one in made.judged] == ["not judged", "holds"]
+    assert "its judgment failed: UserError" in made.text
+    assert "its figure failed: UserError" in made.text
 
 
 def test_a_figure_that_fails_leaves_the_verdict(
