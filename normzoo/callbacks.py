@@ -62,7 +62,7 @@ class RecalibrateNorms(Callback):
         self.batches, self.every_n_epochs, self.forward = batches, every_n_epochs, forward
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Recalibrate, if it is time and training goes on."""
+        """Recalibrate, if it is time and this is not the last epoch."""
         epoch = trainer.current_epoch + 1
         if self.every_n_epochs and epoch % self.every_n_epochs == 0 and epoch != trainer.max_epochs:
             self._recalibrate(trainer, pl_module)

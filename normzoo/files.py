@@ -1,4 +1,4 @@
-"""Read and write whole files, whatever stands at their paths and whenever the program ends."""
+"""Read and write whole files, whatever is at their paths and whenever the program ends."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """
     with open(path, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no file", os.fspath(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
         return stream.read()
 
 

@@ -14,10 +14,10 @@ FILE_NAME = "recording.npz"
 
 
 def write_recording(folder: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Path:
-    """Write `arrays` (name -> NumPy array, or what becomes one) as `recording.npz` into `folder`, whole or not at all.
+    """Write `arrays` (name -> NumPy array, or what becomes one) atomically as `recording.npz` into `folder`.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: If the folder cannot be written.
     """
     import numpy as np
 
@@ -28,10 +28,10 @@ def write_recording(folder: str | os.PathLike[str], arrays: Mapping[str, Any]) -
 
 
 def read_recording(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arrays of the cell in `folder`, by name; none where the cell recorded none.
+    """Read the arrays of the cell in `folder`, by name; none if the cell recorded none.
 
     Raises:
-        UserError: the file is corrupt; the message names it.
+        UserError: If the file is corrupt; the message names it.
     """
     import numpy as np
 
@@ -40,7 +40,7 @@ def read_recording(folder: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
     try:
         if not file.is_file():  # nor would a pipe ever end
-            raise ValueError("it is no file")
+            raise ValueError("it is not a regular file")
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and NumPy raise nearly anything at bytes they do not expect

@@ -1,4 +1,4 @@
-"""The command that goes on with a sweep, or with a single cell."""
+"""Write the command that resumes a sweep or a single cell."""
 
 import os
 import re
@@ -8,15 +8,15 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-# What the command must not repeat: where it writes is said anew, and what has been done stays done.
+# What the command must not repeat: its folder is given anew, and a resumed sweep skips finished cells.
 _DROPPED = ("hydra.sweep.dir", "sweep.resume", "sweep.dry_run")
 
-# The key under which a command that is no `normzoo train` tells the sweep it makes what the user has typed.
+# The key by which a command other than `normzoo train` tells its sweep what the user typed.
 COMMAND = "hydra.callbacks.report.command"
 
 
 def command_of(config: Any) -> str:
-    """What the user of a sweep has typed, given the sweep's configuration."""
+    """Return what the user typed, given the sweep's configuration."""
     from omegaconf import OmegaConf
 
     command: str | None = OmegaConf.select(config, COMMAND)
@@ -24,12 +24,12 @@ def command_of(config: Any) -> str:
 
 
 def go_on(folder: str | os.PathLike[str], command: str, **options: str) -> str:
-    """The command line that goes on with a sweep in `folder`, quoted for a shell.
+    """Return the command line that resumes the sweep in `folder`, quoted for a shell.
 
     Args:
         folder: The sweep's.
-        command: The one that began it, from `command_of`.
-        options: Of the `sweep` block, to be set in this command: `retry="failed"`.
+        command: The one that started it, from `command_of`.
+        options: Options of the `sweep` block to set: `retry="failed"`.
     """
     words = _without(command, {*_DROPPED, *(f"sweep.{name}" for name in options)})
     folder = Path(folder)
@@ -40,13 +40,13 @@ def go_on(folder: str | os.PathLike[str], command: str, **options: str) -> str:
 
 
 def go_on_alone(folder: str | os.PathLike[str]) -> str:
-    """The command line that goes on with the one cell in `folder`, quoted for a shell."""
+    """Return the command line that resumes the single cell in `folder`, quoted for a shell."""
     words = _without(shlex.join(["normzoo", "train", *sys.argv[1:]]), {"hydra.run.dir", "sweep.resume"})
     return shlex.join([*words, f"hydra.run.dir={hydra_quoted(str(folder))}"])
 
 
 def anew(command: str) -> str:
-    """The command line of a sweep, but for where it writes and what it skips."""
+    """Return the command line of a sweep without where it writes and what it skips."""
     return shlex.join(_without(command, {*_DROPPED, "sweep.retry"}))
 
 
@@ -55,7 +55,7 @@ def _without(command: str, dropped: Container[str]) -> list[str]:
 
 
 def hydra_quoted(value: str) -> str:
-    """The text as Hydra reads it back, whatever characters are in it."""
+    """Quote a text so that Hydra reads it back, whatever characters are in it."""
     if re.fullmatch(r"[\w./:@%+-]+", value, flags=re.ASCII):
         return value
     quote = "'" if '"' in value else '"'  # the shell's own quotes are single ones

@@ -82,8 +82,8 @@ class Composer:
         """Parse the configuration of a cell, and tell how to compose the whole of it where the cell runs.
 
         Raises:
-            hydra.errors.HydraException: As Hydra raises it, for overrides that cannot be.
-            UserError: If a file cannot be read, values refer to what is not there, or keys are missing or unread.
+            hydra.errors.HydraException: As Hydra raises it, for wrong overrides.
+            UserError: If a file cannot be read, a value refers to something missing, or a key is missing or unread.
         """
         try:
             try:

@@ -96,20 +96,20 @@ class CheckOutput(Callback):
 
 
 def check_hydra(config: Any) -> None:
-    """Refuse what nothing reads in Hydra's own part of a configuration.
+    """Reject options that nothing reads in Hydra's own part of a configuration.
 
     Args:
         config: With Hydra's node.
 
     Raises:
-        UserError: Naming the key.
+        UserError: If there is one; the message names it.
     """
     sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     subdir = sweep.get("subdir")
     if subdir != "${hydra.job.num}":
         raise UserError(
-            f"hydra.sweep.subdir={subdir}: a cell's folder has the name of the cell, by which a sweep goes on; leave "
-            "it out, and choose the folder of the sweep with hydra.sweep.dir"
+            f"hydra.sweep.subdir={subdir}: a sweep finds its cells again by the names of their folders; leave it "
+            "out, and choose the folder of the sweep with hydra.sweep.dir"
         )
     for line in config.hydra.overrides.hydra:
         node: Any = OmegaConf.structured(HydraConf)
@@ -117,15 +117,15 @@ def check_hydra(config: Any) -> None:
             if not isinstance(node, DictConfig) or not is_dataclass(OmegaConf.get_type(node)):
                 break  # whatever an engine or a callback may take
             if name not in node.keys():  # noqa: SIM118 (`in node` denies what is missing)
-                raise UserError(f"{line}: nothing reads it; there are {', '.join(node)}")
+                raise UserError(f"{line}: nothing reads it; options: {', '.join(node)}")
             node = node._get_node(name)
 
 
 def _print_plan(config: DictConfig) -> NoReturn:
-    """Print what would become of a single cell, and exit.
+    """Print the plan of a single cell, and exit.
 
     Raises:
-        UserError: If it cannot be.
+        UserError: If it cannot run.
     """
     folder = Path(config.hydra.run.dir)
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
@@ -146,7 +146,7 @@ def parsed(config: DictConfig) -> CellConfig:
     """Resolve and parse what Hydra has composed.
 
     Raises:
-        UserError: If a value refers to what is not there, or the configuration cannot be.
+        UserError: If a value refers to something that is missing, or the configuration is wrong.
     """
     try:
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))

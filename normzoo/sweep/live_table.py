@@ -29,8 +29,9 @@ def progress_of(cells: Sequence[Cell], n_jobs: int) -> Progress:
 
 def can_draw(stream: TextIO) -> bool:
     """Whether the stream is a terminal that can move its cursor."""
-    # rich takes a file for a terminal if FORCE_COLOR is set.
-    return stream.isatty() and not Console(file=stream).is_dumb_terminal
+    console = Console(file=stream)
+    # rich alone takes a file for a terminal if FORCE_COLOR is set.
+    return stream.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 class LiveTable(Progress):

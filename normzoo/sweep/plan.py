@@ -80,7 +80,7 @@ class Plan:
 
 
 def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first: int) -> Plan:
-    """Compose every cell and refuse those that cannot be, by name, before anything trains.
+    """Compose every cell and refuse those that cannot run, by name, before anything trains.
 
     Nothing is written before all are planned, so that a typing error leaves no folder.
 
@@ -91,7 +91,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
 
     Raises:
         UserError: If an option of the sweep is wrong, something is misspelt, the folder cannot be written, or no cell
-            is left. A search, which tries what it does not know, is told by infinite errors instead.
+            can run. A search gets infinite errors for such cells instead.
     """
     if under_torchrun():
         raise UserError(

@@ -176,7 +176,7 @@ def parse(config: Mapping[str, Any] | CellConfig, overrides: Iterable[str] = (),
 
     Raises:
         UserError: If a required key is missing, a key is not read, or the recipe or the options of the sweep are
-            wrong. Other invalid values are told by `CellConfig.invalid`.
+            wrong. `CellConfig.invalid` tells of other invalid values.
     """
     if isinstance(config, CellConfig):
         return config
