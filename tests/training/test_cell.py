@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import normzoo
 from normzoo.errors import RefusedError, UserError
+from normzoo.models.plain_cnn import PlainCNN
 from normzoo.results import read_result
 from normzoo.training.callbacks import EpochLines
 from normzoo.training.cell import run_cell
@@ -82,6 +84,26 @@ def test_a_validation_set_smaller_than_a_batch_leaves_the_batch_error_out(config
     metrics = run_cell(config("norm=batch_norm", "batch_size_per_device=48"), tmp_path).metrics
     assert metrics["val_error_batch"] is None
     assert metrics["val_error_running"] is not None
+
+
+class Head(PlainCNN):
+    """A plain CNN with a head of its own that is called in training alone, as those of Inception are."""
+
+    def __init__(self, num_classes: int, **arguments: Any) -> None:
+        super().__init__(num_classes=num_classes, **arguments)
+        self.head = torch.nn.BatchNorm1d(num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return self.head(y) + y if self.training else y
+
+
+def test_a_norm_that_is_called_in_training_alone_cannot_be_recomputed(config: Compose, tmp_path: Path) -> None:
+    model = f"model._target_={__name__}.Head"
+    result = run_cell(config("norm=group_norm", "norm.channels_per_group=4", "trainer.max_epochs=1", model), tmp_path)
+    assert result.status == "ok"
+    assert result.metrics["val_error_running"] is not None
+    assert result.metrics["val_error_population"] is None
 
 
 def test_a_cell_warns_of_statistics_over_two_values(
