@@ -1,4 +1,4 @@
-"""What can be known of a cell before it trains: whether it can."""
+"""Check whether a cell can run, before it trains."""
 
 import json
 import logging
@@ -173,8 +173,8 @@ def find_ignored(config: CellConfig, data: Any, identity: bool) -> str | None:
     if not any(name.startswith("i0.") for name in everywhere):
         if not own and (identity or where == "none"):
             return None
-        has = f"it builds norms of its own: {listed}" if own else "it has none: norm=identity says so"
-        return f"{title} ignores norm=; {has}; build norms by the `norm` that the model is given"
+        has = f"builds norms of its own: {listed}; build" if own else "has no norms; choose norm=identity, or build"
+        return f"{title} ignores norm=; it {has} norms by the `norm` that the model is given"
     if where != "all" and everywhere == _operations(config, data, order, "none")[1]:
         return f"{title} ignores placement.where={where}; leave it at all, or normalize where `placement.where` says"
     if order != "pre_act" and where != "none" and everywhere == _operations(config, data, "pre_act", "all")[1]:

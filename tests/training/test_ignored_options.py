@@ -103,7 +103,7 @@ def importable(monkeypatch):
         (of(HardCoded, norm="identity"), "ignores norm="),
         (of(HardCoded, where="none"), "ignores norm="),
         (of(Discards), "ignores norm="),
-        (of(WithoutNorms), "ignores norm=; it has none: norm=identity says so"),
+        (of(WithoutNorms), "ignores norm=; it has no norms; choose norm=identity, or build norms by"),
         (of(IgnoresWhere, where="first"), "ignores placement.where=first; leave it at all"),
         (of(IgnoresWhere, where="none"), "ignores placement.where=none"),
         (of(IgnoresOrder, order="post_act"), "ignores placement.order=post_act; leave it at pre_act"),
