@@ -19,7 +19,7 @@ MISSPELT = {
     "optimizer.dampening=0.1": "(+optimizer.dampening=0.1 would add it)\n",
     "trainer.max_steps=5": "(+trainer.max_steps=5 would add it)\n",
     "trainer.max_epoch=2": "there is no trainer.max_epoch; did you mean trainer.max_epochs?",
-    "norm.num_group=4": "there is no norm.num_group; norm=batch_norm has eps, momentum, affine, track_running_stats",
+    "norm.num_group=4": "there is no norm.num_group; norm=batch_norm has eps, momentum, affine, bias",
     "hydra.launcher.n_job=2": "there is no hydra.launcher.n_job; did you mean hydra.launcher.n_jobs?",
     "sweep.resum=true": "there is no sweep.resum; did you mean sweep.resume?",
     "sweep.foo=1": "sweep has resume, retry",
