@@ -69,6 +69,8 @@ def check_input(layer: nn.Module, x: Tensor, num_features: int | tuple[int, ...]
 
 def _mend_channels(layer: nn.Module, shape: Sequence[int], num_features: int, channel_dim: int) -> str:
     elsewhere = -1 if channel_dim == 1 else 1
+    if len(shape) < 2:
+        return "add the dimension of the samples in front, with x.unsqueeze(0)"
     if len(shape) < 3 or shape[elsewhere] != num_features:
         return "build the layer with the number of channels that the layer before it gives"
     if hasattr(layer, "channel_dim"):

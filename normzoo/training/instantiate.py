@@ -71,13 +71,9 @@ def build_model(
         num_classes: The number of classes.
         norm: The factory of its norms; None for that of the configuration.
     """
+    offered = {"placement": build_placement(config), "in_channels": image_shape[0], "num_classes": num_classes}
     model: nn.Module = _instantiate(
-        "model",
-        config.model,
-        norm=norm or build_norm(config),
-        placement=build_placement(config),
-        in_channels=image_shape[0],
-        num_classes=num_classes,
+        "model", config.model, norm=norm or build_norm(config), **_accepted(config.model, offered)
     )
     model.register_forward_pre_hook(give_sign_of_life)
     return model
@@ -173,6 +169,17 @@ def _check_takes(name: str | None, arguments: Mapping[str, Any]) -> None:
                 f"optimizer={name} takes no {key}, which was set for another one or is misspelt: leave it out with "
                 f"~optimizer.{key}; it takes {', '.join(one for one in takes if one not in ('params', 'lr'))}"
             )
+
+
+def _accepted(options: Mapping[str, Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a model's constructor has no argument for."""
+    try:
+        parameters = inspect.signature(_partial("model", options).func).parameters  # type: ignore[attr-defined]
+    except ValueError:  # a constructor in C, whose signature is not known
+        return offered
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return offered
+    return {name: value for name, value in offered.items() if name in parameters}
 
 
 def _instantiate(group: str, options: Mapping[str, Any], **arguments: Any) -> Any:

@@ -37,6 +37,18 @@ class Follows(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class TakesNormAlone(nn.Module):
+    """A model whose constructor has no argument but the norm."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 8, 3), norm(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.layers(x))
+
+
 class Raises(Follows):
     def build(self, norm, i):
         return {}["width"]
@@ -105,6 +117,7 @@ def importable(monkeypatch):
         (of(Discards), "ignores norm="),
         (of(WithoutNorms), "ignores norm=; it has no norms; choose norm=identity, or build norms by"),
         (of(IgnoresWhere, where="first"), "ignores placement.where=first; leave it at all"),
+        (of(TakesNormAlone, where="first"), "ignores placement.where=first; leave it at all"),
         (of(IgnoresWhere, where="none"), "ignores placement.where=none"),
         (of(IgnoresOrder, order="post_act"), "ignores placement.order=post_act; leave it at pre_act"),
     ],
@@ -128,6 +141,7 @@ def test_a_model_that_follows_is_taken_with_every_norm_and_placement(model):
         of(WithoutNorms, norm="none"),
         of(WithoutNorms, where="none"),
         of(IgnoresWhere),
+        of(TakesNormAlone),
         of(IgnoresWhere, order="post_act"),
         of(IgnoresOrder, where="first"),
         of(IgnoresOrder, order="post_act", where="none"),
