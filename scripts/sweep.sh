@@ -2,7 +2,7 @@
 # Runs the small-batch sweep: BatchNorm against GroupNorm and others over batch sizes, with a table and a figure at the end.
 #
 #   bash scripts/sweep.sh                     the whole grid
-#   bash scripts/sweep.sh --quick             a grid of 40 seconds
+#   bash scripts/sweep.sh --quick             a grid of 45 seconds
 #   bash scripts/sweep.sh OVERRIDE...         more Hydra overrides, e.g. seed=0 'norm=batch_norm,group_norm' data=fashion_mnist
 #
 # Makes .venv first if it is absent (Python 3.11 or newer, about 6 GB). Results go below the folder you stand in.
