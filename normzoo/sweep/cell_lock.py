@@ -5,6 +5,7 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 from enum import Enum
 from multiprocessing import reduction
 from pathlib import Path
@@ -49,8 +50,10 @@ class CellLock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in FILES:
-                if (folder / name).exists() and not (folder / name).is_file():
-                    raise FileExistsError(errno.EEXIST, f"{name} in it is not a file")
+                # One look: another sweep may remove the file between two.
+                with contextlib.suppress(FileNotFoundError):
+                    if not stat.S_ISREG((folder / name).stat().st_mode):
+                        raise FileExistsError(errno.EEXIST, f"{name} in it is not a file")
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 if not _lock(descriptor):
