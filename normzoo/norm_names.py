@@ -30,7 +30,7 @@ def key_of_alias(alias: str, options: object) -> str:
 
 
 def unknown_norm(name: str, names: Mapping[str, str], broken: Mapping[str, str]) -> UnknownNormError:
-    """Return the error for an unknown name, which suggests the norms of the nearest names and aliases.
+    """Return the error for an unknown name, which suggests the norms of the nearest names and aliases, if any.
 
     Args:
         name: What was typed.
@@ -41,11 +41,10 @@ def unknown_norm(name: str, names: Mapping[str, str], broken: Mapping[str, str])
     ordered = sorted(names.items(), key=lambda entry: (entry[0] == key_of(entry[1]), -len(entry[0])))
     known = {stem: norm for key, norm in ordered if len(stem := key.partition("norm")[0]) > 3} | dict(names)
     nearest = dict.fromkeys(known[m] for m in difflib.get_close_matches(key_of(name), known, n=6, cutoff=0.76))
-    norms = sorted(set(names.values()))
-    guess = f"did you mean {' or '.join(list(nearest)[:3])}?" if nearest else f"known: {', '.join(norms)}."
+    guess = f"did you mean {' or '.join(list(nearest)[:3])}? " if nearest else ""
     failed = "".join(f" The plug-in {plugin} did not load: {why}." for plugin, why in broken.items())
     in_python, in_a_shell = (
-        f"unknown norm {name!r}; {guess} {call} lists all {len(norms)}.{failed}"
+        f"unknown norm {name!r}; {guess}{call} lists all {len(set(names.values()))}.{failed}"
         for call in ("normzoo.list_norms()", "`normzoo list`")
     )
     return UnknownNormError(in_python, in_a_shell)

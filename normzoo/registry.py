@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from normzoo import plugins
-from normzoo.leaf import make_leaf
+from normzoo.leaf import wrap_call
 from normzoo.norm_act import NormFactory, build_norm, finish
 from normzoo.norm_info import (
     UNSCRIPTED,
@@ -23,7 +24,7 @@ from normzoo.norm_info import (
     check_signature,
 )
 from normzoo.norm_names import AMBIGUOUS, key_of, key_of_alias, unknown_norm
-from normzoo.validation import check_num_features, check_values
+from normzoo.validation import ArgumentValueError, check_num_features, check_values
 
 __all__ = [
     "NormInfo",
@@ -114,7 +115,7 @@ def register(  # noqa: D417  # NormInfo documents the facts
         if counts_values and reduces_over:
             build.reduces_over = reduces_over  # type: ignore[attr-defined]
         if inspect.isclass(build) and issubclass(build, nn.Module):
-            make_leaf(build)
+            wrap_call(build)
         return build
 
     return decorate
@@ -173,13 +174,21 @@ def create(name: str, num_features: int | Sequence[int] | nn.Module, **kwargs: A
 def factory(name: str, **kwargs: Any) -> functools.partial[nn.Module]:
     """Return a constructor for `norm_layer=` of torchvision, timm and our models: called with a number of channels.
 
-    The keywords are checked at once, as by `create`, and not when the first layer is built. The result is a
-    `functools.partial` of the registered class or function, and can be pickled if that can. A config of `conf/norm`
-    will do: `factory(**config.norm)` and `hydra.utils.instantiate(config.norm)`.
+    The keywords are checked at once, as by `create`, and not when the first layer is built; only what depends on the
+    number of channels waits for it. The result is a `functools.partial` of the registered class or function, and can
+    be pickled if that can. A config of `conf/norm` will do: `factory(**config.norm)` and
+    `hydra.utils.instantiate(config.norm)`.
+
+    Raises:
+        UnknownNormError: If the norm is unknown; the message suggests the nearest names.
+        UnknownArgumentError: A TypeError, if a keyword is not accepted or a required one is missing.
+        TypeError: If a value has the wrong type.
+        ValueError: If a value is out of range, or two options exclude each other.
     """
     if kwargs.get("_target_") == HYDRA_TARGET:  # of its config, which says the same to Hydra
         del kwargs["_target_"]
     found, kwargs = _checked(name, kwargs)
+    _check_options(found, kwargs)
     return NormFactory(build_norm, build=found.build, **kwargs)
 
 
@@ -238,6 +247,24 @@ def _find(name: str) -> NormInfo:
         if key in _names:
             return _infos[_names[key]]
     raise unknown_norm(name, _names, plugins.broken)
+
+
+def _check_options(norm: NormInfo, kwargs: dict[str, Any]) -> None:
+    """Refuse options that no number of channels makes valid, by building a layer without memory.
+
+    As many channels as groups always divide into these. Other errors may be of the number, as with a plug-in that wants
+    more channels, and wait for the true one.
+    """
+    if norm.kind == "weight":
+        return
+    options = {key: value for key, value in kwargs.items() if key != "device"}
+    try:
+        with torch.device("meta"):
+            norm.build(max(options.get("num_groups") or 1, 1), **options)
+    except ArgumentValueError:
+        raise
+    except Exception:
+        return
 
 
 def _checked(name: str, kwargs: dict[str, Any]) -> tuple[NormInfo, dict[str, Any]]:

@@ -78,8 +78,37 @@ def test_a_factory_refuses_before_the_first_layer_and_what_comes_with_it():
 
 @pytest.mark.parametrize("name", ["group_norm", "iter_norm", "evo_norm_s0", "batch_channel_norm"])
 def test_no_groups(name):
-    with pytest.raises(ValueError, match=r"^\w+: 8 channels do not divide into 0 groups: num_groups must be one of"):
+    with pytest.raises(ValueError, match=r"^\w+: num_groups must be 1 or more; got 0"):
         normzoo.create(name, 8, num_groups=0)
+
+
+def refusal(make, *given, **options):
+    try:
+        make(*given, **options)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", [n for n in normzoo.list_norms() if normzoo.info(n).kind != "weight"])
+def test_a_factory_refuses_what_no_number_of_channels_makes_valid(name):
+    """Numbers out of range, and options that exclude each other."""
+    needed, found = arguments(name)[1], normzoo.info(name).arguments
+    wrong = [{option: 0} for option, default in found.items() if type(default) is int or option in needed]
+    for options in wrong:
+        said = [refusal(normzoo.create, name, channels, **needed | options) for channels in (1, 8, 48)]
+        assert refusal(normzoo.factory, name, **needed | options) == (said[0] if all(said) else ""), options
+    if "channels_per_group" in found:
+        excluded = refusal(normzoo.factory, name, num_groups=3, channels_per_group=16)
+        assert "num_groups=3 and channels_per_group=16 are two ways to say one thing" in excluded
+        assert normzoo.factory(name, num_groups=3)(96).num_groups == 3
+
+
+@pytest.mark.parametrize("name", ["spade", "decorrelated_batch_norm"])
+def test_a_factory_draws_no_random_numbers_and_needs_no_device(name):
+    state, needed = torch.get_rng_state(), arguments(name)[1]
+    normzoo.factory(name, device="cuda", **needed)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])

@@ -12,6 +12,7 @@ from normzoo.report.facets import ABSENT
 from normzoo.report.frame import CONFIG, METRIC, build_table
 from normzoo.report.series import Stat, over_seeds
 from normzoo.results import CellResult
+from normzoo.text import counted
 
 Metric = str | Callable[[CellResult], float | None]
 Curve = tuple[list[float], list[Stat]]
@@ -122,8 +123,10 @@ def show(value: Stat | None, digits: int = 1) -> str:
 
 
 def text(value: Stat | None, cells: pd.DataFrame | None = None, digits: int = 1, unit: str = "") -> str:
-    """Write `8.2 ± 0.3 % (n = 3), 1 diverged`: a statistic, and what became of the cells without a number."""
+    """Write `8.2 ± 0.3 % (3 seeds), 1 diverged`: a statistic, and what became of the cells without a number."""
     gone = "" if cells is None else lost(cells)
     if value is None:
         return gone or "no such cells"
-    return f"{show(value, digits)}{f' {unit}' if unit else ''} (n = {value.n}){f', {gone}' if gone else ''}"
+    return (
+        f"{show(value, digits)}{f' {unit}' if unit else ''} ({counted(value.n, 'seed')}){f', {gone}' if gone else ''}"
+    )

@@ -13,6 +13,7 @@ from normzoo.claims._checks import Finding
 from normzoo.claims._draw import label, legend
 from normzoo.report.checks import Check
 from normzoo.report.style import BLACK, BLUE, GREEN, GREY, MARKERS, VERMILLION, norm_style
+from normzoo.text import counted
 
 LIMIT = 1e-12  # float64 carries 16 digits; sums over a few thousand values lose a few of them
 COUNT = 12  # values to a channel of the worked example
@@ -59,7 +60,7 @@ def judge(cells: pd.DataFrame) -> Finding:
     worst = _worst(cells, [metric for metrics in _STATEMENTS.values() for metric in metrics])
     norms = ", ".join(map(str, split(cells, "norm")))
     n = done.seed.nunique()
-    found = "nothing" if worst is None else f"largest of all errors {worst:.1g} in float64 (n = {n})"
+    found = "nothing" if worst is None else f"largest of all errors {worst:.1g} in float64 ({counted(n, 'seed')})"
     return Finding(f"{norms}: {found}", checks)
 
 

@@ -13,6 +13,7 @@ from normzoo.claims._checks import Finding, exceeds, outcome
 from normzoo.claims._draw import band, label, legend_above, styled
 from normzoo.report.checks import Check
 from normzoo.report.style import norm_style
+from normzoo.text import counted
 
 WITHOUT, WITH = "identity", "batch_norm"
 LR = "optimizer.base_lr"
@@ -47,7 +48,9 @@ def judge(cells: pd.DataFrame) -> Finding:
                 f"{at}: ‖G − G'‖ {show(shift[0].stat, 2)} → {show(shift[1].stat, 2)}, "
                 f"cos {show(cosine[0].stat, 2)} → {show(cosine[1].stat, 2)}{lost(own, ' ({})')}"
             )
-    return Finding(f"without a norm → with BatchNorm: {'; '.join(parts)} (n = {cells.seed.nunique()})", checks)
+    return Finding(
+        f"without a norm → with BatchNorm: {'; '.join(parts)} ({counted(cells.seed.nunique(), 'seed')})", checks
+    )
 
 
 def draw(cells: pd.DataFrame, figure: Figure) -> None:

@@ -14,6 +14,7 @@ from normzoo.report.checks import Check
 from normzoo.report.errors_axis import mark_lost
 from normzoo.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
 from normzoo.results import CellResult
+from normzoo.text import counted
 
 LIMIT = 1e-6  # float64, whitening divides by the square root of the smallest variances
 OFF = 0.01
@@ -59,7 +60,7 @@ def judge(cells: pd.DataFrame) -> Finding:
         found = f"{show(loss.stat, 3)} at {rate:g}" if loss.stat else "trains at no learning rate"
         parts.append(f"{NAMES[name][0]} {found}{f' ({gone} of {len(own)} cells not finite)' if gone else ''}")
     n = len({seed for own in arms.values() for seed in own.seed})
-    return Finding(f"training loss at the best learning rate: {'; '.join(parts)} (n = {n})", checks)
+    return Finding(f"training loss at the best learning rate: {'; '.join(parts)} ({counted(n, 'seed')})", checks)
 
 
 def draw(cells: pd.DataFrame, figure: Figure) -> None:

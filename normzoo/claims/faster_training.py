@@ -14,6 +14,7 @@ from normzoo.report.checks import Check
 from normzoo.report.series import Stat, over_seeds
 from normzoo.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, norm_style
 from normzoo.results import CellResult
+from normzoo.text import counted
 
 FACTOR = 2.0  # the paper's BN-Baseline needs 13.3 million steps in place of 31.0
 TRAINS = 50.0  # percent of accuracy; guessing among ten classes has 10
@@ -67,7 +68,7 @@ class Reached:
     def __str__(self) -> str:
         seeds = (self.steps.n if self.steps else 0) + self.never
         if self.steps is None:
-            return f"never (n = {seeds})" if seeds else "no such cells"
+            return f"never ({counted(seeds, 'seed')})" if seeds else "no such cells"
         return show(self.steps, 0) + (f" (never in {self.never} of {seeds} seeds)" if self.never else "")
 
     @property
@@ -143,7 +144,8 @@ def judge(cells: pd.DataFrame) -> Finding:
         for name, own in arms.items()
         if len(own)
     ]
-    parts = [f"steps to Inception's best accuracy, best accuracy: {'; '.join(rows)} (n = {inception.seed.nunique()})"]
+    seeds = counted(inception.seed.nunique(), "seed")
+    parts = [f"steps to Inception's best accuracy, best accuracy: {'; '.join(rows)} ({seeds})"]
     if len(lenets):
         none = where(lenets, norm=PLAIN)
         per_norm = {norm: reach(where(lenets, norm=norm), none) for norm in (PLAIN, *LENET_NORMS)}
@@ -153,7 +155,8 @@ def judge(cells: pd.DataFrame) -> Finding:
             both = lenets.record[lenets.norm.isin((PLAIN, norm))]
             checks.append(_sooner(what, per_norm[PLAIN], per_norm[norm]).on(both))
         found = "; ".join(f"{norm_style(norm).name} {steps}" for norm, steps in per_norm.items())
-        parts.append(f"LeNet-5, steps to the best accuracy of no norm: {found} (n = {lenets.seed.nunique()})")
+        seeds = counted(lenets.seed.nunique(), "seed")
+        parts.append(f"LeNet-5, steps to the best accuracy of no norm: {found} ({seeds})")
     return Finding(". ".join(parts), checks)
 
 

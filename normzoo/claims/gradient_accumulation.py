@@ -8,6 +8,7 @@ from normzoo.claims._checks import Finding, Outcome, exceeds, measured, on_arms,
 from normzoo.claims._draw import RUNNING, label, log_scale, mark, name_rows
 from normzoo.report.checks import Check
 from normzoo.report.style import norm_style
+from normzoo.text import counted
 
 NORMS = ("batch_norm", "group_norm")
 WHOLE, PART = 32, 2  # samples of a step, and of the batches that it is accumulated over
@@ -34,7 +35,7 @@ def judge(cells: pd.DataFrame) -> Finding:
         own = where(cells, norm=norm)
         errors = ", ".join(f"{_name(*arm)} {show(stat)} %" for arm, stat in told.items()) or text(None, own)
         n = max((stat.n for stat in told.values()), default=0)
-        parts.append(f"{norm_style(norm).name}: {errors} (n = {n}){lost(own, ', {}')}")
+        parts.append(f"{norm_style(norm).name}: {errors} ({counted(n, 'seed')}){lost(own, ', {}')}")
     return Finding("validation error: " + "; ".join(parts), checks)
 
 

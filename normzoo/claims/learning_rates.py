@@ -11,6 +11,7 @@ from normzoo.claims._draw import RUNNING, draw_along
 from normzoo.claims._trains import TRAINS, common, trained, trains
 from normzoo.report.checks import Check
 from normzoo.report.style import norm_style
+from normzoo.text import counted
 
 KEY = "optimizer.base_lr"
 FACTOR = 5.0  # the smaller of the paper's two accelerated learning rates
@@ -33,7 +34,7 @@ def judge(cells: pd.DataFrame) -> Finding:
     for norm, own in split(cells, "norm").items():
         found = trained(own, KEY)
         rate, error = at_best(ran(own), KEY, RUNNING, trains)
-        best = f"; best {show(error.stat)} % at {rate:g} (n = {error.stat.n})" if error.stat else ""
+        best = f"; best {show(error.stat)} % at {rate:g} ({counted(error.stat.n, 'seed')})" if error.stat else ""
         up_to = f"{max(found):g}" if found else "none of them"
         parts.append(f"{norm_style(norm).name}: trains up to {up_to}{best}{lost(own, '; {}')}")
     return Finding(". ".join(parts), checks)

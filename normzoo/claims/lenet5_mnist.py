@@ -43,7 +43,7 @@ def judge(cells: pd.DataFrame) -> Finding:
         parts.append(
             f"{name}: accuracy after epoch 1 and {epochs} without BN {show(first[1].stat)} and "
             f"{show(last[1].stat)} %, with BN {show(first[0].stat)} and {show(last[0].stat)} % "
-            f"(n = {n}{lost(own, ', {}')})"
+            f"({n} {'seed' if n == '1' else 'seeds'}{lost(own, ', {}')})"
         )
     if _of_mnist(cells):
         plain, bn = (" and ".join(f"{level:g}" for level in ARTICLE[norm]) for norm in (WITHOUT, WITH))

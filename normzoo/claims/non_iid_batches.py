@@ -12,6 +12,7 @@ from normzoo.report.checks import Check
 from normzoo.report.series import over_seeds
 from normzoo.report.style import GREY, SKY, Style, matplotlib_arguments, norm_style
 from normzoo.results import CellResult
+from normzoo.text import counted
 
 _STYLES = {
     "batch_norm": norm_style("batch_norm"),
@@ -91,7 +92,7 @@ def _error(record: CellResult) -> float | None:
 def _told(cells: pd.DataFrame, norm: str) -> str:
     stats = {count: spread(_cells(cells, norm, count), RUNNING) for count in (0, *CLASSES)}
     errors = ", ".join(f"{_name(count)} {show(stat)} %" for count, stat in stats.items() if stat)
-    n = f" (n = {stat.n})" if (stat := stats[FEW]) else ""
+    n = f" ({counted(stat.n, 'seed')})" if (stat := stats[FEW]) else ""
     return f"{_STYLES[norm].name}: {errors}{n}{lost(where(cells, norm=norm), ', {}')}"
 
 

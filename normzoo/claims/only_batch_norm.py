@@ -10,6 +10,7 @@ from normzoo.claims._checks import Finding, Outcome, at_best, exceeds, measured
 from normzoo.claims._draw import CHANCE, RUNNING, label, log_scale, mark, name_rows
 from normzoo.report.checks import Check
 from normzoo.report.style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILLION, Style
+from normzoo.text import counted
 
 RATE = "optimizer.base_lr"
 HALF = CHANCE / 2
@@ -38,7 +39,7 @@ def judge(cells: pd.DataFrame) -> Finding:
     for arm, own in arms.items():
         if len(own):
             rate, error = best[arm][0], best[arm][1].stat
-            n = f" (n = {error.n}, learning rate {rate:g})" if error else ""
+            n = f" ({counted(error.n, 'seed')}, learning rate {rate:g})" if error else ""
             parts.append(f"{ARMS[arm].name}{_count(own)}: {show(error)} %{n}{lost(own, ', {}')}")
     return Finding("validation error: " + "; ".join(parts), checks)
 

@@ -21,6 +21,7 @@ from normzoo.claims._draw import (
 )
 from normzoo.report.checks import Check
 from normzoo.report.style import norm_style
+from normzoo.text import counted
 
 WITHOUT, WITH = "identity", "batch_norm"
 LEAST, FACTOR = 10.0, 3.0  # percent; the share is to be a third at most
@@ -48,7 +49,7 @@ def judge(cells: pd.DataFrame) -> Finding:
         what = "log10 of the first layer's gradient over the last one's at the start: higher with BatchNorm"
         checks.append(exceeds(f"{activation}: {what}", high, low, by=DECADE))
     found = f"saturated at the end without a norm → with BatchNorm: {'; '.join(parts)}"
-    return Finding(f"{found} (n = {cells.seed.nunique()})", checks)
+    return Finding(f"{found} ({counted(cells.seed.nunique(), 'seed')})", checks)
 
 
 def draw(cells: pd.DataFrame, figure: Figure) -> None:

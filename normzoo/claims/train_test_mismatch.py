@@ -17,6 +17,7 @@ from normzoo.claims._draw import (
     ticks,
 )
 from normzoo.report.checks import Check
+from normzoo.text import counted
 
 SMALL, LARGE = 2, 32
 MOST = 0.5  # of what the small batch costs
@@ -77,7 +78,7 @@ def _by_shift(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _told(name: str, cells: pd.DataFrame) -> str:
     stats = [spread(cells, metric) for metric in KINDS]
-    n = f" (n = {stats[0].n})" if stats[0] else ""
+    n = f" ({counted(stats[0].n, 'seed')})" if stats[0] else ""
     return f"{name}: {' / '.join(map(show, stats))}{n}{lost(cells, ', {}')}"
 
 

@@ -46,7 +46,10 @@ LEAST_PAPER = 16  # characters; a terminal with less room for the paper shows no
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that select norms."""
-    parser.description = "List the norms as a table; in a pipe, one per line, tab-separated, without a header."
+    parser.description = (
+        "List the norms as a table. In a pipe, print one per line without a header, and separate the columns by tabs: "
+        f"{', '.join(COLUMNS)}."
+    )
     for fact, (so, meaning), (not_so, contrary) in FLAGS:
         either = parser.add_mutually_exclusive_group()
         either.add_argument(so, dest=fact, action="store_true", default=None, help=meaning)

@@ -28,26 +28,26 @@ def number_of_groups(
     """Return the number of groups that a layer's two arguments ask for, or the default: see `GroupNorm`.
 
     Raises:
-        ArgumentValueError: A ValueError, if both are given, or the channels do not divide into such groups.
+        ArgumentValueError: A ValueError, if both are given, one is less than 1, or C does not divide into such groups.
     """
     if num_groups is not None and channels_per_group is not None:
         given = f"num_groups={num_groups} and channels_per_group={channels_per_group}"
         raise invalid(layer, f"{given} are two ways to say one thing: give one of them")
+    for name, number in (("num_groups", num_groups), ("channels_per_group", channels_per_group)):
+        if number is not None and number < 1:
+            raise invalid(layer, f"{name} must be 1 or more; got {number}")
     if channels_per_group is not None and channels_per_group > num_features:
         return 1
     fits = divisors(num_features)
-    for name, asked, groups, also in (
-        ("channels_per_group", channels_per_group, f"groups of {channels_per_group}", ", or larger for a single group"),
-        ("num_groups", num_groups, f"{num_groups} groups", ""),
-    ):
-        if asked is not None and asked not in fits:
-            said = f"{num_features} channels do not divide into {groups}: {name} must be one of {fits}{also}"
-            raise invalid(layer, said)
-    if channels_per_group is not None:
-        return num_features // channels_per_group
-    if num_groups is not None:
-        return num_groups
-    return max([d for d in fits if d <= DEFAULT_GROUPS and num_features // d >= LEAST_CHANNELS], default=1)
+    asked = num_groups if channels_per_group is None else channels_per_group
+    if asked is None:
+        return max([d for d in fits if d <= DEFAULT_GROUPS and num_features // d >= LEAST_CHANNELS], default=1)
+    if asked not in fits:
+        groups = f"{asked} groups: num_groups must be one of {fits}"
+        of_size = f"groups of {asked}: channels_per_group must be one of {fits}, or larger for a single group"
+        said = groups if channels_per_group is None else of_size
+        raise invalid(layer, f"{num_features} channels do not divide into {said}")
+    return asked if channels_per_group is None else num_features // asked
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:

@@ -89,7 +89,7 @@ def _facts(table: Table, unreadable: int, unfinished: int) -> list[tuple[str, st
     ]
     if found is not None:
         note = found[2] and f"; {found[2]}"
-        entries.append(("Best", code(found[0]) + words(f": {show(found[1])} % (n = {found[1].n}){note}")))
+        entries.append(("Best", code(found[0]) + words(f": {show(found[1])} % ({counted(found[1].n, 'seed')}){note}")))
     if unfinished:
         entries.append(("Without a record", f"{counted(unfinished)} started and not finished"))
     if table.repeated:

@@ -12,7 +12,7 @@ from normzoo.report.frame import CONFIG, Table
 from normzoo.report.provenance import timed
 from normzoo.report.series import Line, Point
 from normzoo.report.sweep_axes import Grid
-from normzoo.text import csv_cell, printable
+from normzoo.text import counted, csv_cell, printable
 
 _COLUMNS = (
     "norm",
@@ -112,7 +112,7 @@ def cell_text(point: Point | None, usual_n: int) -> str:
     lost = ", ".join(f"{count} {status}" for status, count in point.missing)
     if point.stat is None:
         return lost if len(point.missing) > 1 else (point.missing[0][0] if point.missing else "–")
-    notes = [f"n = {point.stat.n}"] if point.stat.n != usual_n else []
+    notes = [counted(point.stat.n, "seed")] if point.stat.n != usual_n else []
     notes += [lost] if lost else []
     return show(point.stat) + (f" ({', '.join(notes)})" if notes else "")
 

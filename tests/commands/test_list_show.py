@@ -297,7 +297,7 @@ def test_a_target_is_told_with_enough_digits_to_see_why(median, said):
 
 
 def test_a_name_that_is_none_is_answered_with_those_alike_and_the_command(run):
-    for name, guess in (("grop_norm", "did you mean group_norm or layer_norm? `"), ("nope", "known: ")):  # GroupNorm1
+    for name, guess in (("grop_norm", "did you mean group_norm or layer_norm? `"), ("nope", "unknown norm 'nope'; `")):
         code, _, err = run("show", name)
         assert code == 2
         assert guess in err

@@ -1,5 +1,8 @@
 """What a norm is not defined for is refused in words that name the layer, the shape and the mend."""
 
+import copy
+import itertools
+
 import pytest
 import torch
 
@@ -99,6 +102,21 @@ def test_numbers_that_are_not_floating_point_with_a_condition(norm):
         layer(x, condition.to(torch.complex64))
 
 
+@pytest.mark.parametrize("norm", [n for n in normzoo.list_norms() if normzoo.info(n).kind != "weight"])
+def test_what_is_not_a_tensor(norm):
+    """Also without the factory, and in place of a condition or without one."""
+    built = normzoo.info(norm).build(8, **NEEDED.get(norm, {}))
+    x, conditional = torch.ones(6, 8, 3, 3), normzoo.info(norm).kind == "conditional"
+    calls = [((), "nothing"), (([1.0, 2.0],), "list"), ((None,), "NoneType"), ((x.numpy(),), "ndarray")]
+    calls += [((x,), "Tensor"), ((x, [0] * 6), "Tensor, list")] if conditional else []
+    wanted = "input, condition" if conditional else "input"
+    for layer, (given, got) in itertools.product((built, copy.deepcopy(built).eval()), calls):
+        with pytest.raises(TypeError, match=rf"must be called with .*, as layer\({wanted}\); got {got}$") as refusal:
+            layer(*given)
+        assert str(refusal.value).startswith(type(layer).__name__)
+        assert isinstance(refusal.value, normzoo.UserError)
+
+
 @pytest.mark.parametrize("norm", normzoo.list_norms(kind="weight"))
 def test_weights_that_are_not_floating_point(norm):
     with pytest.raises(TypeError, match=rf"{norm} takes floating-point numbers; got torch.complex64"):
@@ -154,7 +172,7 @@ def test_groups_that_do_not_divide_the_channels(norm):
         normzoo.create(norm, 12, num_groups=5)
     with pytest.raises(ValueError, match=r"groups of 5: channels_per_group must be one of \[1, 2, 3, 4, 6, 12\]"):
         normzoo.create(norm, 12, channels_per_group=5)
-    with pytest.raises(ValueError, match="0 groups"):
+    with pytest.raises(ValueError, match="num_groups must be 1 or more; got 0"):
         normzoo.create(norm, 12, num_groups=0)
     with pytest.raises(ValueError, match="groups of -2"):
         normzoo.create(norm, 12, channels_per_group=-2)

@@ -62,8 +62,8 @@ def test_learning_rates(plain: Errors, bn: Errors, verdict: str) -> None:
 
 def test_learning_rates_are_told_with_their_errors() -> None:
     finding = learning_rates.judge(rates({0.1: 5.0, 1: None}, {0.1: 4.0, 1: 3.0}))
-    assert "no norm: trains up to 0.1; best 5.1 ± 0.1 % at 0.1 (n = 3); 3 diverged" in finding.measured
-    assert "BatchNorm: trains up to 1; best 3.1 ± 0.1 % at 1 (n = 3)" in finding.measured
+    assert "no norm: trains up to 0.1; best 5.1 ± 0.1 % at 0.1 (3 seeds); 3 diverged" in finding.measured
+    assert "BatchNorm: trains up to 1; best 3.1 ± 0.1 % at 1 (3 seeds)" in finding.measured
 
 
 def test_one_seed_that_does_not_train_is_enough_not_to_train() -> None:
@@ -91,9 +91,10 @@ def test_initialization(plain: Errors, bn: Errors, verdict: str) -> None:
 
 def test_initialization_is_told() -> None:
     finding = initialization.judge(scales({0.1: 90.0, 1: 5.0, 10: None}, {0.1: 4.0, 1: 3.0, 10: 8.0}))
-    assert "no norm: 1 of 3 scales train (1); error 5.1 ± 0.1 % (n = 3) at 1; 3 diverged" in finding.measured
-    assert "BatchNorm: 3 of 3 scales train (0.1, 1, 10); error 3.1 ± 0.1 % (n = 3) at 1, at most 8.1 ± 0.1 % at 10" in (
-        finding.measured
+    assert "no norm: 1 of 3 scales train (1); error 5.1 ± 0.1 % (3 seeds) at 1; 3 diverged" in finding.measured
+    assert (
+        "BatchNorm: 3 of 3 scales train (0.1, 1, 10); error 3.1 ± 0.1 % (3 seeds) at 1, at most 8.1 ± 0.1 % at 10"
+        in (finding.measured)
     )
 
 

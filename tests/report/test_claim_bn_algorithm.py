@@ -28,7 +28,7 @@ def record(norm: str = "batch_norm", seed: int = 0, status: str = "ok", **errors
 def test_it_can_hold_hold_in_part_and_fail() -> None:
     good = [record(norm, seed) for norm in ("batch_norm", "batch_norm_scratch") for seed in range(3)]
     assert judge(good).verdict == "holds"
-    assert "1e-15 in float64 (n = 3)" in judge(good).measured
+    assert "1e-15 in float64 (3 seeds)" in judge(good).measured
     finding = judge([*good, record(seed=3, scale_output_conv=1e-3)])
     assert finding.verdict == "holds in part"
     assert [check.holds for check in finding.checks].count(False) == 1

@@ -92,8 +92,8 @@ def test_steps_are_counted_to_the_plain_nets_best_of_the_same_seed(tmp_path: Pat
     assert "Inception: 60 ± 0 steps, 89.9 ± 0.1 %" in finding.measured
     assert "BN-Baseline: 30 ± 0 steps, 92.9 ± 0.1 %" in finding.measured
     assert "BN-x5: 20 ± 0 steps" in finding.measured
-    assert "Inception, lr × 5: never (n = 3), 9.9 ± 0.1 %" in finding.measured
-    assert "(n = 3)" in finding.measured
+    assert "Inception, lr × 5: never (3 seeds), 9.9 ± 0.1 %" in finding.measured
+    assert "(3 seeds)" in finding.measured
     plain = [record(tmp_path, PLAIN, seed, (50, 10)) for seed in (0, 1)]
     fast = [record(tmp_path, "batch_norm", 0, (5, 4)), record(tmp_path, "batch_norm", 1, (50, 20))]
     assert reached(fast, plain) == "10 (never in 1 of 2 seeds)"
@@ -110,7 +110,7 @@ def test_a_higher_rate_that_diverges_without_batch_norm_is_what_is_claimed(tmp_p
     finding = judge(records)
     assert finding.checks[6].holds is True
     assert "3 diverged" in finding.checks[6].measured
-    assert "Inception, lr × 5: never (n = 3), no accuracy (3 diverged)" in finding.measured
+    assert "Inception, lr × 5: never (3 seeds), no accuracy (3 diverged)" in finding.measured
 
 
 @pytest.mark.parametrize("status", ["killed", "timeout"])
@@ -150,7 +150,7 @@ def test_lenet_per_norm(tmp_path: Path) -> None:
     finding = judge(records)
     assert [check.holds for check in finding.checks[7:]] == [True, True, True, False]
     assert "BatchNorm 20 ± 0" in finding.measured
-    assert "InstanceNorm never (n = 3)" in finding.measured
+    assert "InstanceNorm never (3 seeds)" in finding.measured
 
 
 def test_missing_cells(tmp_path: Path) -> None:

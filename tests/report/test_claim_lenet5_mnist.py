@@ -50,7 +50,7 @@ def test_verdict(without: tuple[float, float], bn: tuple[float, float], verdict:
     assert finding.verdict == verdict
     assert len(finding.checks) == 3
     assert f"without BN {100 - without[0] - 0.1:.1f} ± 0.1" in finding.measured
-    assert "(n = 3)" in finding.measured
+    assert "(3 seeds)" in finding.measured
     assert finding.measured.endswith("93 and 98 % without BN, 95 and 98.5 % with BN")
 
 

@@ -51,7 +51,7 @@ def test_verdict(tmp_path: Path, ends: Ends, verdict: str) -> None:
     finding = judge(arms(tmp_path, ends))
     assert finding.verdict == verdict
     assert [check.text.split(":")[0] for check in finding.checks] == ["digits"] * (2 * len(ORDER) - 1)
-    assert f"BatchNorm {ends['batch_norm'][1] + 0.1:.1f} ± 0.1 % (n = 3)" in finding.measured
+    assert f"BatchNorm {ends['batch_norm'][1] + 0.1:.1f} ± 0.1 % (3 seeds)" in finding.measured
 
 
 def test_each_data_set_is_judged_and_drawn(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_norms_and_dropout(tmp_path: Path, errors: Errors, verdict: str) -> None
     finding = judge(arms(tmp_path, errors))
     assert finding.verdict == verdict
     assert len(finding.checks) == 3
-    assert f"no norm: gap {errors[PLAIN] - 0.9:.1f} ± 0.1, error {errors[PLAIN] + 0.1:.1f} ± 0.1 % (n = 3)" in (
+    assert f"no norm: gap {errors[PLAIN] - 0.9:.1f} ± 0.1, error {errors[PLAIN] + 0.1:.1f} ± 0.1 % (3 seeds)" in (
         finding.measured
     )
 

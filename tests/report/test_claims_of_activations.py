@@ -42,7 +42,7 @@ def test_saturation(tmp_path: Path, plain: tuple[float, float], bn: tuple[float,
     records += [saturated(tmp_path, "batch_norm", seed, *bn) for seed in range(3)]
     finding = saturation.judge(records)
     assert finding.verdict == verdict
-    assert "(n = 3)" in finding.measured
+    assert "(3 seeds)" in finding.measured
     figure = Figure()
     saturation.draw(records, figure)
     assert [len(axes.lines) for axes in figure.axes] == [2, 2, 2]
@@ -93,7 +93,7 @@ def test_a_diverged_cell_counts_up_to_where_it_diverged_and_is_named(tmp_path: P
     records += [dead(tmp_path, "identity", 0, 0.4), dead(tmp_path, "batch_norm", 0, 0.4)]
     finding = dying_relu.judge(records)
     assert [check.holds for check in finding.checks] == [False, True]
-    assert "dead 50.0 → 0.0 %, error 1 diverged → 5.0 % (n = 1)" in finding.measured
+    assert "dead 50.0 → 0.0 %, error 1 diverged → 5.0 % (1 seed)" in finding.measured
     figure = Figure()
     dying_relu.draw(records, figure)
     assert len(figure.axes) == 4

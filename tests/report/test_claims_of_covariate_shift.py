@@ -93,7 +93,7 @@ def test_noisy_batch_norm(tmp_path: Path, none: Any, bn: Any, with_noise: Any, v
         records.append(noisy(tmp_path, "batch_norm", seed, *with_noise, True))
     finding = noisy_batch_norm.judge(records)
     assert finding.verdict == verdict
-    assert f"noisy BatchNorm: error {with_noise[0] + 0.05:.1f} ± 0.1 % (n = 2)" in finding.measured
+    assert f"noisy BatchNorm: error {with_noise[0] + 0.05:.1f} ± 0.1 % (2 seeds)" in finding.measured
     figure = Figure()
     noisy_batch_norm.draw(records, figure)
     assert [len(axes.lines) for axes in figure.axes] == [3, 3, 3]

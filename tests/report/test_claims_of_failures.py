@@ -72,7 +72,7 @@ def test_recurrent_nets(tmp_path: Path, found: tuple[float, ...], verdict: str) 
     finding = recurrent_nets.judge(records)
     assert finding.verdict == verdict
     assert finding.unmeasured == 0
-    assert f"BatchNorm, shared: {found[1] + 0.1:.1f} ± 0.1 % (n = 3)" in finding.measured
+    assert f"BatchNorm, shared: {found[1] + 0.1:.1f} ± 0.1 % (3 seeds)" in finding.measured
     assert [len(axes.lines) > 3 for axes in drawn(recurrent_nets, records).axes] == [True, True]
 
 
@@ -247,6 +247,6 @@ def test_federated_batch_norm(tmp_path: Path, bn: Any, fedbn: Any, labels: Any, 
     finding = federated_batch_norm.judge(records)
     assert finding.verdict == verdict
     assert finding.unmeasured == 0
-    assert f"FedBN {sum(fedbn) / 2 + 0.1:.1f} ± 0.1 % (n = 3)" in finding.measured
+    assert f"FedBN {sum(fedbn) / 2 + 0.1:.1f} ± 0.1 % (3 seeds)" in finding.measured
     assert len(drawn(federated_batch_norm, records).axes) == 4
     assert len(drawn(federated_batch_norm, federated(tmp_path, "batch_norm", "label", 5.0)).axes) == 2

@@ -58,7 +58,7 @@ def test_only_batch_norm(tmp_path: Path, norms: Any, sampled: Any, last: Any, ve
     assert finding.verdict == verdict
     assert finding.unmeasured == 0
     rate = 2 if norms[1] < norms[2] else 3
-    told = f"norms alone (240, 1.0 %): {min(norms) + 0.1:.1f} ± 0.1 % (n = 3, learning rate {rate / 10})"
+    told = f"norms alone (240, 1.0 %): {min(norms) + 0.1:.1f} ± 0.1 % (3 seeds, learning rate {rate / 10})"
     assert told in finding.measured
     assert len(drawn(only_batch_norm, records).axes[0].get_yticklabels()) == 4
 
@@ -74,7 +74,7 @@ def test_a_rate_is_judged_only_where_every_seed_came_to_its_end(
         record.status = "diverged"
     finding = only_batch_norm.judge(records)
     assert [check.holds for check in finding.checks] == [False, False, True]
-    assert "norms alone (240, 1.0 %): 50.1 ± 0.1 % (n = 3, learning rate 0.1), 2 diverged" in finding.measured
+    assert "norms alone (240, 1.0 %): 50.1 ± 0.1 % (3 seeds, learning rate 0.1), 2 diverged" in finding.measured
     records[6].status = records[9].status = "diverged"  # the random weights at both rates
     assert only_batch_norm.judge(records).checks[1].holds is True
     records[12].status = "timeout"

@@ -43,7 +43,7 @@ def test_smoothing(tmp_path: Path, scale: float, beta: float, verdict: str) -> N
     records += [landscape(tmp_path, "batch_norm", seed, scale, beta) for seed in range(3)]
     finding = loss_smoothing.judge(records)
     assert finding.verdict == verdict
-    assert "no norm 1.10 ± 0.10 (n = 3)" in finding.measured
+    assert "no norm 1.10 ± 0.10 (3 seeds)" in finding.measured
     figure = Figure()
     loss_smoothing.draw(records, figure)
     assert [len(axes.collections) for axes in figure.axes] == [1] * 6  # a row a measure, a column a norm

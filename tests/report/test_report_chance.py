@@ -176,4 +176,4 @@ def test_the_best_of_a_report_says_what_speaks_against_it(
         assert found[2] == against
     made = report(sweep(swept(5.0, 8.0, 9.0)), width=300)
     assert "%; the best learning rate, 0.1, is at" in made.text
-    assert "(n = 1); the best learning rate, 0.1, is at" in made.summary.read_text()
+    assert "(1 seed); the best learning rate, 0.1, is at" in made.summary.read_text()

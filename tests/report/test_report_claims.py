@@ -164,11 +164,11 @@ def test_a_claim_that_fails_stands_beside_one_that_does_not(
     made = judge_claims(folder, width=80)
     assert made is not None
     assert made.failed == 1
-    assert "holds: good: good is so. [9.0 ± 1.0 (n = 3)]" in made.text  # the cell of no claim is in no mean
+    assert "holds: good: good is so. [9.0 ± 1.0 (3 seeds)]" in made.text  # the cell of no claim is in no mean
     assert "not judged: bad" in made.text
     page = made.page.read_text(encoding="utf-8")
     assert (
-        "| [good](#good): good is so. | Nobody 2000 | 9.0 ± 1.0 (n = 3) | **holds** (1 of 1 check narrow) "
+        "| [good](#good): good is so. | Nobody 2000 | 9.0 ± 1.0 (3 seeds) | **holds** (1 of 1 check narrow) "
         "| [png](claims/good.png) |" in page
     )
     assert "| the error is 9 % | yes, narrowly | as it says \\| and so on |" in page
@@ -227,7 +227,7 @@ def test_missing_corrupt_and_failed_cells_are_said(
     assert made is not None
     assert made.failed == 2  # the cell out of time, and the file
     page = made.page.read_text(encoding="utf-8")
-    assert "8.0 (n = 1), 1 timeout" in page
+    assert "8.0 (1 seed), 1 timeout" in page
     assert "2 cells of 4 without a record" in page
     assert "is corrupt" in page
     assert "normzoo claims --only good --quick" in page
@@ -326,10 +326,10 @@ def test_spreads(cell: Callable[..., CellResult]) -> None:
     found = spread(cells, "val_error_running")
     assert found is not None
     assert (found.mean, found.std, found.values) == (8.0, pytest.approx(2**0.5), (7.0, 9.0))
-    assert text(found, cells, 2, "%") == "8.00 ± 1.41 % (n = 2), 1 diverged"
+    assert text(found, cells, 2, "%") == "8.00 ± 1.41 % (2 seeds), 1 diverged"
     assert text(None, cells[3:]) == "1 diverged"
     assert text(None) == "no such cells"
-    assert text(spread(cells[:1], lambda record: 2.0 + record.seed)) == "2.0 (n = 1)"
+    assert text(spread(cells[:1], lambda record: 2.0 + record.seed)) == "2.0 (1 seed)"
     xs, values = curves(cells, "samples", "val_error_running")
     assert (xs, values) == ([4000.0], [found])
 

@@ -72,7 +72,7 @@ def test_a_sweep_that_diverged_whole_has_no_axis_of_errors(cell: Maker, sweep: S
         ]
         made = report(sweep(cells))
         assert "mean ± std over 2 seeds" in made.table
-        assert "n = 2 seeds unless noted" in made.summary.read_text()
+        assert "over 2 seeds unless noted" in made.summary.read_text()
         (axes,) = drawn(cells).axes
         (said_there,) = [text for text in axes.texts if "diverged" in text.get_text()]
         assert said_there.get_text() == "no error: every cell diverged or died"

@@ -104,7 +104,7 @@ def test_a_half_finished_sweep_is_reported(cell: Maker, sweep: Sweep) -> None:
     summary = made.summary.read_text()
     assert "2 cells started and not finished" in summary
     assert "57.5 ± 3.5" in summary
-    assert "8.0 (n = 1)" in summary
+    assert "8.0 (1 seed)" in summary
     assert len(rows_of(made.csv)) == 3
 
 

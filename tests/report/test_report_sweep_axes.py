@@ -43,7 +43,7 @@ def test_a_table_of_what_was_varied(cell: Maker, sweep: Sweep) -> None:
     summary = made.summary.read_text()
     assert "## Validation error by norm and optimizer.base_lr" in summary
     assert "| `identity` | 5.5 ± 0.7 | 8.5 ± 0.7 | diverged |" in summary
-    assert "- Best: `batch_norm, optimizer.base_lr=0.1`: 5.5 ± 0.7 % (n = 2)" in summary
+    assert "- Best: `batch_norm, optimizer.base_lr=0.1`: 5.5 ± 0.7 % (2 seeds)" in summary
     assert "![Validation error by what was varied](errors.png)" in summary
     assert "needs 2 and 32" not in summary + made.text
     assert made.page.read_text().count("<svg") == 1
