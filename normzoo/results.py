@@ -1,17 +1,14 @@
-"""The record of one cell: its schema, the name of a cell, and reading and writing records.
+"""The record of one cell: its schema, and reading and writing records.
 
 A *cell* is one resolved configuration (norm, batch size, placement, model, data, seed ...). It writes one
 `result.json`, once. Training writes these files and the report reads them, independently of each other. This module
 needs only the standard library, so that records can be read without the rest of normzoo's dependencies.
 """
 
-import hashlib
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 from normzoo.errors import UserError
 from normzoo.files import read_file as read_file
 from normzoo.files import write_atomic as write_atomic
+from normzoo.identity import plain
 from normzoo.text import LARGEST, bounded
 
 SCHEMA = 1
@@ -26,23 +24,6 @@ FILE_NAME = "result.json"
 NO_RECORD = "none"  # the stamp of a folder without one
 STATUSES = ("ok", "diverged", "error", "killed", "oom", "timeout", "refused")
 FINISHED = ("ok", "diverged")  # training again would only repeat the result
-
-# Entries of a config that affect where a cell writes or what it prints, but not what it computes.
-_NO_IDENTITY = {
-    "hydra", "logger", "paths", "output_dir", "progress", "verbose", "experiment", "sweep", "report", "claim", "recipe",
-}  # fmt: skip
-_NO_IDENTITY_WITHIN = {
-    "trainer": {
-        "progress", "progress_bar", "enable_progress_bar", "enable_model_summary", "enable_checkpointing",
-        "log_every_n_steps",
-    },
-    "data": {"download", "num_workers"},  # not root: another root may have other images
-    "norm": {"_target_"},  # for Hydra's instantiate; `name` says which norm
-}  # fmt: skip
-# Options that came after cells had been named: one that has its default names no other cell.
-_ADDED = {"norm": {"bias": True, "contiguous": False, "weight_offset": 0.0, "cast_before_weight": False}}
-# For Lightning 1 is one batch and 1.0 is all of them.
-_COUNT_OR_SHARE = {"limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval"}
 
 _REQUIRED = ("cell", "status", "config")
 _KINDS: dict[str, Any] = {
@@ -87,67 +68,6 @@ class CellResult:
             raise ValueError(f"status {self.status!r} is none of {', '.join(STATUSES)}")
 
 
-def cell_id(config: Mapping[str, Any]) -> str:
-    """Name a cell by what determines its result: 12 hex digits of the SHA-256 of its config.
-
-    The order of keys, `1` versus `1.0`, and entries that only affect output (`hydra`, `logger`, `paths`, `experiment`,
-    `sweep`, progress switches) do not change the name.
-
-    Raises:
-        TypeError: If the config contains something that is not plain data.
-    """
-    values = _integral(_plain(decisive(config), "config", missing="text"))
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a config that determines what its cell computes: all but what only affects output."""
-    kept = {str(key): value for key, value in config.items() if str(key) not in _NO_IDENTITY}
-    for group, names in _NO_IDENTITY_WITHIN.items():
-        if isinstance(kept.get(group), Mapping):
-            added = _ADDED.get(group, {})
-            kept[group] = {
-                key: value
-                for key, value in kept[group].items()
-                if str(key) not in names and not (key in added and value == added[key])
-            }
-    return kept
-
-
-def _integral(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: entry if key in _COUNT_OR_SHARE else _integral(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_integral(entry) for entry in value]
-    # YAML reads `lr=1` as an int and `lr=1.0` as a float, and both train the same cell.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _plain(value: Any, where: str, *, missing: str) -> Any:
-    """Convert `value` to strict JSON data; a non-finite number becomes null, or its name as text.
-
-    A number whose square overflows counts as non-finite.
-    """
-    if isinstance(value, Enum):
-        return value.name
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        if math.isfinite(value) and (missing == "text" or abs(value) <= LARGEST):
-            return float(value)
-        return str(float(value)) if missing == "text" else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry, f"{where}.{key}", missing=missing) for key, entry in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [_plain(entry, f"{where}[{i}]", missing=missing) for i, entry in enumerate(value)]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a NumPy or torch scalar
-        return _plain(value.item(), where, missing=missing)
-    raise TypeError(f"{where} is a {type(value).__name__}, not plain data (text, number, list, mapping)")
-
-
 def _fault(record: dict[str, Any]) -> str | None:
     """Return what is wrong with a record; None for a valid one."""
     for name, kind in _KINDS.items():
@@ -178,10 +98,13 @@ def _fault(record: dict[str, Any]) -> str | None:
 
 
 def _is_deep(value: Any, levels: int) -> bool:
-    if type(value) not in (dict, list):
-        return False
-    within = value.values() if type(value) is dict else value
-    return not levels or any(_is_deep(entry, levels - 1) for entry in within)
+    within = [value]
+    for _ in range(levels + 1):
+        within = [each for each in within if type(each) is dict or type(each) is list]
+        if not within:
+            return False
+        within = [entry for each in within for entry in (each.values() if type(each) is dict else each)]
+    return True
 
 
 def write_result(folder: str | os.PathLike[str], result: CellResult) -> Path:
@@ -221,7 +144,7 @@ def record_text(result: CellResult) -> str:
         value = getattr(result, name)
         if name == "reason" and value:
             value = bounded(value)  # error.txt has more of it
-        record[name] = _plain(value, name, missing="text" if name == "config" else "null")
+        record[name] = plain(value, name, missing="text" if name == "config" else "null")
     wrong = _fault(record)
     if wrong:
         raise TypeError(f"no record of a cell: {wrong}")

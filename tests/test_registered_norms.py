@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 
 import normzoo
+from normzoo.identity import cell_id
 from normzoo.registry import HYDRA_TARGET
-from normzoo.results import cell_id
 
 omegaconf = pytest.importorskip("omegaconf")
 hydra = pytest.importorskip("hydra")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from normzoo.errors import UserError
+from normzoo.identity import cell_id
 from normzoo.results import (
     FILE_NAME,
     SCHEMA,
     STATUSES,
     CellResult,
-    cell_id,
     read_result,
     read_results,
     write_atomic,

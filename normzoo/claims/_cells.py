@@ -1,7 +1,7 @@
 """Choose among the cells of a claim, and sum them up over seeds."""
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 from normzoo.recording import read_recording
 from normzoo.report.facets import ABSENT
 from normzoo.report.frame import CONFIG, METRIC, build_table
-from normzoo.report.series import Stat, over_seeds
+from normzoo.report.series import Stat, over_seeds, over_seeds_along
 from normzoo.results import CellResult
 from normzoo.text import counted
 
@@ -108,11 +108,8 @@ def recorded(cells: pd.DataFrame, x: str, y: Callable[[dict[str, Any]], Sequence
 
 
 def _over_seeds(points: Iterable[tuple[int, float | None, float | None]]) -> Curve:
-    found: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for seed, x, value in points:
-        if x is not None and value is not None and math.isfinite(value):
-            found[float(x)][seed].append(float(value))
-    return sorted(found), [stat for x in sorted(found) if (stat := over_seeds(found[x])) is not None]
+    found = over_seeds_along(points)
+    return [x for x, _ in found], [stat for _, stat in found]
 
 
 def show(value: Stat | None, digits: int = 1) -> str:

@@ -1,6 +1,5 @@
 """Choose the panels of learning curves: validation error by epoch, mean and spread over seeds."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +7,7 @@ from dataclasses import replace
 from normzoo.report import provenance as describe
 from normzoo.report.frame import Table
 from normzoo.report.panels import Curve, Panel, line_style
-from normzoo.report.series import ERROR, Point, Stat, batch_lines, normalization_lines, over_seeds
+from normzoo.report.series import ERROR, Point, Stat, batch_lines, normalization_lines, over_seeds_along
 from normzoo.report.style import Style, told_apart
 from normzoo.report.sweep_axes import grid_of, over_batches
 from normzoo.report.sweep_panels import key_style
@@ -59,21 +58,16 @@ def _by_what_varied(table: Table) -> dict[str, list[tuple[Style, Point]]]:
 
 def _curves(points: Sequence[tuple[Style, Point]]) -> list[Curve]:
     """Return the curves that have several epochs."""
-    curves = [Curve(style, over_epochs(point), band=True) for style, point in points]
+    curves = [Curve(style, _over_epochs(point), band=True) for style, point in points]
     curves = [curve for curve in curves if len(curve.points) > 1]
     styles = told_apart([curve.style for curve in curves])
     return [replace(curve, style=style) for curve, style in zip(curves, styles, strict=True)]
 
 
-def over_epochs(point: Point) -> list[tuple[float, Stat]]:
+def _over_epochs(point: Point) -> list[tuple[float, Stat]]:
     """Summarize the error of each epoch over seeds, of cells that finished, or until they diverged."""
-    epochs: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in point.records:
-        for row in record.curve if record.status in ("ok", "diverged") else ():
-            epoch, error = row.get("epoch"), row.get(ERROR)
-            if epoch is not None and error is not None and math.isfinite(error):
-                epochs[epoch][record.seed].append(error)
-    return [(epoch, stat) for epoch in sorted(epochs) if (stat := over_seeds(epochs[epoch])) is not None]
+    records = [record for record in point.records if record.status in ("ok", "diverged")]
+    return over_seeds_along((r.seed, row.get("epoch"), row.get(ERROR)) for r in records for row in r.curve)
 
 
 def _panel(title: str, curves: Sequence[Curve], left_out: str) -> Panel:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from normzoo.identity import decisive
 from normzoo.report.facets import ABSENT, Setting, derived_entries, describe
 from normzoo.report.records import flatten, without_repeats
-from normzoo.results import CellResult, decisive
+from normzoo.results import CellResult
 
 # Axes of the report itself, and entries that say where a cell ran rather than what it was.
 _AXES = frozenset({"seed", "batch_size_per_device"})

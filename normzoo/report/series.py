@@ -129,6 +129,15 @@ def over_seeds(seeds: Mapping[int, Sequence[float]]) -> Stat | None:
     return Stat(mean, std, values)
 
 
+def over_seeds_along(points: Iterable[tuple[int, float | None, float | None]]) -> list[tuple[float, Stat]]:
+    """Summarize over seeds at each x the values of points (seed, x, value), of those that are finite."""
+    found: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for seed, x, value in points:
+        if x is not None and value is not None and math.isfinite(value):
+            found[float(x)][seed].append(float(value))
+    return [(x, stat) for x in sorted(found) if (stat := over_seeds(found[x])) is not None]
+
+
 def pooled_std(*stats: Stat) -> float | None:
     """Return the common standard deviation of several groups, each weighted by its degrees of freedom."""
     freedom = sum(s.n - 1 for s in stats)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from normzoo.errors import UserError
-from normzoo.results import FILE_NAME, CellResult, decisive, read_result, read_results
+from normzoo.identity import decisive
+from normzoo.results import FILE_NAME, CellResult, read_result, read_results
 from normzoo.sweep.cell import BATCHES_TO_START, Cell, State
 from normzoo.sweep.plan import Plan
 from normzoo.text import clock, counted, printable, wrapped

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from normzoo.errors import UserError
-from normzoo.results import cell_id
+from normzoo.identity import cell_id
 from normzoo.training.config_keys import check_keys, complete
 from normzoo.training.config_values import duration, find_invalid, positive
 

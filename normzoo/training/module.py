@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from normzoo.identity import decisive
 from normzoo.probes import train_eval_gap
-from normzoo.results import decisive
 from normzoo.surgery.report import SurgeryError
 from normzoo.training.config import CellConfig
 from normzoo.training.instantiate import build_optimizer, schedule

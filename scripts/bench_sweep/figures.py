@@ -47,7 +47,7 @@ def cell_overhead(cells: int = 10, rounds: int = 3, overrides: Sequence[str] = S
         _all_ok(ended)
         values += [later.at - earlier.at - _fit_seconds(later) for earlier, later in pairwise(ended)]
     note = f"cells of {' '.join(overrides)}: from one's end to the next one's, without epochs and validation"
-    return Measurement("cell overhead beyond training", "s", 0.3, True, values, note)
+    return Measurement("cell overhead beyond training", "s", 0.5, True, values, note)
 
 
 def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int = 3) -> Measurement:
@@ -72,7 +72,7 @@ def planning(overrides: Sequence[str] = ("experiment=small_batch",), rounds: int
         f"a cell; {statistics.median(checking):.1f} ms of it check whether the cell can be; Hydra would take "
         f"{1e3 * hydra_alone:.0f} ms to compose each cell by itself"
     )
-    return Measurement("planning, a cell, beyond Hydra's composition", "ms", 2.0, True, values, note)
+    return Measurement("planning, a cell, beyond Hydra's composition", "ms", 10.0, True, values, note)
 
 
 def report_seconds(records: int = 10_000, rounds: int = 3) -> Measurement:
@@ -92,7 +92,7 @@ def report_seconds(records: int = 10_000, rounds: int = 3) -> Measurement:
         f"reading, table, summary, figure and page on one core, {statistics.median(worked):.1f} s of processor time; "
         f"with starting Python {statistics.median(whole):.1f} s"
     )
-    return Measurement(f"report over {records:,} results", "s", 5.0, True, values, note)
+    return Measurement(f"report over {records:,} results", "s", 10.0, True, values, note)
 
 
 def two_cores(cells: int = 16, rounds: int = 3, overrides: Sequence[str] = LONGER) -> Measurement:

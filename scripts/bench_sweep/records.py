@@ -8,8 +8,9 @@ from itertools import count, product
 from pathlib import Path
 from typing import Any
 
+from normzoo.identity import cell_id
 from normzoo.registry import info, list_norms
-from normzoo.results import FILE_NAME, CellResult, cell_id, record_text
+from normzoo.results import FILE_NAME, CellResult, record_text
 
 BATCHES = (2, 4, 8, 16, 32, 64)
 SIZES = (8, 16)

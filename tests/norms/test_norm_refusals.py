@@ -174,7 +174,7 @@ def test_groups_that_do_not_divide_the_channels(norm):
         normzoo.create(norm, 12, channels_per_group=5)
     with pytest.raises(ValueError, match="num_groups must be 1 or more; got 0"):
         normzoo.create(norm, 12, num_groups=0)
-    with pytest.raises(ValueError, match="groups of -2"):
+    with pytest.raises(ValueError, match="channels_per_group must be 1 or more; got -2"):
         normzoo.create(norm, 12, channels_per_group=-2)
     with pytest.raises(ValueError, match="give one of them"):
         normzoo.create(norm, 12, num_groups=4, channels_per_group=3)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from normzoo.results import CellResult, cell_id, write_result
+from normzoo.identity import cell_id
+from normzoo.results import CellResult, write_result
 
 BATCHES = (2, 4, 8, 16, 32, 64)
 SHARING = ("batch_norm", "ghost_batch_norm")

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from normzoo.claims._cells import frame
+from normzoo.identity import cell_id
 from normzoo.recording import write_recording
-from normzoo.results import CellResult, cell_id, write_result
+from normzoo.results import CellResult, write_result
 
 
 def made_up(

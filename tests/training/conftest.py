@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
-from normzoo.results import CellResult, cell_id, write_result
+from normzoo.identity import cell_id
+from normzoo.results import CellResult, write_result
 from normzoo.sweep import fork_server
 
 TINY = (

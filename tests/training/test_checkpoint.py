@@ -20,8 +20,9 @@ import torch
 import normzoo
 from normzoo.data._files import read_npz
 from normzoo.errors import UserError
+from normzoo.identity import cell_id
 from normzoo.recording import read_recording
-from normzoo.results import CellResult, cell_id, read_result
+from normzoo.results import CellResult, read_result
 from normzoo.training.cell import run_cell
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.distributed import RankError

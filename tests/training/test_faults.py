@@ -9,7 +9,8 @@ import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from PIL import Image
 
-from normzoo.results import cell_id, read_result, read_results
+from normzoo.identity import cell_id
+from normzoo.results import read_result, read_results
 from normzoo.sweep.cell_lock import FILES
 from normzoo.training.callbacks import CURVE, curve_so_far, error_so_far
 

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from normzoo.errors import UserError
-from normzoo.results import cell_id
+from normzoo.identity import cell_id
 from normzoo.sweep.precheck import Precheck
 from normzoo.training.config import parse
 from normzoo.training.config_keys import GIVEN

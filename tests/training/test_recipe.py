@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from normzoo.errors import UserError
-from normzoo.results import cell_id
+from normzoo.identity import cell_id
 from normzoo.sweep import local_launcher as multirun
 from normzoo.training.config import parse
 from normzoo.training.config_keys import apply_recipe
