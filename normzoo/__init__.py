@@ -44,6 +44,7 @@ _ON_DEMAND = ("models", "preprocessing", "probes", "surgery", "testing")
 _SURGERY = {
     "adapt": "adapt",
     "convert": "convert",
+    "doctor": "doctor",
     "fold": "fold",
     "freeze": "freeze",
     "no_weight_decay_groups": "freeze",

@@ -1,14 +1,74 @@
-"""Freeze and recalibrate the norms of any LightningModule while it trains."""
+"""Check, freeze and recalibrate the norms of any LightningModule while it trains."""
 
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from normzoo.probes._callback import inner_model
 from normzoo.surgery.batches import Forward, run_batch
+from normzoo.surgery.call_order import tensors_in
+from normzoo.surgery.doctor import doctor, erased_by_sync
+from normzoo.surgery.findings import Findings
 from normzoo.surgery.freeze import Where, freeze, unfreeze
 from normzoo.surgery.recalibrate import recalibrate
+
+
+class CheckNorms(Callback):
+    """Find what is wrong with the norms before the first step, as `normzoo.surgery.doctor.doctor` does, and say it.
+
+    Batch, devices, accumulation, optimizers and the size of the training set are those of the trainer.
+
+    Args:
+        norm_layer: Name of the norm that the model was built with.
+        forward: How to call the model on a batch: `lambda model, batch: model(batch["image"])`.
+
+    Attributes:
+        findings: What was found; None before the first step.
+    """
+
+    def __init__(self, *, norm_layer: str | None = None, forward: Forward | None = None) -> None:
+        self.norm_layer, self.forward = norm_layer, forward
+        self.findings: Findings | None = None
+        self._erased = Findings(())
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note what `sync_batchnorm=True` would replace, before Lightning does."""
+        if stage == "fit":
+            self._erased = erased_by_sync(pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Check the norms on the first batch."""
+        if self.findings is not None:
+            return
+        plugin = trainer.precision_plugin
+
+        def forward(model: nn.Module, batch: Any) -> Any:
+            return (self.forward or run_batch)(inner_model(model), plugin.convert_input(batch))
+
+        loader: Any = trainer.train_dataloader
+        size = getattr(loader, "batch_size", None) or len(next(tensors_in(batch)))
+        dataset: Any = getattr(loader, "dataset", None)
+        with plugin.forward_context():
+            found = doctor(
+                pl_module,
+                batch,
+                batch_size_per_device=size,
+                devices=trainer.world_size,
+                optimizer=trainer.optimizers,
+                norm_layer=self.norm_layer,
+                accumulate_grad_batches=trainer.accumulate_grad_batches,
+                train_size=len(dataset) if hasattr(dataset, "__len__") else None,
+                drop_last=bool(getattr(loader, "drop_last", False)),
+                forward=forward,
+            )
+        layers = dict(pl_module.named_modules())
+        replaced = [
+            one for one in self._erased if any(isinstance(layers.get(name), nn.SyncBatchNorm) for name in one.layers)
+        ]
+        self.findings = Findings([*found, *replaced])
+        (rank_zero_warn if self.findings.at_least("warning") else rank_zero_info)(f"CheckNorms:\n{self.findings}")
 
 
 class FreezeNorms(Callback):

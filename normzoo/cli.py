@@ -1,4 +1,4 @@
-"""Run the command line: `normzoo train | report | claims | list | show | bench`."""
+"""Run the command line: `normzoo train | report | claims | list | show | doctor | bench`."""
 
 import argparse
 import difflib
@@ -11,14 +11,14 @@ from typing import Any
 
 from normzoo import __version__
 from normzoo._interrupt import handle_again
-from normzoo.commands import bench, claims, report, show, train
+from normzoo.commands import bench, claims, doctor, report, show, train
 from normzoo.commands import list as list_command
 from normzoo.commands.broken_pipe import to_any_reader
 from normzoo.errors import UserError, exit_with
 from normzoo.registry import list_norms
 from normzoo.text import printable
 
-COMMANDS = ("train", "report", "claims", "list", "show", "bench")
+COMMANDS = ("train", "report", "claims", "list", "show", "doctor", "bench")
 
 DESCRIPTION = """Every normalization layer for PyTorch under a name, put into models, swept and explained.
 
@@ -28,6 +28,7 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
   normzoo claims [--quick]           test claims about normalization; --list lists them
   normzoo list [--FACT ...]          the norms; normzoo list --help lists the options
   normzoo show NORM                  equation, facts, arguments and source of one norm
+  normzoo doctor [OVERRIDE ...]      what is wrong with the norms of a cell's model, or of your own
   normzoo bench layers               time and saved memory of each norm relative to torch's or timm's
 
   normzoo train norm=group_norm batch_size_per_device=2
@@ -87,8 +88,8 @@ def _complete(arguments: Sequence[str]) -> None:
         print(*(command for command in COMMANDS if command.startswith(words[1] if len(words) == 2 else "")))
     elif words[1] == "show":
         print(*(name for name in list_norms() if name.startswith(words[-1])))
-    elif words[1] == "train":
-        os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+\s+)train(\s+|$)", r"\1", line)
+    elif words[1] in ("train", "doctor"):
+        os.environ["COMP_LINE"] = re.sub(rf"^(\s*\S+\s+){words[1]}(\s+|$)", r"\1", line)
         train.run(arguments)
 
 
@@ -134,6 +135,7 @@ def _parse(arguments: Sequence[str]) -> None:
         ("claims", claims, "test claims about normalization"),
         ("list", list_command, "list norms, all or those with certain facts"),
         ("show", show, "print equation, facts, arguments and source of one norm"),
+        ("doctor", doctor, "find what is wrong with the norms of a model"),
         ("bench", bench, "measure what the norms cost"),
     ):
         added = commands.add_parser(name, help=help_)

@@ -21,6 +21,7 @@ class Call:
         input: A copy of what it got, in the same layout; `source` is the call whose output that was, or a view of it.
         output: What it gave.
         users: The layers that computed with the output itself, and `OUTPUT`; None for code outside of any layer.
+        operations: What they computed, by torch's names of operations, such as `relu`.
     """
 
     layer: nn.Module
@@ -28,6 +29,7 @@ class Call:
     source: "Call | None"
     output: Tensor | None = None
     users: list[nn.Module | str | None] = dataclasses.field(default_factory=list)
+    operations: list[str] = dataclasses.field(default_factory=list)
 
 
 class _Watch(TorchDispatchMode):
@@ -52,12 +54,13 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if self.copying:
             return result
-        memory = {_memory(t) for t in _tensors(result)}
-        for call in {self.given[m] for m in map(_memory, _tensors([args, kwargs])) if m in self.given}:
+        memory = {_memory(t) for t in tensors_in(result)}
+        for call in {self.given[m] for m in map(_memory, tensors_in([args, kwargs])) if m in self.given}:
             assert call.output is not None
             views = _memory(call.output) in memory and not func._schema.is_mutable
             if not views:
                 call.users.append(self.stack[-1] if self.stack else None)
+                call.operations.append(func.overloadpacket.__name__)
         return result
 
     def _push(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -68,7 +71,7 @@ class _Watch(TorchDispatchMode):
 
     def _enter(self, layer: nn.Module, args: Any, kwargs: Any) -> None:
         self.copying = True
-        x = next(_tensors([args, kwargs]), torch.empty(0))
+        x = next(tensors_in([args, kwargs]), torch.empty(0))
         self.open.append(Call(layer, x.clone(), self.given.get(_memory(x)) if x.numel() else None))
         self.stack.append(layer)
         self.copying = False
@@ -96,7 +99,7 @@ def observe(model: nn.Module, watched: Collection[nn.Module], sample: Any, forwa
             handle.remove()
         for module, training in flags:
             module.training = training
-    for tensor in _tensors(result):
+    for tensor in tensors_in(result):
         if _memory(tensor) in watch.given:
             watch.given[_memory(tensor)].users.append(OUTPUT)
     return watch.calls
@@ -106,15 +109,15 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
     """Yield the tensors within lists, tuples, mappings and the fields of data classes, such as a model's output."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, dict):
         for value in values.values():
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(values, (list, tuple)):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif dataclasses.is_dataclass(values) and not isinstance(values, type):
-        yield from _tensors(list(vars(values).values()))
+        yield from tensors_in(list(vars(values).values()))

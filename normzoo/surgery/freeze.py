@@ -55,7 +55,7 @@ def freeze(model: nn.Module, *, statistics: bool = True, affine: bool = True, wh
         if isinstance(layer, _BatchNorm) and layer.running_mean is None and (where is None or where(name, layer)):
             _warn(name, "keeps no running statistics, so it is not frozen and normalizes by the batch")
     for name, layer in layers.items():
-        if statistics and not statistics_frozen(layer) and _is_new(layer):
+        if statistics and not statistics_frozen(layer) and is_new(layer):
             _warn(name, "has no statistics yet, and will only scale and shift: run recalibrate or train it first")
         weight = getattr(layer, "weight", None)
         if affine and isinstance(weight, Tensor) and not weight.is_meta and weight.numel() and not bool(weight.any()):
@@ -146,7 +146,7 @@ def _is_norm(layer: nn.Module) -> bool:
     return isinstance(layer, _NormBase) or facts_of(layer) is not None
 
 
-def _is_new(layer: nn.Module) -> bool:
+def is_new(layer: nn.Module) -> bool:
     """Return whether the running statistics are those that a new layer has: means of 0, the others 1."""
     running = [layer.get_buffer(name) for name in running_statistics(layer)]
     return not any(b.is_meta for b in running) and all(bool(((b == 0) | (b == 1)).all()) for b in running)
