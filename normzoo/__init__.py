@@ -40,7 +40,9 @@ __all__ = [
 # The layers register themselves on import, which needs the registry above.
 from normzoo import norms as norms
 
-_ON_DEMAND = ("models", "preprocessing", "probes", "surgery", "testing")
+_ON_DEMAND = ("models", "preprocessing", "probes", "results", "surgery", "testing")
+_CELLS = {"curves": "report.pandas", "load": "training.saved"}
+"""Functions on the cells of a sweep, and the modules that they are in."""
 _SURGERY = {
     "adapt": "adapt",
     "convert": "convert",
@@ -56,9 +58,14 @@ _SURGERY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import packages, as `normzoo.probes`, and the functions of `normzoo.surgery` when they are first named."""
+    """Import packages, as `normzoo.probes`, and functions, as `normzoo.convert`, when they are first named."""
     if name in _ON_DEMAND:
         return importlib.import_module(f"normzoo.{name}")
     if name in _SURGERY:
         return getattr(importlib.import_module(f"normzoo.surgery.{_SURGERY[name]}"), name)
+    if name in _CELLS:
+        try:
+            return getattr(importlib.import_module(f"normzoo.{_CELLS[name]}"), name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"normzoo.{name} needs {error.name}: pip install 'normzoo[sweep]'") from error
     raise AttributeError(f"module 'normzoo' has no attribute {name!r}")

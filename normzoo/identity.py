@@ -22,6 +22,11 @@ _NO_IDENTITY_WITHIN = {
     "data": {"download", "num_workers"},  # not root: another root may have other images
     "norm": {"_target_"},  # for Hydra's instantiate; `name` says which norm
 }  # fmt: skip
+# Callbacks of Lightning that only watch a training; any other belongs to what a cell is.
+_WATCHING = {
+    "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint",
+    "RichModelSummary", "RichProgressBar", "TQDMProgressBar", "ThroughputMonitor",
+}  # fmt: skip
 # Options that came after cells had been named: one that has its default names no other cell.
 _ADDED = {"norm": {"bias": True, "contiguous": False, "weight_offset": 0.0, "cast_before_weight": False}}
 # For Lightning 1 is one batch and 1.0 is all of them.
@@ -53,7 +58,16 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
                 for key, value in kept[group].items()
                 if str(key) not in names and not (key in added and value == added[key])
             }
-    return kept
+    callbacks = kept.pop("callbacks", None) or {}
+    if isinstance(callbacks, Mapping):
+        callbacks = {name: one for name, one in callbacks.items() if not _only_watches(one)}
+    return {**kept, "callbacks": callbacks} if callbacks else kept
+
+
+def _only_watches(callback: Any) -> bool:
+    """Return whether a callback, given its options, does not change what a cell computes."""
+    path = str(callback.get("_target_") if isinstance(callback, Mapping) else "").split(".")
+    return path[0] in ("lightning", "pytorch_lightning") and path[-1] in _WATCHING
 
 
 def _integral(value: Any) -> Any:

@@ -7,11 +7,13 @@ needs only the standard library, so that records can be read without the rest of
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from normzoo.errors import UserError
 from normzoo.files import read_file as read_file
@@ -19,10 +21,13 @@ from normzoo.files import write_atomic as write_atomic
 from normzoo.identity import plain
 from normzoo.text import LARGEST, bounded
 
+if TYPE_CHECKING:
+    import pandas
+
 SCHEMA = 1
 FILE_NAME = "result.json"
 NO_RECORD = "none"  # the stamp of a folder without one
-STATUSES = ("ok", "diverged", "error", "killed", "oom", "timeout", "refused")
+STATUSES = ("ok", "diverged", "error", "killed", "oom", "timeout", "pruned", "refused")
 FINISHED = ("ok", "diverged")  # training again would only repeat the result
 
 _REQUIRED = ("cell", "status", "config")
@@ -226,6 +231,21 @@ def _result_files(folder: str) -> Iterator[str]:
         # Skipping Hydra's folder in every cell halves the walk.
         elif entry.name != ".hydra" and entry.is_dir(follow_symlinks=False):
             yield from _result_files(entry.path)
+
+
+class _Callable(ModuleType):
+    """Makes this module the function `normzoo.results(folder)` as well."""
+
+    def __call__(self, folder: str | os.PathLike[str]) -> "pandas.DataFrame":
+        """Return a data frame with a row per cell; see `normzoo.report.pandas.results`."""
+        try:
+            from normzoo.report.pandas import results
+        except ModuleNotFoundError as error:
+            raise UserError(f"normzoo.results needs {error.name}: pip install 'normzoo[sweep]'") from error
+        return results(folder)
+
+
+sys.modules[__name__].__class__ = _Callable  # as the language reference has it for modules
 
 
 def _refuse_constant(name: str) -> float:

@@ -10,7 +10,7 @@ from normzoo.report import provenance as describe
 from normzoo.report.checks import Check, show
 from normzoo.report.facets import Setting
 from normzoo.report.failures import causes, short
-from normzoo.report.frame import Table
+from normzoo.report.frame import METRIC, Table
 from normzoo.report.panels import GROUP_NORM_IMAGENET
 from normzoo.report.render import code, render, words
 from normzoo.report.series import (
@@ -36,6 +36,7 @@ _THREE_ERRORS = (
 _LOST = (
     ("refused", "Refused combinations", "Refused before training: they cannot work."),
     ("diverged", "Diverged cells", "Training left the finite numbers; these cells are in no mean."),
+    ("pruned", "Pruned cells", "A search ended these early, as others did better at the same epoch."),
     ("error", "Cells with an error", "These ended with an error."),
     ("killed", "Killed cells", "These processes were ended from outside."),
     ("oom", "Cells out of memory", "These asked for more memory than there was."),
@@ -90,6 +91,9 @@ def _facts(table: Table, unreadable: int, unfinished: int) -> list[tuple[str, st
     if found is not None:
         note = found[2] and f"; {found[2]}"
         entries.append(("Best", code(found[0]) + words(f": {show(found[1])} % ({counted(found[1].n, 'seed')}){note}")))
+    if (early := cells.get(f"{METRIC}stopped_epoch")) is not None:
+        epochs = f"epoch {early.min():.0f} to {early.max():.0f}"
+        entries.append(("Stopped early", f"{counted(int(early.count()))}, after {epochs}"))
     if unfinished:
         entries.append(("Without a record", f"{counted(unfinished)} started and not finished"))
     if table.repeated:

@@ -18,7 +18,7 @@ from normzoo.sweep.compose import Composition
 from normzoo.sweep.job import Job
 from normzoo.sweep.supervisor import Ending, Limits
 from normzoo.text import clock
-from normzoo.training.callbacks import CURVE, curve_so_far, tidy
+from normzoo.training.callbacks import CURVE, STOP, curve_so_far, tidy
 from normzoo.training.cell import describe
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.config import CellConfig
@@ -147,8 +147,8 @@ class Cell:
 
     def _clear(self, *, resume: bool) -> None:
         try:
-            if not resume:
-                (self.folder / CHECKPOINT).unlink(missing_ok=True)
+            for name in (STOP,) if resume else (STOP, CHECKPOINT):
+                (self.folder / name).unlink(missing_ok=True)
             if not (self.folder / CHECKPOINT).exists():
                 (self.folder / CURVE).unlink(missing_ok=True)
         except OSError as error:
@@ -229,8 +229,8 @@ def explain(ending: Ending, cell: Cell) -> tuple[str, str]:
 def summary(result: CellResult) -> str:
     """Summarize the record in a few words, for a line on the console."""
     if result.status == "ok":
-        error = result.metrics.get("val_error_running")
-        return "no validation" if error is None else f"error {error:.2f} %"
+        error, early = result.metrics.get("val_error_running"), f", {result.reason}".split(":")[0] * bool(result.reason)
+        return "no validation" if error is None else f"error {error:.2f} %{early}"
     first_line = (result.reason or "").split("\n")[0]
     return f"{result.status}: {textwrap.shorten(first_line, 120, placeholder=' …')}"
 

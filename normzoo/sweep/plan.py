@@ -39,6 +39,7 @@ from normzoo.training.cell import describe, write_probe
 from normzoo.training.checkpoint import CHECKPOINT
 from normzoo.training.config import SweepOptions, sweep_options
 from normzoo.training.distributed import under_torchrun
+from normzoo.training.saved import MODEL
 
 if TYPE_CHECKING:
     from hydra_plugins.normzoo_sweep import CellLauncher
@@ -128,7 +129,7 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             composition = replace(composition, own={f"hydra.{key}": value for key, value in own.items()})
             cell = cells[identity] = Cell(composition, config, folder / identity, tuple(overrides))
             cell.label = _label(overrides, constant) or identity
-            _decide(cell, precheck, options)
+            _decide(cell, precheck, options, search=search)
         asked.append(cells[identity])
     planned = Plan(list(cells.values()), asked, options)
     if not search:
@@ -140,6 +141,10 @@ def plan(launcher: "CellLauncher", job_overrides: Sequence[Sequence[str]], first
             write_atomic(folder / "multirun.yaml", OmegaConf.to_yaml(launcher.config))
         write_claims(folder, gather(claimed, anew(command_of(launcher.config))))
         record_refused(planned.cells)
+    without = sum(cell.state is State.DONE and not (cell.folder / MODEL).exists() for cell in planned.cells)
+    if without and options.save != "none":
+        log.info("done before without keeping its net: %s; sweep.resume=false trains anew", counted(without))
+    launcher.planned(asked)
     return planned
 
 
@@ -152,7 +157,7 @@ def searches(config: DictConfig) -> bool:
     return str(config.hydra.sweeper._target_).rpartition(".")[2] not in ("NormzooSweeper", "BasicSweeper")
 
 
-def _decide(cell: Cell, precheck: Precheck, options: SweepOptions) -> None:
+def _decide(cell: Cell, precheck: Precheck, options: SweepOptions, *, search: bool) -> None:
     """Decide what is done with the cell: first by the record it has, and by a check only if it is to run."""
     try:
         cell.record = read_result(cell.folder) if cell.stamp != NO_RECORD else None
@@ -166,12 +171,13 @@ def _decide(cell: Cell, precheck: Precheck, options: SweepOptions) -> None:
         log.info("%s", wrapped(f"run again: {cell.label}: {error}"))
         cell.record = None
     status = cell.record.status if cell.record is not None and options.resume else None
-    if status in FINISHED and not (status == "diverged" and options.retry == "all"):
+    finished = (*FINISHED, "pruned") if search else FINISHED
+    if status in finished and not (status == "diverged" and options.retry == "all"):
         cell.state = State.DONE
         if not options.dry_run and (cell.folder / LOCK).exists():
             _tidy(cell.folder)
         return
-    if status not in (None, "refused", *FINISHED) and options.retry == "none":
+    if status not in (None, "refused", "pruned", *FINISHED) and options.retry == "none":
         cell.state = State.FAILED_BEFORE
         return
     refused, cell.num_train = precheck.of(cell.config)

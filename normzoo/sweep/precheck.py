@@ -56,7 +56,7 @@ class Precheck:
             (_key("shapes", config.optimizer.trains, *shapes), lambda: check_shapes(config, data, build)),
         ]
         if self.devices_here:
-            questions.insert(2, (_key("trainer", plain["trainer"]), lambda: check_trainer(config)))
+            questions.insert(2, (_key("trainer", plain["trainer"], config.callbacks), lambda: check_trainer(config)))
         return next((refused for key, check in questions if (refused := self._once(key, check)) is not None), None)
 
     def _once(self, key: str, check: Callable[[], object]) -> str | None:

@@ -17,7 +17,7 @@ from normzoo.sweep.hydra_errors import interval_error
 from normzoo.text import wrapped
 
 if TYPE_CHECKING:
-    from hydra_plugins.normzoo_sweep import NormzooSweeper
+    from hydra_plugins.normzoo_sweep import NormzooSweeper, OptunaSweeper
 
 log = logging.getLogger("normzoo")
 
@@ -42,7 +42,7 @@ def cells(sweeper: "NormzooSweeper", arguments: list[str]) -> list[list[str]]:
         sweeper: Set up by Hydra; its `grids` are mappings from an override to its comma-separated values.
         arguments: The command line's overrides, which apply to every grid and take precedence over it.
     """
-    parser = OverridesParser.create(config_loader=cast(Any, _GlobLoader(sweeper)))
+    parser = OverridesParser.create(config_loader=cast(Any, GlobLoader(sweeper)))
     params = [f"{key}={value}" for key, value in sweeper.params.items()]
     parsed = parser.parse_overrides(arguments)
     several = [one for one in parsed if one.key_or_group == "experiment" and one.is_discrete_sweep()]
@@ -105,10 +105,10 @@ def _check_axes(axes: Sequence[Override]) -> None:
             raise UserError(f"{line}: {glob if isinstance(axis.value(), Glob) else 'it has no values'}")
 
 
-class _GlobLoader:
+class GlobLoader:
     """Where a glob finds its choices: Hydra's own loader would leave out the command line's search path."""
 
-    def __init__(self, sweeper: "NormzooSweeper") -> None:
+    def __init__(self, sweeper: "NormzooSweeper | OptunaSweeper") -> None:
         assert sweeper.hydra_context is not None
         assert sweeper.config is not None
         self._loader = sweeper.hydra_context.config_loader

@@ -23,13 +23,14 @@ from normzoo.probes.train_eval_gap import differs
 from normzoo.recording import write_recording
 from normzoo.results import CellResult, write_result
 from normzoo.training.checkpoint import CHECKPOINT
+from normzoo.training.chosen_callbacks import stopped_early
 from normzoo.training.config import CellConfig
 from normzoo.training.distributed import AGENT, under_torchrun, world_size_here
 from normzoo.training.shape_trace import Shapes, values_per_statistic
 from normzoo.training.small_batches import CHECK_EVERY
 from normzoo.training.trainable import counts
 
-CURVE = "curve.json"
+CURVE, STOP = "curve.json", "stop.txt"  # the second tells a cell of a search to end, and why
 log = logging.getLogger("normzoo")
 
 MODES = (("running", "val_error_running"), ("recomputed", "val_error_population"), ("batch", "val_error_batch"))
@@ -123,7 +124,7 @@ class Recorder(Callback):
     ) -> None:
         self.folder, self.record, self.shapes, self.lr, self.started = folder, record, shapes, lr, started
         self.probes = probes
-        self.training_s = 0.0
+        self.training_s, self.pruned = 0.0, False
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Start the clock of a training that resumes within an epoch."""
@@ -165,9 +166,11 @@ class Recorder(Callback):
         self.training_s = state_dict["training_s"]
 
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
-        """Write the curve, which a cell that is killed later leaves."""
+        """Write the curve, which a cell that is killed later leaves, and end a cell that a search has told to."""
         if trainer.is_global_zero:
             write_atomic(self.folder / CURVE, json.dumps(module.curve))
+        self.pruned = trainer.strategy.reduce_boolean_decision((self.folder / STOP).exists(), all=False)
+        trainer.should_stop = trainer.should_stop or self.pruned
 
     def on_fit_end(self, trainer: Trainer, module: Any) -> None:
         """Write the record."""
@@ -188,6 +191,10 @@ class Recorder(Callback):
         for probe in self.probes:
             metrics.update(probe.summary())
             arrays.update(probe.recording())
+        reason = f"the loss was not finite by step {trainer.global_step}" if module.diverged else None
+        if not module.diverged and (reason := stopped_early(trainer, int(last["epoch"]))):
+            metrics["stopped_epoch"] = last["epoch"]
+        self.pruned = self.pruned and reason is not None and not module.diverged
         if arrays:
             write_recording(self.folder, arrays)
         now = time.perf_counter()
@@ -197,8 +204,8 @@ class Recorder(Callback):
         }
         result = CellResult(
             **self.record,
-            status="diverged" if module.diverged else "ok",
-            reason=f"the loss was not finite by step {trainer.global_step}" if module.diverged else None,
+            status="diverged" if module.diverged else "pruned" if self.pruned else "ok",
+            reason=reason,
             world_size=world_size_here(),
             metrics={**metrics, "lr": self.lr, "num_classes": module.num_classes},
             curve=module.curve,
@@ -206,13 +213,13 @@ class Recorder(Callback):
             normalization_batch=normalization_batch,
         )
         write_result(self.folder, result)
-        for name in (CURVE, CHECKPOINT):
+        for name in (CURVE, STOP, CHECKPOINT):
             (self.folder / name).unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:
     """Remove what a finished cell leaves when it is killed just after it has written its record."""
-    for name in (CURVE, CHECKPOINT):
+    for name in (CURVE, STOP, CHECKPOINT):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     shutil.rmtree(folder / AGENT, ignore_errors=True)

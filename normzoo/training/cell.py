@@ -37,6 +37,7 @@ from normzoo.training.distributed import (
 from normzoo.training.fit import Run, fit
 from normzoo.training.instantiate import Parts, build_data, build_study
 from normzoo.training.machine import make_sockets_folder, processor_name, where_full
+from normzoo.training.saved import MODEL
 
 ERROR = "error.txt"
 
@@ -170,6 +171,8 @@ def _train(config: CellConfig, folder: Path, record: dict[str, Any]) -> CellResu
         data.setup("fit")
         trace = check_cell(config, data)
     checkpoint = find_checkpoint(folder, record["cell"], resume=config.sweep.resume)
+    if checkpoint is None and rank() == 0:
+        (folder / MODEL).unlink(missing_ok=True)  # of an earlier training
     run = Run(config, folder, record, trace, started, checkpoint)
     if not ranks:
         fit(run, data)

@@ -14,6 +14,7 @@ from normzoo.errors import RefusedError, UserError
 from normzoo.probes._layers import all_norms
 from normzoo.registry import info
 from normzoo.text import counted
+from normzoo.training.chosen_callbacks import build_callbacks, check_callbacks
 from normzoo.training.config import CellConfig
 from normzoo.training.distributed import check_nodes
 from normzoo.training.fit import build_trainer
@@ -92,6 +93,7 @@ def check_options(config: CellConfig, data: Any, *, devices_here: bool = True) -
     if devices_here:
         check_devices(config)
     check_logger(config.logger)
+    check_callbacks(config)
     per_device, accumulated = config.batch_size_per_device, config.trainer.accumulate_grad_batches
     if config.global_batch > data.num_train:
         accumulates = f" or trainer.accumulate_grad_batches={accumulated}" if accumulated > 1 else ""
@@ -121,7 +123,7 @@ def check_trainer(config: CellConfig) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            build_trainer(config.changed(logger={}, trainer=trainer), Path(), [])
+            build_trainer(config.changed(logger={}, trainer=trainer), Path(), build_callbacks(config))
     except Exception as error:  # whatever a plugin of it raises
         raise UserError(f"trainer={config.trainer.name}: {str(error).strip().splitlines()[0]}") from error
 

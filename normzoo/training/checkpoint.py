@@ -12,13 +12,10 @@ repeatable. On more, the first step may sum gradients over the processes in anot
 lays out its buckets anew, and the last bit of a sum may differ.
 """
 
-import io
 import logging
 import random
-import re
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -26,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from normzoo.errors import UserError
-from normzoo.files import write_atomic
 from normzoo.registry import norm_layers
+from normzoo.training.checkpoint_io import read_checkpoint
 from normzoo.training.distributed import gather, rank
 from normzoo.training.small_batches import CHECK_EVERY, is_whole
 
@@ -60,17 +57,12 @@ def find_checkpoint(folder: Path, cell: str, *, resume: bool) -> Path | None:
     if not resume or not path.exists():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch.load takes wrong bytes for weights
-                raise ValueError(f"{damaged} is damaged")
-        saved = torch.load(path, map_location="cpu", weights_only=True)[_OURS]
+        saved = read_checkpoint(path)[_OURS]
         schema, of, epoch, batches = (saved[key] for key in ("schema", "cell", "epoch", "batches"))
         why = f"is of another cell, {of}" if of != cell else f"is of another normzoo (schema {schema})"
         usable = (schema, of) == (SCHEMA, cell)
-    except Exception as error:  # whatever unpickling may raise
-        code = re.search(r"GLOBAL (\S+)", str(error))  # torch's message goes on with how to run the code
-        named = f"it has {code[1]}, which is not data" if code else f"{type(error).__name__}: {error}"
-        why, usable = f"cannot be read ({named})", False
+    except (ValueError, KeyError, TypeError) as error:
+        why, usable = str(error) if isinstance(error, ValueError) else "is of no cell of normzoo", False
     if rank() == 0 and usable:
         log.info("resumes from its checkpoint, after epoch %d%s", epoch, f", batch {batches}" if batches else "")
     elif rank() == 0:
@@ -78,34 +70,16 @@ def find_checkpoint(folder: Path, cell: str, *, resume: bool) -> Path | None:
     return path if usable else None
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint atomically; one that cannot be written is a warning, and the training continues."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint that can be read back as data."""
-        stream = io.BytesIO()
-        try:
-            torch.save(checkpoint, stream)
-            stream.seek(0)
-            if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(stream):
-                raise TypeError(f"{', '.join(unsafe)} in a state_dict(), which may hold tensors, numbers and text")
-            write_atomic(path, stream.getvalue())
-        except Exception as error:  # of pickling, which may raise anything, or of a full disk
-            log.warning("no checkpoint: %s", error)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint as data."""
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-class Checkpoints(Callback):
+class Checkpoints(Checkpoint):
     """Save `checkpoint.ckpt` at the end of an epoch, or within one longer than `every`; must be the last callback.
+
+    As one of Lightning's kind, it comes after those that stop a training early, and saves what they have counted.
 
     Args:
         folder: The cell's.
         cell: Its identity.
         every: Minimum seconds between checkpoints; None for no checkpoints.
-        probes: Callbacks whose state differs between processes.
+        probes: Callbacks whose state may differ between processes.
         resumes: Whether this process has found a checkpoint to resume from.
     """
 
@@ -117,7 +91,8 @@ class Checkpoints(Callback):
         self.path, self.cell, self.every, self.probes, self.resumes = folder / CHECKPOINT, cell, every, probes, resumes
         self._saved: dict[str, Any] | None = None
         self._batches = 0
-        self.possible = all(type(one).state_dict is not Callback.state_dict or not vars(one) for one in probes)
+        stateless = [one for one in probes if type(one).state_dict is Callback.state_dict]
+        self.possible = all(not vars(one) or type(one).__module__.startswith("lightning.") for one in stateless)
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Check that all processes have found the checkpoint, or none."""
@@ -133,7 +108,7 @@ class Checkpoints(Callback):
         """Start the clock, and restore what Lightning does not."""
         self._since_save = self._since_epoch = time.monotonic()
         if not self.possible and self.every is not None and rank() == 0:
-            log.info("no checkpoints: a probe without state_dict() cannot be resumed")
+            log.info("no checkpoints: a callback without state_dict() cannot be resumed")
         if self._saved is None:
             return
         own = self._saved["ranks"][trainer.global_rank]

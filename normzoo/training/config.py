@@ -14,6 +14,8 @@ from normzoo.training.config_keys import check_keys, complete
 from normzoo.training.config_values import duration, find_invalid, positive
 
 RETRY = ("none", "failed", "all")
+PRUNES = ("none", "median", "hyperband")
+SAVES = ("none", "last", "best")
 
 _RULES: dict[str, Callable[[float], float]] = {"linear": float, "sqrt": math.sqrt, "none": lambda ratio: 1.0}
 
@@ -73,6 +75,9 @@ class SweepOptions:
         memory_limit: GiB of private memory for all processes of a cell; None for no limit.
         stall_limit: Seconds a started cell may go without finishing a batch or printing; None for no limit.
         checkpoint_every: Minimum seconds between two checkpoints of a cell; None for no checkpoints.
+        save: Which weights a cell keeps: `none`, `last` or `best`.
+        prune: How a search ends trials early that do worse than others: `none`, `median` or `hyperband`.
+        stop_after_failures: How many first cells that fail with the same error end a sweep; None for any number.
     """
 
     resume: bool = True
@@ -82,6 +87,9 @@ class SweepOptions:
     memory_limit: float | None = None
     stall_limit: float | None = 300.0
     checkpoint_every: float | None = 60.0
+    save: str = "none"
+    stop_after_failures: int | None = 8
+    prune: str = "none"
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,8 @@ class CellConfig:
         batch_size_per_device: The batch that BatchNorm sees.
         train_samples, population_samples: How many samples the training error and population statistics are computed
             on; None for all.
-        norm, placement, model, data, logger, probe, study: Each group's options, as its constructor takes them.
+        norm, placement, model, data, logger, probe, callbacks, study: Each group's options, as its constructor takes
+            them.
         trainer, optimizer, sweep: Typed options.
         invalid: Why the cell cannot run, as far as its values tell without data and model; None if they are valid.
             Not raised here, since the cell's record states it.
@@ -111,6 +120,7 @@ class CellConfig:
     data: dict[str, Any]
     logger: dict[str, Any]
     probe: dict[str, Any]
+    callbacks: dict[str, Any]
     study: dict[str, Any]
     trainer: TrainerOptions
     optimizer: OptimizerOptions
@@ -186,7 +196,7 @@ def parse(config: Mapping[str, Any] | CellConfig, overrides: Iterable[str] = (),
 
 
 def _typed(whole: dict[str, Any]) -> CellConfig:
-    groups = ("norm", "placement", "model", "data", "logger", "probe", "study")
+    groups = ("norm", "placement", "model", "data", "logger", "probe", "callbacks", "study")
     return CellConfig(
         plain=whole,
         seed=whole["seed"],
@@ -223,8 +233,12 @@ def sweep_options(block: Mapping[str, Any] | None) -> SweepOptions:
     for name in ("resume", "dry_run"):
         if not isinstance(given.get(name, True), bool):
             raise UserError(f"sweep.{name}={given[name]} must be true or false")
-    if given.get("retry", "none") not in RETRY:
-        raise UserError(f"sweep.retry={given['retry']} must be one of {', '.join(RETRY)}")
+    for name, choices in (("retry", RETRY), ("save", SAVES), ("prune", PRUNES)):
+        if given.get(name, "none") not in choices:
+            raise UserError(f"sweep.{name}={given[name]} must be one of {', '.join(choices)}")
+    failures = given.get("stop_after_failures", 1)
+    if failures is not None and not (type(failures) is int and failures >= 1):
+        raise UserError(f"sweep.stop_after_failures={failures} must be a whole number, 1 or more, or null for never")
     if given.get("memory_limit") is not None:
         given["memory_limit"] = positive("sweep.memory_limit", given["memory_limit"], "GiB, such as 4 or 0.5")
     for name, zero in (("time_limit", False), ("stall_limit", False), ("checkpoint_every", True)):

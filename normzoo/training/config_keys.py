@@ -27,7 +27,8 @@ _DEFAULTS: dict[str, Any] = {
     "logger": {},
     "evaluation": {"train_samples": 5000, "population_samples": 1024},
 }  # fmt: skip
-_GROUPS = ("norm", "placement", "model", "data", "optimizer", "trainer", "logger", "probe", "study", "recipe")
+_LISTS = ("probe", "callbacks")  # groups of which a cell may have several choices
+_GROUPS = ("norm", "placement", "model", "data", "optimizer", "trainer", "logger", *_LISTS, "study", "recipe")
 
 # The keys that are read of what no constructor takes; a constructor rejects unknown keys itself.
 _READ = {
@@ -46,7 +47,7 @@ GIVEN = {
     "data.seed": "seed",
     "optimizer.lr": "optimizer.base_lr",
     "optimizer.params": "optimizer.trains",
-    "trainer.callbacks": "probe",
+    "trainer.callbacks": "callbacks",
     "trainer.logger": "logger",
     "trainer.default_root_dir": "hydra.run.dir",
     "trainer.plugins": None,
@@ -58,7 +59,7 @@ GIVEN = {
 _FACTORS = ("lr", "weight_decay", "decay", "dropout", "distortion")
 _SWITCHES = ("local_response_norm", "shuffle")
 
-_SEVERAL = re.compile(rf"\+*({'|'.join(set(_GROUPS) - {'probe'})})(?:@\S*)?=\[(.*,.*)\]")
+_SEVERAL = re.compile(rf"\+*({'|'.join(set(_GROUPS) - set(_LISTS))})(?:@\S*)?=\[(.*,.*)\]")
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
                 raise UserError(f"{group}.{key}{of} is missing and has no default: {how}")
             if key != "base_lr" and not isinstance(found, str):
                 raise UserError(f"{group}.{key}={found!r:.60} must be a name")
-    for group in ("probe", "study", "recipe", "claim", "sweep"):
+    for group in (*_LISTS, "study", "recipe", "claim", "sweep"):
         if not isinstance(whole.get(group) or {}, Mapping):
             raise UserError(f"{group}={whole[group]!r:.60} must be a mapping of options, or be left out")
     return apply_recipe(whole)
@@ -177,11 +178,12 @@ def check_keys(config: Mapping[str, Any], overrides: Iterable[str] = (), raw: st
         name = key.rpartition(".")[2]
         if not re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", "\n".join([raw, *overrides])):
             raise UserError(f"nothing reads {key}; {meant_by(key)}")
-    for name, probe in (config.get("probe") or {}).items():
-        if not isinstance(probe, Mapping) or "_target_" not in probe:
-            raise UserError(
-                f"probe.{name}={probe!r:.60} must be a mapping with a _target_, or chosen by probe=[{name}]"
-            )
+    for group in _LISTS:
+        for name, one in (config.get(group) or {}).items():
+            if not isinstance(one, Mapping) or "_target_" not in one:
+                raise UserError(
+                    f"{group}.{name}={one!r:.60} must be a mapping with a _target_, or chosen by {group}=[{name}]"
+                )
     for group in ("study", "logger"):
         options = set(config.get(group) or {}) - {"name"}
         if options and "_target_" not in options:

@@ -14,15 +14,19 @@ import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.constants import default_pg_timeout
 
 from normzoo.training.callbacks import Divergence, EpochLines, RankCheck, Recorder
-from normzoo.training.checkpoint import AtomicCheckpointIO, Checkpoints
+from normzoo.training.checkpoint import Checkpoints
+from normzoo.training.checkpoint_io import AtomicCheckpointIO
+from normzoo.training.chosen_callbacks import build_callbacks
 from normzoo.training.config import CellConfig
 from normzoo.training.distributed import DDP, rank, under_torchrun
 from normzoo.training.instantiate import build_data, build_model, build_probes
 from normzoo.training.module import Classifier
+from normzoo.training.saved import Measurement
 from normzoo.training.shape_trace import ShapeTrace, plan_processes, values_per_statistic
 from normzoo.training.small_batches import convolving
 from normzoo.training.trainable import choose_trained
@@ -73,8 +77,11 @@ def fit(run: Run, data: Any = None) -> None:
     probes = build_probes(config)
     recorder = Recorder(run.folder, run.record, run.trace.shapes, config.lr, run.started, probes)
     every, resumes = config.sweep.checkpoint_every, run.checkpoint is not None
-    checkpoints = Checkpoints(run.folder, run.record["cell"], every, probes, resumes=resumes)
-    callbacks = [RankCheck(config), Divergence(), EpochLines(), *probes, recorder, checkpoints]
+    own = build_callbacks(config)
+    stateful = [*own, *probes]
+    checkpoints = Checkpoints(run.folder, run.record["cell"], every, stateful, resumes=resumes)
+    measurement = Measurement(run.folder, config.sweep.save)
+    callbacks = [RankCheck(config), measurement, Divergence(), EpochLines(), *stateful, recorder, checkpoints]
     trainer = build_trainer(config, run.folder, callbacks)
     plain = config.trainer.precision in (None, 32, "32", "32-true") and not config.on_gpu
     context = convolving(config.batch_size_per_device, run.trace.multiply_adds if plain else ())
@@ -100,7 +107,7 @@ def build_trainer(config: CellConfig, folder: Path, callbacks: list[lightning.Ca
     # epoch, however few its batches.
     for message in (
         ".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*your dataloader is not resumable.*",
-        ".*is smaller than the logging interval.*",
+        ".*is smaller than the logging interval.*", ".*when logging on epoch level in distributed setting.*",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message)
     arguments = {**config.trainer.arguments, "accelerator": "cuda" if config.on_gpu else "cpu"}
@@ -111,9 +118,12 @@ def build_trainer(config: CellConfig, folder: Path, callbacks: list[lightning.Ca
     if not under_torchrun():
         # Lightning would start the others by running the command line again, and with it the whole sweep.
         assert config.world_size == 1
+    kinds = {"checkpointing": Checkpoint, "progress_bar": ProgressBar, "model_summary": ModelSummary}
+    for option, kind in ((f"enable_{name}", kind) for name, kind in kinds.items()):  # Lightning wants to be told of
+        arguments[option] = arguments.get(option, False) or any(isinstance(one, kind) for one in callbacks)
     logger_config = {key: value for key, value in config.logger.items() if key != "name"}
     return lightning.Trainer(
-        **{"enable_checkpointing": False, **arguments},
+        **arguments,
         callbacks=callbacks,
         # Given and not detected: in a batch job Lightning would take this process for one of the job's.
         plugins=[TorchElasticEnvironment() if under_torchrun() else LightningEnvironment(), AtomicCheckpointIO()],
@@ -121,7 +131,6 @@ def build_trainer(config: CellConfig, folder: Path, callbacks: list[lightning.Ca
         default_root_dir=folder,
         use_distributed_sampler=False,  # the data modules shard themselves
         num_sanity_val_steps=0,
-        enable_model_summary=False,
     )
 
 

@@ -54,7 +54,7 @@ def build_placement(config: CellConfig) -> Placement:
 
 def build_data(config: CellConfig) -> lightning.LightningDataModule:
     """Build the data module, with batches of `batch_size_per_device` per process."""
-    return _instantiate("data", config.data, batch_size=config.batch_size_per_device, seed=config.seed)
+    return build_by_target("data", config.data, batch_size=config.batch_size_per_device, seed=config.seed)
 
 
 def build_model(
@@ -72,7 +72,7 @@ def build_model(
         norm: The factory of its norms; None for that of the configuration.
     """
     offered = {"placement": build_placement(config), "in_channels": image_shape[0], "num_classes": num_classes}
-    model: nn.Module = _instantiate(
+    model: nn.Module = build_by_target(
         "model", config.model, norm=norm or build_norm(config), **_accepted(config.model, offered)
     )
     model.register_forward_pre_hook(give_sign_of_life)
@@ -138,7 +138,7 @@ def build_study(config: CellConfig) -> Callable[..., Any] | None:
 
 def build_probes(config: CellConfig) -> list[lightning.Callback]:
     """Build the probes, each a callback."""
-    return [_instantiate(name, options) for name, options in config.probe.items()]
+    return [build_by_target(name, options) for name, options in config.probe.items()]
 
 
 def build_optimizer(config: CellConfig, parameters: Any) -> Any:
@@ -182,7 +182,8 @@ def _accepted(options: Mapping[str, Any], offered: dict[str, Any]) -> dict[str, 
     return {name: value for name, value in offered.items() if name in parameters}
 
 
-def _instantiate(group: str, options: Mapping[str, Any], **arguments: Any) -> Any:
+def build_by_target(group: str, options: Mapping[str, Any], **arguments: Any) -> Any:
+    """Call what the options name as `_target_`, by the other options and these arguments."""
     try:
         return _partial(group, options)(**arguments)
     except TypeError as error:

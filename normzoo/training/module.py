@@ -18,8 +18,12 @@ from normzoo.probes import train_eval_gap
 from normzoo.surgery.report import SurgeryError
 from normzoo.training.config import CellConfig
 from normzoo.training.instantiate import build_optimizer, schedule
+from normzoo.training.saved import NET
 from normzoo.training.small_batches import CHECK_EVERY, WithoutOneDNN, batches_at_once
 from normzoo.training.trainable import trained
+
+# What a callback may monitor, besides epoch and step.
+MEASURED = ("val_error_running", "val_error_population", "val_error_batch", "train_error", "train_loss", "val_loss")
 
 
 class Classifier(LightningModule):
@@ -47,9 +51,7 @@ class Classifier(LightningModule):
         self.loss_sum = torch.zeros(())
         self.left_out = torch.zeros(())  # steps of this epoch that a gradient scaler has skipped
         self.overflows = torch.zeros(())  # such steps in a row
-        self.val_loss_sum = torch.zeros(())
         self._steps_summed = 0
-        self._val_samples = 0
         self.at_once = 1
 
     def setup(self, stage: str) -> None:
@@ -57,12 +59,15 @@ class Classifier(LightningModule):
         self._take(batches_at_once(self.trainer))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the number of batches in a `training_step`."""
+        """Save the number of batches in a `training_step`, and what `normzoo.load` builds the net from."""
         checkpoint["batches_at_once"] = self.at_once
+        shape = list(self.trainer.datamodule.image_shape)  # type: ignore[attr-defined]
+        checkpoint[NET] = {"cell": self.config.identity, "image_shape": shape, "num_classes": self.num_classes}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore it: Lightning has counted in it."""
-        self._take(checkpoint.get("batches_at_once", 1))
+        if "optimizer_states" in checkpoint:  # and not the net alone, which is read without a trainer
+            self._take(checkpoint.get("batches_at_once", 1))
 
     def _take(self, at_once: int) -> None:
         """Make each `training_step` take so many batches and optimizer steps."""
@@ -177,7 +182,7 @@ class Classifier(LightningModule):
         self.val_loss_sum.add_(F.cross_entropy(logits, y, reduction="sum"))
         self._val_samples += len(y)
 
-    def on_validation_epoch_end(self) -> None:
+    def measure(self) -> None:
         """Append a point to the curve."""
         running = self._error()
         train = self._batches("train", None, self.config.train_samples)
@@ -193,11 +198,8 @@ class Classifier(LightningModule):
             "val_loss": self._mean(self.val_loss_sum, self._val_samples),
         }
         self.curve.append(point)
-        if self.trainer.loggers:
-            errors = {key: value for key, value in point.items() if isinstance(value, float)}
-            # Lightning's own axis counts slices.
-            axis = {"epoch": float(self.current_epoch), "step": float(self.global_step - (not self.ended))}
-            self.log_dict(errors | axis, rank_zero_only=True)
+        axis = {"epoch": float(self.current_epoch), "step": float(self.global_step - (not self.ended))}  # not in slices
+        self.log_dict(axis | {key: value for key, value in point.items() if isinstance(value, float)})
 
     def _gap(self, running: float | None) -> dict[str, float | None]:
         """Measure the error with recomputed statistics and with those of the current batch, where they differ."""

@@ -122,13 +122,13 @@ def test_the_csv_has_every_setting_that_differs_and_the_optimizer_always(cell: M
     cells = [
         cell(config={"optimizer": SGD, "reason": "a"}),
         cell(config={"optimizer": {**ADAM, "lr": 0.002}, "reason": "b"}),
-        cell(config={"optimizer": SGD, "trainer": {"devices": 2, "max_epochs": 3}, "callbacks": []}),
+        cell(config={"optimizer": SGD, "trainer": {"devices": 2, "max_epochs": 3}, "widths": []}),
     ]
     with open(report(sweep(cells)).csv, newline="") as stream:
         rows = list(csv.DictReader(stream))
     found = {(row["optimizer"], row["lr"], row["epochs"]) for row in rows}
     assert found == {("sgd", "0.05", "2"), ("adam", "0.002", "2"), ("sgd", "0.05", "3")}
-    assert {"callbacks", "config.reason", "trainer.devices", "optimizer.betas", "optimizer.base_lr"} <= set(rows[0])
+    assert {"widths", "config.reason", "trainer.devices", "optimizer.betas", "optimizer.base_lr"} <= set(rows[0])
     alone = report(sweep([cell()])).csv.read_text().splitlines()[0].split(",")
     assert {"optimizer", "lr", "epochs"} <= set(alone)
 

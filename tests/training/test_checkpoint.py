@@ -288,7 +288,7 @@ def test_a_full_disk_costs_a_warning_and_not_the_training(
     def full(*_: Any) -> None:
         raise UserError("cannot write: no space left on device")
 
-    monkeypatch.setattr("normzoo.training.checkpoint.write_atomic", full)
+    monkeypatch.setattr("normzoo.training.checkpoint_io.write_atomic", full)
     result = run_cell(config("sweep.checkpoint_every=0", "trainer.limit_train_batches=1"), tmp_path)
     assert result.status == "ok"
     assert "no checkpoint: cannot write: no space left on device" in caplog.text
@@ -379,7 +379,7 @@ def test_with_a_probe_that_cannot_be_saved_no_checkpoint_is(
     cell = config("sweep.checkpoint_every=0")
     cell["probe"] = {"forgetful": {"_target_": f"{__name__}.Forgetful"}}
     assert run_cell(cell, tmp_path).metrics["steps_counted"] == 2 * STEPS
-    assert "a probe without state_dict() cannot be resumed" in caplog.text
+    assert "a callback without state_dict() cannot be resumed" in caplog.text
 
 
 def test_the_time_of_a_continued_cell_counts_what_it_took_before(

@@ -1,14 +1,16 @@
 """Where Hydra finds the launchers and the sweeper; every Hydra program imports this, so it imports nothing heavy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -29,6 +31,7 @@ class CellLauncher(Launcher):
     """Plans a sweep's cells, and leaves it to its subclasses to run them."""
 
     module: str  # whose `launch` runs them
+    planned: Callable[[Sequence[Any]], object] = staticmethod(lambda cells: None)  # told of the cells before they run
     devices_here = True  # whether the cells train on the devices of this machine
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -113,3 +116,37 @@ class NormzooSweeper(BasicSweeper):
         from normzoo.sweep.sweeper import sweep
 
         return sweep(self, arguments)
+
+
+class OptunaSweeper(Sweeper):
+    """Searches with Optuna, by the options of `hydra/sweeper=optuna`; see `normzoo.sweep.search`."""
+
+    def __init__(
+        self,
+        sampler: Any,
+        direction: Any,
+        storage: str | None,
+        study_name: str | None,
+        n_trials: int,
+        n_jobs: int,
+        params: dict[str, str] | None,
+        custom_search_space: str | None,
+        **unread: Any,
+    ) -> None:
+        self.sampler, self.storage, self.study_name = sampler, storage, study_name
+        self.direction, self.n_trials, self.n_jobs = getattr(direction, "name", direction), n_trials, n_jobs
+        self.params, self.custom_search_space, self.unread = params, custom_search_space, unread
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """As Hydra calls it."""
+        self.hydra_context: HydraContext | None = hydra_context
+        self.config: Any = config
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """As Hydra calls it."""
+        from normzoo.sweep.search import search
+
+        return search(self, arguments)
