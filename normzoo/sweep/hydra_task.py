@@ -80,6 +80,12 @@ def _how_to_resume(folder: Path) -> str:
 class CheckOutput(Callback):
     """Checks a single cell before Hydra makes its folder, and that the folder can be written."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Have normzoo run a search by the options of Hydra's plugin for Optuna, which can neither prune nor resume."""
+        if config.hydra.sweeper._target_ == "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper":
+            with read_write(config), open_dict(config):
+                config.hydra.sweeper._target_ = "hydra_plugins.normzoo_sweep.OptunaSweeper"
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """As Hydra calls it."""
         try:

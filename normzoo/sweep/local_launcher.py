@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import OmegaConf
 
 from normzoo.errors import UserError
+from normzoo.results import CellResult
 from normzoo.resume_command import command_of, go_on
 from normzoo.sweep.cell import Cell
 from normzoo.sweep.compose import Composition
@@ -60,9 +62,37 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         log.info("%s", wrapped(planned.line(n_jobs, folder)))
         run = _Run(launcher, planned, n_jobs)
         left = run.through(context, leases)
+    if left and run.alike.said and not run.stop.now:
+        _end_failing(launcher, run.alike, left)
     if run.stop.draining:
         _say_goodbye(launcher, left, run.stop.now)
     return returned(launcher, planned)
+
+
+class FirstFailures:
+    """Tells when the first cells of a sweep have all failed with one error, which the others would repeat.
+
+    Args:
+        most: How many may; None for any number.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self.most, self.count, self.said = most, 0, ""
+        self._error: tuple[str, str] | None = None
+
+    def add(self, result: CellResult) -> bool:
+        """Count a cell that has ended, and return whether to start no more.
+
+        Errors that differ only in numbers, such as shapes, and the cell's name are one error.
+        """
+        error = (result.status, re.sub(r"\d+", "·", (result.reason or "").replace(result.cell, "·")))
+        if self.most is None or result.status not in ("error", "oom", "timeout") or self._error not in (None, error):
+            self.most = None  # from now on other cells may do better
+            return False
+        self._error, self.count = error, self.count + 1
+        if self.count >= self.most:
+            self.said = (result.reason or result.status).split("\n")[0]
+        return self.count >= self.most
 
 
 class _Run:
@@ -72,6 +102,7 @@ class _Run:
         self.launcher, self.cells, self.resume = launcher, planned.to_run, planned.options.resume
         self.progress = progress_of(self.cells, n_jobs)
         self.stop = Stop(self._say_draining)
+        self.alike = FirstFailures(planned.options.stop_after_failures)
         self.said_waiting = False
 
     def through(self, context: Any, leases: Leases) -> int:
@@ -87,11 +118,16 @@ class _Run:
             return len(self.pool.run([cell.job(_run_cell, *hydra, cell.composition) for cell in self.cells]))
 
     def _end(self, index: int, ending: Ending) -> None:
-        self.progress.end(index, self.cells[index].settle(ending))
+        self._count(index, self.cells[index].settle(ending))
 
     def _fail(self, index: int, reason: str) -> None:
         self.progress.start(index)
-        self.progress.end(index, self.cells[index].fail("error", reason))
+        self._count(index, self.cells[index].fail("error", reason))
+
+    def _count(self, index: int, result: CellResult) -> None:
+        self.progress.end(index, result)
+        if self.alike.add(result):
+            self.stop.drain()
 
     def _elsewhere(self, index: int) -> None:
         result = self.cells[index].result()
@@ -140,6 +176,19 @@ def _say_goodbye(launcher: "NormzooLauncher", left: int, at_once: bool) -> NoRet
         f"interrupted; {cells} left, what has finished is kept; this command resumes it:\n"
         f"  {go_on(folder, command_of(launcher.config))}"
     )
+
+
+def _end_failing(launcher: "NormzooLauncher", alike: FirstFailures, left: int) -> NoReturn:
+    """Report what there is, and end with the error and the command that resumes."""
+    folder = launcher.config.hydra.sweep.dir
+    with contextlib.suppress(SystemExit):
+        launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None, goes_on=True)
+    print(
+        f"\nstopped: the first {alike.count} cells failed with the same error, {alike.said!r}; {counted(left)} not "
+        f"started. To resume once it is mended (sweep.stop_after_failures=null runs all in any case):\n"
+        f"  {go_on(folder, command_of(launcher.config), retry='failed')}"
+    )
+    sys.exit(1)
 
 
 def _run_cell(hydra_context: HydraContext, task: TaskFunction, composition: Composition) -> None:

@@ -51,6 +51,10 @@ class Stop:
         os.close(self.descriptor)
         os.close(self._waker)
 
+    def drain(self) -> None:
+        """Start no more, for another reason than a signal."""
+        self.draining = self._told = True
+
     def look(self) -> None:
         """Take note of the signals that have come."""
         with contextlib.suppress(BlockingIOError):
