@@ -145,7 +145,7 @@ def _cell(overrides: Sequence[str]) -> tuple[Any, Any, dict[str, Any]]:
     choose_trained(model, config.optimizer.trains)
     return (
         model,
-        torch.randn(4, *data.image_shape),
+        torch.randn(min(max(config.batch_size_per_device, 2), 32), *data.image_shape),
         {
             "batch_size_per_device": config.batch_size_per_device,
             "devices": config.world_size,

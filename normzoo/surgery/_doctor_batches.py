@@ -23,12 +23,19 @@ REPLACE = 'normzoo.convert(model, "group_norm")'
 
 
 def one_value(seen: Observation) -> Iterator[Finding]:
-    """Statistics of one value: the variance is 0, and the output the bias."""
+    """Statistics of one value, whose variance is 0 and output the bias, or of fewer than a norm requires."""
     batch_norms = {layer for _, layer, _ in seen.batch_norms()}
     for name, layer, norm in seen.norms:
-        if seen.values(layer, norm) != 1 or (info(norm.equation).batch_dependent and layer not in batch_norms):
+        n = seen.values(layer, norm)
+        if n is None or (info(norm.equation).batch_dependent and layer not in batch_norms):
             continue
-        if layer in batch_norms:
+        least = max(2, getattr(layer, "minimum_count", 0))
+        if n >= least:
+            continue
+        if n > 1:
+            reason = f"a batch of {seen.plan.batch} leaves {n} values per channel, and it requires {least}"
+            fix = f"use a larger batch, or {REPLACE}"
+        elif layer in batch_norms:
             reason = f"a batch of {seen.plan.batch} leaves one value per channel: training raises, or gives the bias"
             fix = f"use a larger batch, or {REPLACE}"
         elif info(norm.equation).reduces_over == "*":

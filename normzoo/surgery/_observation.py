@@ -130,9 +130,11 @@ def observe_training(model: nn.Module, sample: Any, plan: Training, forward: For
 
 def _train_once(seen: Observation, heard: "_Heard", sample: Any, forward: Forward) -> None:
     """Run forward and backward on copies of the parameters, which have neither gradients nor hooks to lose."""
-    for _, layer, norm in seen.norms:
-        if norm.equation == "sync_batch_norm" and dist.is_available() and dist.is_initialized():
-            layer.training = False  # it would wait for the other processes
+    waiting = set()
+    if dist.is_available() and dist.is_initialized():
+        waiting = {layer for _, layer, norm in seen.norms if norm.equation == "sync_batch_norm"}
+    for layer in waiting:
+        layer.training = False  # in training it would wait for the other processes
     running = {
         layer: [layer.get_buffer(name) for name in running_statistics(layer)]
         for layer in seen.model.modules()
@@ -168,6 +170,7 @@ def _train_once(seen: Observation, heard: "_Heard", sample: Any, forward: Forwar
     copies = {f"model.{n}": p.detach().requires_grad_(p.requires_grad) for n, p in seen.model.named_parameters()}
     with torch.enable_grad(), torch.compiler.set_stance("force_eager"), same_random_numbers(seen.model):
         functional_call(Step(), copies, ())
+    seen.moved |= waiting
 
 
 @contextlib.contextmanager

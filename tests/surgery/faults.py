@@ -141,6 +141,12 @@ CASES = [
         "one_value", lambda: maps(create("instance_norm", 8), size=8), lambda: maps(create("instance_norm", 8)), MAPS
     ),
     fault("one_value", lambda: maps(nn.GroupNorm(8, 8), size=8), lambda: maps(gn(), size=8), MAPS),
+    fault(
+        "one_value",
+        lambda: (rows(create("decorrelated_batch_norm", 6)), {"batch_size_per_device": 2}),
+        lambda: rows(create("decorrelated_batch_norm", 6)),
+        torch.randn(16, 6),
+    ),
     fault("few_values", lambda: rows(bn()), lambda: rows(nn.LayerNorm(6)), batch_size_per_device=2),
     fault("few_values", lambda: maps(FlaxBatchNorm(8)), lambda: maps(gn()), MAPS, batch_size_per_device=2),
     fault(

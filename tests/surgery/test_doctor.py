@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import normzoo
-from normzoo import doctor
+from normzoo import create, doctor
 from normzoo.surgery._doctor_batches import EVIDENCE
 from normzoo.surgery.doctor import CHECKS
 from normzoo.surgery.report import SurgeryError
@@ -121,3 +122,15 @@ def test_it_takes_batches_of_data_loaders_and_wrapped_models():
         rows(nn.BatchNorm1d(6)), {"x": ROWS}, batch_size_per_device=2, forward=lambda m, batch: m(batch["x"])
     )
     assert [one.check for one in found] == ["few_values"]
+
+
+def test_one_of_several_processes_may_call_it_alone(tmp_path):
+    """Synchronized norms do not wait for the others."""
+    store = dist.FileStore(str(tmp_path / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = rows(create("sync_batch_norm", 6))
+        assert str(doctor(model, ROWS, batch_size_per_device=32, devices=2)) == "no findings"
+        assert model[1].training
+    finally:
+        dist.destroy_process_group()
