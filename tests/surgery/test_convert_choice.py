@@ -54,7 +54,7 @@ REFUSED = {
     "an unknown norm": (("grop_norm",), {}, "did you mean group_norm"),
     "an unknown option": (("group_norm",), {"groups": 4}, "unknown keyword 'groups'"),
     "a wrong type": (("group_norm",), {"num_groups": "8"}, "num_groups must be a whole number"),
-    "no groups": (("group_norm",), {"num_groups": 0}, "num_groups must be one of"),
+    "no groups": (("group_norm",), {"num_groups": 0}, "num_groups must be 1 or more"),
     "an eps below 0": (("batch_norm",), {"eps": -1.0}, "eps must be"),
     "a norm of weights": (("spectral_norm",), {}, "normalizes a weight"),
     "a conditional norm": (("adaptive_layer_norm",), {}, "takes a condition"),
