@@ -1,12 +1,40 @@
-"""Batch norm without its affine part, for the norms that it is a part of."""
+"""The options and the statistics of batch norm, for the norms that it is a part of."""
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
+from normzoo.norms._layer import NormLayer
 from normzoo.norms._running import update_running
 from normzoo.norms._standardize import standardize, wide_per_channel, widen
+
+
+class BatchStatisticsNorm(NormLayer, _NormBase):
+    """A layer with the options, the running statistics and the affine parameters of batch norm."""
+
+    shown: tuple[str, ...] = ("eps", "momentum", "affine", "track_running_stats")
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        if not bias:
+            self.register_parameter("bias", None)
+        self._complete(device, dtype)
+
+    def _complete(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Add what a norm has besides, for norms that are built from the same arguments."""
 
 
 def standardize_batch(layer: _NormBase, x: Tensor) -> Tensor:

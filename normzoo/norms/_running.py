@@ -1,4 +1,4 @@
-"""Running mean and variance: three rules, one equation."""
+"""Running statistics: the layers that hold them, and three rules to move them by one equation."""
 
 import math
 from typing import Any
@@ -7,8 +7,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import describe
+
+
+class RunningNorm(AffineNorm):
+    """A layer with running statistics other than batch norm's, and a count of the batches that moved them.
+
+    Attributes:
+        starts: The statistics, and what each starts from.
+    """
+
+    starts: tuple[tuple[str, float], ...]
+    num_batches_tracked: Tensor  # None without running statistics, as each of `starts`
+
+    def _register_statistics(
+        self,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        *,
+        rows: tuple[int, ...] = (),
+        tracked: bool = True,
+    ) -> None:
+        for name, _ in self.starts:
+            buffer = torch.empty(*rows, self.num_features, device=device, dtype=dtype)
+            self.register_buffer(name, buffer if tracked else None)
+        count = torch.empty(rows, device=device, dtype=torch.long)
+        self.register_buffer("num_batches_tracked", count if tracked else None)
+        self.register_load_state_dict_pre_hook(count_from_zero)
+
+    def reset_running_stats(self) -> None:
+        for name, start in (*self.starts, ("num_batches_tracked", 0)):
+            buffer = self._buffers[name]
+            if buffer is not None:
+                buffer.fill_(start)
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        super().reset_parameters()
 
 
 def newest_weight(

@@ -2,11 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norms._batch_statistics import detached_mean, standardize_instances
+from normzoo.norms._batch_statistics import BatchStatisticsNorm, detached_mean, standardize_instances
 from normzoo.norms._kernels.projected_clip import projected_clip
-from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import per_channel
 from normzoo.norms.batch_norm import STATE
@@ -24,7 +23,7 @@ from normzoo.registry import register
     state=STATE,
     ranks=(3, 4, 5),
 )
-class BatchInstanceNorm(NormLayer, _NormBase):
+class BatchInstanceNorm(BatchStatisticsNorm):
     """Blend batch norm and instance norm of each channel by a learned gate, so that style is kept where it helps.
 
         y = (ρ · x_hat_B + (1 − ρ) · x_hat_I) · weight + bias,  ρ = clip(gate, 0, 1)
@@ -48,24 +47,8 @@ class BatchInstanceNorm(NormLayer, _NormBase):
     Source: Nam & Kim 2018, arXiv:1805.07925, section 3.
     """
 
-    shown = ("eps", "momentum", "affine", "track_running_stats")
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
-        if not bias:
-            self.register_parameter("bias", None)
-        self.gate = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+    def _complete(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        self.gate = nn.Parameter(torch.ones(self.num_features, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -3,10 +3,10 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from normzoo.norms._batch_statistics import standardize_batch
-from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._batch_statistics import BatchStatisticsNorm, standardize_batch
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._masked import takes_mask
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
@@ -19,7 +19,7 @@ PEERS = ("torch.nn.BatchNorm1d", "torch.nn.BatchNorm2d", "torch.nn.BatchNorm3d",
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as group_norm"
 
 
-class BatchNormBase(NormLayer, _NormBase):
+class BatchNormBase(BatchStatisticsNorm):
     """Compute batch norm with torch's kernel, for norms that are batch norm with a difference.
 
     They are not instances of torch's `_BatchNorm`, each of which `convert_sync_batchnorm`, timm's and Lightning's too,
@@ -28,23 +28,6 @@ class BatchNormBase(NormLayer, _NormBase):
     """
 
     reduces_over = "N, *"  # of the parts of a layer too, which are not registered
-    shown: tuple[str, ...] = ("eps", "momentum", "affine", "track_running_stats")
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
-        if not bias:
-            self.register_parameter("bias", None)
 
     @property
     def uses_batch_statistics(self) -> bool:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from normzoo.norms._kernels.inverse_root import inverse_root
-from normzoo.norms._layer import AffineNorm, scale_and_shift
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._memory import channels_last, is_channels_last
 from normzoo.norms._refuse import NormValueError, check_count, check_input
-from normzoo.norms._running import count_from_zero, move_running
+from normzoo.norms._running import RunningNorm, move_running
 from normzoo.norms._standardize import centre, widen
 from normzoo.norms.group_norm import divisors, number_of_groups
 from normzoo.registry import register
@@ -28,7 +28,7 @@ DEFAULT_CHANNELS = 16
     train_eval_differ=True,
     state=STATE,
 )
-class DecorrelatedBatchNorm(AffineNorm):
+class DecorrelatedBatchNorm(RunningNorm):
     """Whiten groups of channels over the batch and the positions: ZCA, by an eigendecomposition.
 
         y = W (x − mean) · weight + bias,  W = Σ^(−1/2) = D Λ^(−1/2) Dᵀ
@@ -64,9 +64,9 @@ class DecorrelatedBatchNorm(AffineNorm):
     """
 
     shown: tuple[str, ...] = ("num_groups", "eps", "momentum", "affine")
+    starts = (("running_mean", 0.0),)
     running_mean: Tensor
     running_whitening: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -90,22 +90,15 @@ class DecorrelatedBatchNorm(AffineNorm):
         self.eps = eps
         self.momentum = momentum
         d = self.channels_per_group
-        self.register_buffer("running_mean", torch.empty(num_features, device=device, dtype=dtype))
         self.register_buffer("running_whitening", torch.empty(self.num_groups, d, d, device=device, dtype=dtype))
-        self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
-        self.register_load_state_dict_pre_hook(count_from_zero)
+        self._register_statistics(device, dtype)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
-        self.running_mean.zero_()
-        self.num_batches_tracked.zero_()
+        super().reset_running_stats()
         with torch.no_grad():
             identity = torch.eye(self.channels_per_group, device=self.running_whitening.device)
             self.running_whitening.copy_(identity.expand_as(self.running_whitening))
-
-    def reset_parameters(self) -> None:
-        self.reset_running_stats()
-        super().reset_parameters()
 
     @property
     def minimum_count(self) -> int:

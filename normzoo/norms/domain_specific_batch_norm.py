@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from normzoo.norms._condition import check_labels, per_sample
-from normzoo.norms._layer import AffineNorm
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import check_count, check_input, invalid
-from normzoo.norms._running import count_from_zero, newest_weight
+from normzoo.norms._running import RunningNorm, newest_weight
 from normzoo.norms._standardize import widen
 from normzoo.norms.batch_norm import MEND, STATE
 from normzoo.registry import register
@@ -25,7 +24,7 @@ from normzoo.registry import register
     train_eval_differ=True,
     state=STATE,
 )
-class DomainSpecificBatchNorm(AffineNorm):
+class DomainSpecificBatchNorm(RunningNorm):
     """A batch norm for each domain: its own statistics, running statistics, weight and bias.
 
         y_n = (x_n − mean[d_n]) / sqrt(var[d_n] + eps) · weight[d_n] + bias[d_n]
@@ -55,9 +54,9 @@ class DomainSpecificBatchNorm(AffineNorm):
     """
 
     shown = ("num_domains", "eps", "momentum", "affine")
+    starts = (("running_mean", 0.0), ("running_var", 1.0))
     running_mean: Tensor
     running_var: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -77,20 +76,8 @@ class DomainSpecificBatchNorm(AffineNorm):
         self.num_domains = num_domains
         self.eps = eps
         self.momentum = momentum
-        for name in ("running_mean", "running_var"):
-            self.register_buffer(name, torch.empty(num_domains, num_features, device=device, dtype=dtype))
-        self.register_buffer("num_batches_tracked", torch.zeros(num_domains, device=device, dtype=torch.long))
-        self.register_load_state_dict_pre_hook(count_from_zero)
+        self._register_statistics(device, dtype, rows=(num_domains,))
         self.reset_parameters()
-
-    def reset_running_stats(self) -> None:
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
-        self.num_batches_tracked.zero_()
-
-    def reset_parameters(self) -> None:
-        self.reset_running_stats()
-        super().reset_parameters()
 
     def example_condition(self, x: Tensor) -> Tensor:
         """A random domain for each sample of `x`."""

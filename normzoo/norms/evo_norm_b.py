@@ -1,31 +1,38 @@
 """EvoNorm B0, B1 and B2: divide by the batch's deviation or by the sample's own, whichever is larger."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normzoo.norms._kernels import computed_by, recomputed
 from normzoo.norms._kernels import quotient as kernel
-from normzoo.norms._layer import AffineNorm, values_over
+from normzoo.norms._layer import values_over
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import count_from_zero, move_running
+from normzoo.norms._running import RunningNorm, move_running
 from normzoo.norms._standardize import moments, wide_per_channel
 from normzoo.norms.evo_norm_s import OUTCOME, PAPER
 from normzoo.registry import register
 
 MEND = "use a larger batch or a larger map, or a norm that does not depend on the batch, such as evo_norm_s0"
-STATE = ("running_var", "num_batches_tracked")
+FACTS: dict[str, Any] = {
+    "batch_dependent": True,
+    "paper": PAPER,
+    "reduces_over": "N, * and *",
+    "train_eval_differ": True,
+    "state": ("running_var", "num_batches_tracked"),
+    "includes_activation": True,
+}
 
 
 @computed_by(kernel.quotient)
 def quotient(
-    x: Tensor, slope: Tensor, near: Tensor | None, shift: Tensor, floor: Tensor, weight: Tensor, bias: Tensor
+    x: Tensor, centre: Tensor, slope: Tensor, shift: Tensor, floor: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Divide x by max(floor, slope · (x − near) + shift), scale and shift; near is a constant, None for 0."""
+    """Divide x by max(floor, slope · (x − centre) + shift), scale and shift; centre is a constant."""
     wide = x.to(weight.dtype)
-    u = wide if near is None else wide - near
-    return (wide / torch.maximum(slope * u + shift, floor) * weight + bias).to(x.dtype)
+    return (wide / torch.maximum(slope * (wide - centre) + shift, floor) * weight + bias).to(x.dtype)
 
 
 @recomputed
@@ -47,16 +54,16 @@ def batch_variance(near: Tensor, rest: Tensor, var: Tensor) -> Tensor:
     return (var + (mean - mean.mean(0)).square()).mean(0)
 
 
-class _EvoNormB(AffineNorm):
+class _EvoNormB(RunningNorm):
     """Divide by the batch's standard deviation, or by another divisor that is linear in x, if that is larger.
 
     Both divisors come from the mean, near + rest, and the variance of each map.
     """
 
     shown = ("eps", "momentum")
+    starts = (("running_var", 1.0),)
     has_v = False
     running_var: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -72,17 +79,10 @@ class _EvoNormB(AffineNorm):
         self.eps = eps
         self.momentum = momentum
         self.v = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if self.has_v else None
-        self.register_buffer("running_var", torch.empty(num_features, device=device, dtype=dtype))
-        self.register_buffer("num_batches_tracked", torch.empty((), device=device, dtype=torch.long))
-        self.register_load_state_dict_pre_hook(count_from_zero)
+        self._register_statistics(device, dtype)
         self.reset_parameters()
 
-    def reset_running_stats(self) -> None:
-        self.running_var.fill_(1)
-        self.num_batches_tracked.zero_()
-
     def reset_parameters(self) -> None:
-        self.reset_running_stats()
         super().reset_parameters()
         if self.v is not None:
             nn.init.ones_(self.v)
@@ -91,8 +91,8 @@ class _EvoNormB(AffineNorm):
         """Count the values in the batch's variance; the sample's own may be over a single one."""
         return values_over(self, "N, *", shape)
 
-    def _divisor(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return the other divisor, slope · (x − near) + shift, as its slope, near and shift."""
+    def _divisor(self, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the other divisor, slope · (x − centre) + shift, as its centre, a constant, slope and shift."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,18 +110,13 @@ class _EvoNormB(AffineNorm):
             if n > 0:
                 new = (self.running_var, batch_var * (n / (n - 1)))
                 move_running(self.num_batches_tracked, self.momentum, new)
-        return quotient(x, *self._divisor(x, near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
+        return quotient(x, *self._divisor(near, rest, var), (batch_var + self.eps).sqrt(), weight, bias)
 
 
 @register(
     "evo_norm_b0",
     aliases={"EvoNorm2dB0": {"eps": 1e-3}, "EvoNormBatch2d": {}},
-    batch_dependent=True,
-    paper=PAPER,
-    reduces_over="N, * and *",
-    train_eval_differ=True,
-    state=STATE,
-    includes_activation=True,
+    **FACTS,
     peers=("timm.layers.EvoNorm2dB0",),
 )
 class EvoNormB0(_EvoNormB):
@@ -148,20 +143,15 @@ class EvoNormB0(_EvoNormB):
 
     has_v = True
 
-    def _divisor(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        (v,) = wide_per_channel(x, self.v)
-        return v, None, (var + self.eps).sqrt()
+    def _divisor(self, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (v,) = wide_per_channel(near, self.v)
+        return near.new_zeros(1), v, (var + self.eps).sqrt()
 
 
 @register(
     "evo_norm_b1",
     aliases=("EvoNorm2dB1",),
-    batch_dependent=True,
-    paper=PAPER,
-    reduces_over="N, * and *",
-    train_eval_differ=True,
-    state=STATE,
-    includes_activation=True,
+    **FACTS,
     peers=("timm.layers.EvoNorm2dB1",),
 )
 class EvoNormB1(_EvoNormB):
@@ -182,21 +172,16 @@ class EvoNormB1(_EvoNormB):
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
 
-    def _divisor(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _divisor(self, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Not (near + rest)², for whose gradient a sum would be saved beside the two.
         rms = (var + rest.square() + 2 * (near * rest) + near.square() + self.eps).sqrt()
-        return rms, None, rms.view_as(rms)  # torch.compile wants two tensors
+        return near.new_full((1,), -1), rms, near.new_zeros(1)
 
 
 @register(
     "evo_norm_b2",
     aliases=("EvoNorm2dB2",),
-    batch_dependent=True,
-    paper=PAPER,
-    reduces_over="N, * and *",
-    train_eval_differ=True,
-    state=STATE,
-    includes_activation=True,
+    **FACTS,
     peers=("timm.layers.EvoNorm2dB2",),
 )
 class EvoNormB2(_EvoNormB):
@@ -217,6 +202,6 @@ class EvoNormB2(_EvoNormB):
     Source: Liu, Brock, Simonyan & Le 2020, arXiv:2004.02967, table of EvoNorms.
     """
 
-    def _divisor(self, x: Tensor, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _divisor(self, near: Tensor, rest: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # −(x − near) + (rms − near), as a large mean would leave no digits of rms − x.
-        return near.new_full((1,), -1), near, rms_less_near(near, rest, var, self.eps)
+        return near, near.new_full((1,), -1), rms_less_near(near, rest, var, self.eps)

@@ -1,5 +1,7 @@
 """EvoNorm S0, S1 and S2: a gate and a scale found by evolution, from the values of each sample alone."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,12 @@ from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
 
 PAPER = "Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers, 2020, arXiv:2004.02967"
+FACTS: dict[str, Any] = {
+    "batch_dependent": False,
+    "paper": PAPER,
+    "reduces_over": "C/G, *",
+    "includes_activation": True,
+}
 OUTCOME = "divided by next to nothing, or by itself,"
 MEND = "use fewer groups or a larger map, or leave the norm out at this place"
 
@@ -70,10 +78,7 @@ class _EvoNormS(AffineNorm):
 @register(
     "evo_norm_s0",
     aliases={"EvoNorm2dS0": {"num_groups": 32}, "EvoNormSample2d": {"num_groups": 32}},
-    batch_dependent=False,
-    paper=PAPER,
-    reduces_over="C/G, *",
-    includes_activation=True,
+    **FACTS,
     peers=("timm.layers.EvoNorm2dS0",),
 )
 class EvoNormS0(_EvoNormS):
@@ -106,10 +111,7 @@ class EvoNormS0(_EvoNormS):
 @register(
     "evo_norm_s1",
     aliases={"EvoNorm2dS1": {"num_groups": 32}},
-    batch_dependent=False,
-    paper=PAPER,
-    reduces_over="C/G, *",
-    includes_activation=True,
+    **FACTS,
     peers=("timm.layers.EvoNorm2dS1",),
 )
 class EvoNormS1(_EvoNormS):
@@ -138,10 +140,7 @@ class EvoNormS1(_EvoNormS):
 @register(
     "evo_norm_s2",
     aliases={"EvoNorm2dS2": {"num_groups": 32}},
-    batch_dependent=False,
-    paper=PAPER,
-    reduces_over="C/G, *",
-    includes_activation=True,
+    **FACTS,
     peers=("timm.layers.EvoNorm2dS2",),
 )
 class EvoNormS2(_EvoNormS):

@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norms._batch_statistics import standardize_batch
-from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._batch_statistics import BatchStatisticsNorm, standardize_batch
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._standardize import standardize
 from normzoo.norms.batch_norm import STATE
@@ -23,7 +22,7 @@ from normzoo.registry import register
     state=STATE,
     ranks=(3, 4, 5),
 )
-class IBN(NormLayer, _NormBase):
+class IBN(BatchStatisticsNorm):
     """Normalize the first half of the channels as instance norm does, and the others as batch norm does.
 
         y = x_hat · weight + bias,  x_hat = (x − mean) / sqrt(var + eps)
@@ -46,24 +45,8 @@ class IBN(NormLayer, _NormBase):
     Source: Pan et al. 2018, arXiv:1807.09441, section 3.2.
     """
 
-    shown = ("eps", "momentum", "affine", "track_running_stats")
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
-        if not bias:
-            self.register_parameter("bias", None)
-        self.first_half = num_features // 2
+    def _complete(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        self.first_half = self.num_features // 2
         if self.running_mean is not None and self.running_var is not None:
             self.running_mean = self.running_mean[self.first_half :].clone()
             self.running_var = self.running_var[self.first_half :].clone()

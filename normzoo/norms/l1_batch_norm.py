@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from normzoo.norms._layer import AffineNorm, scale_and_shift
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import count_from_zero, move_running
+from normzoo.norms._running import RunningNorm, move_running
 from normzoo.norms._standardize import centre, per_channel
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
@@ -25,7 +25,7 @@ GAUSSIAN = math.sqrt(math.pi / 2)  # the standard deviation of a Gaussian by its
     train_eval_differ=True,
     state=("running_mean", "running_std", "num_batches_tracked"),
 )
-class L1BatchNorm(AffineNorm):
+class L1BatchNorm(RunningNorm):
     """Batch normalization with a standard deviation taken from absolute values: no square, no root.
 
         std = sqrt(π/2) · mean of |x − mean|,  means over (N, *)
@@ -50,9 +50,9 @@ class L1BatchNorm(AffineNorm):
     """
 
     shown = ("eps", "momentum", "affine", "track_running_stats")
+    starts = (("running_mean", 0.0), ("running_std", 1.0))
     running_mean: Tensor | None
     running_std: Tensor | None
-    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -70,24 +70,8 @@ class L1BatchNorm(AffineNorm):
         self.eps = eps
         self.momentum = momentum
         self.track_running_stats = track_running_stats
-        for name in ("running_mean", "running_std"):
-            buffer = torch.empty(num_features, device=device, dtype=dtype)
-            self.register_buffer(name, buffer if track_running_stats else None)
-        count = torch.empty((), device=device, dtype=torch.long)
-        self.register_buffer("num_batches_tracked", count if track_running_stats else None)
-        self.register_load_state_dict_pre_hook(count_from_zero)
+        self._register_statistics(device, dtype, tracked=track_running_stats)
         self.reset_parameters()
-
-    def reset_running_stats(self) -> None:
-        if self.running_mean is None or self.running_std is None or self.num_batches_tracked is None:
-            return
-        self.running_mean.zero_()
-        self.running_std.fill_(1)
-        self.num_batches_tracked.zero_()
-
-    def reset_parameters(self) -> None:
-        self.reset_running_stats()
-        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)

@@ -1,11 +1,11 @@
 """Mean-only batch normalization: the mean of each channel is subtracted, its variance left alone."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
-from normzoo.norms._running import count_from_zero, move_running
+from normzoo.norms._running import RunningNorm, move_running
 from normzoo.norms._standardize import centre, per_channel
 from normzoo.registry import register
 
@@ -19,7 +19,7 @@ from normzoo.registry import register
     train_eval_differ=True,
     state=("running_mean", "num_batches_tracked"),
 )
-class MeanOnlyBatchNorm(NormLayer):
+class MeanOnlyBatchNorm(RunningNorm):
     """Subtract from each channel its mean over the batch and the positions; the running mean in evaluation.
 
         y = x − mean + bias,  mean over (N, *)
@@ -40,9 +40,8 @@ class MeanOnlyBatchNorm(NormLayer):
     """
 
     shown = ("momentum", "affine", "track_running_stats")
-    bias: nn.Parameter  # None without affine
+    starts = (("running_mean", 0.0),)
     running_mean: Tensor | None
-    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -54,29 +53,12 @@ class MeanOnlyBatchNorm(NormLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.num_features = num_features
+        super().__init__(num_features, affine, device, dtype)
+        self.register_parameter("weight", None)
         self.momentum = momentum
-        self.affine = affine
         self.track_running_stats = track_running_stats
-        bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
-        self.register_parameter("bias", bias)
-        mean = torch.empty(num_features, device=device, dtype=dtype)
-        self.register_buffer("running_mean", mean if track_running_stats else None)
-        count = torch.empty((), device=device, dtype=torch.long)
-        self.register_buffer("num_batches_tracked", count if track_running_stats else None)
-        self.register_load_state_dict_pre_hook(count_from_zero)
+        self._register_statistics(device, dtype, tracked=track_running_stats)
         self.reset_parameters()
-
-    def reset_running_stats(self) -> None:
-        if self.running_mean is not None and self.num_batches_tracked is not None:
-            self.running_mean.zero_()
-            self.num_batches_tracked.zero_()
-
-    def reset_parameters(self) -> None:
-        self.reset_running_stats()
-        if self.affine:
-            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)

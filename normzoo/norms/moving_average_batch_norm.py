@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from normzoo.norms._kernels.running_gradient import with_gradient
-from normzoo.norms._layer import AffineNorm, scale_and_shift
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
-from normzoo.norms._running import commit, count_from_zero, gradient_scale, snapshot
+from normzoo.norms._running import RunningNorm, commit, gradient_scale, snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
@@ -54,7 +54,7 @@ def average(window: Tensor, share: Tensor) -> Tensor:
     state=("running_moment", "window_moment", "num_batches_tracked"),
     minimum_count=1,
 )
-class MovingAverageBatchNorm(AffineNorm):
+class MovingAverageBatchNorm(RunningNorm):
     """Divide each channel by its root mean square over the last batches, with a gradient averaged alike.
 
         χ²_B = mean of x² over (N, *);  χ² = mean of χ²_B over the last `window` batches, this one included
@@ -99,10 +99,10 @@ class MovingAverageBatchNorm(AffineNorm):
 
     shown = ("window", "eps", "momentum", "r_max", "warmup_steps")
     loss_scale: float | Tensor | None = None
+    starts = (("running_moment", 1.0),)
     running_moment: Tensor
     window_moment: Tensor
     window_product: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -130,18 +130,15 @@ class MovingAverageBatchNorm(AffineNorm):
         self.momentum = momentum
         self.r_max = r_max
         self.warmup_steps = warmup_steps
-        self.register_buffer("running_moment", torch.empty(num_features, device=device, dtype=dtype))
         for name in ("window_moment", "window_product"):
             self.register_buffer(name, torch.empty(window, num_features, device=device, dtype=dtype))
-        self.register_buffer("num_batches_tracked", torch.empty((), device=device, dtype=torch.long))
-        self.register_load_state_dict_pre_hook(count_from_zero)
+        self._register_statistics(device, dtype)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        self.running_moment.fill_(1)
-        for buffer in (self.window_moment, self.window_product, self.num_batches_tracked):
-            buffer.zero_()
-        super().reset_parameters()
+    def reset_running_stats(self) -> None:
+        super().reset_running_stats()
+        self.window_moment.zero_()
+        self.window_product.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)

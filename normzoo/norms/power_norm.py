@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from normzoo.norms._kernels.running_gradient import with_gradient
-from normzoo.norms._layer import AffineNorm, scale_and_shift
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_input, invalid
-from normzoo.norms._running import commit, count_from_zero, gradient_scale, snapshot
+from normzoo.norms._running import RunningNorm, commit, gradient_scale, snapshot
 from normzoo.norms._standardize import per_channel
 from normzoo.registry import register
 
@@ -47,7 +47,7 @@ def divide(x: Tensor, rpsi: Tensor, own: Tensor, m: float) -> Tensor:
     state=("running_power", "num_batches_tracked"),
     minimum_count=1,
 )
-class PowerNorm(AffineNorm):
+class PowerNorm(RunningNorm):
     """Divide each channel by its quadratic mean over the batches before; no mean is subtracted.
 
         ψ²_B = mean of x² over (N, *)
@@ -86,9 +86,9 @@ class PowerNorm(AffineNorm):
 
     shown = ("eps", "momentum", "affine", "warmup_steps", "channel_dim")
     loss_scale: float | Tensor | None = None
+    starts = (("running_power", 1.0), ("running_product", 0.0))
     running_power: Tensor
     running_product: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -114,17 +114,8 @@ class PowerNorm(AffineNorm):
         self.momentum = momentum
         self.warmup_steps = warmup_steps
         self.channel_dim = channel_dim
-        for name in ("running_power", "running_product"):
-            self.register_buffer(name, torch.empty(num_features, device=device, dtype=dtype))
-        self.register_buffer("num_batches_tracked", torch.empty((), device=device, dtype=torch.long))
-        self.register_load_state_dict_pre_hook(count_from_zero)
+        self._register_statistics(device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        self.running_power.fill_(1)
-        self.running_product.zero_()
-        self.num_batches_tracked.zero_()
-        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features, channel_dim=self.channel_dim)

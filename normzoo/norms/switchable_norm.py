@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norms._batch_statistics import detached_mean, standardize_instances
-from normzoo.norms._layer import NormLayer, scale_and_shift
+from normzoo.norms._batch_statistics import BatchStatisticsNorm, detached_mean, standardize_instances
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms.batch_norm import MEND
 from normzoo.registry import register
@@ -24,7 +23,7 @@ from normzoo.registry import register
     train_eval_differ=True,
     state=("running_mean", "running_var", "num_batches_tracked"),
 )
-class SwitchableNorm(NormLayer, _NormBase):
+class SwitchableNorm(BatchStatisticsNorm):
     """Normalize by a blend of the statistics of instance, layer and batch norm, whose shares the layer learns.
 
         y = (x − mean) / sqrt(var + eps) · weight + bias
@@ -50,23 +49,7 @@ class SwitchableNorm(NormLayer, _NormBase):
     Source: Luo et al. 2018, arXiv:1806.10779, equations 3 to 5.
     """
 
-    shown = ("eps", "momentum", "affine", "track_running_stats")
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
-        if not bias:
-            self.register_parameter("bias", None)
+    def _complete(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         self.mean_weight = nn.Parameter(torch.ones(3, device=device, dtype=dtype))
         self.var_weight = nn.Parameter(torch.ones(3, device=device, dtype=dtype))
 

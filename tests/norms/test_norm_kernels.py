@@ -34,8 +34,8 @@ CASES = {
     "gate S0": (gate, X, V, WEIGHT, BIAS, 2, 1e-5, True),
     "gate S1": (gate, X, None, WEIGHT, BIAS, 2, 1e-5, True),
     "gate S2": (gate, X, None, WEIGHT, BIAS, 2, 1e-5, False),
-    "quotient by a line": (quotient, X, SLOPE, None, SHIFT, FLOOR, WEIGHT, BIAS),
-    "quotient by a line through near": (quotient, X, SLOPE, values(*MAP, seed=10), SHIFT, FLOOR, WEIGHT, BIAS),
+    "quotient": (quotient, X, values(*MAP, seed=10), SLOPE, SHIFT, FLOOR, WEIGHT, BIAS),
+    "quotient of one slope": (quotient, X, values(*MAP, seed=10), values(1), SHIFT, FLOOR, WEIGHT, BIAS),
     "rms_less_near": (rms_less_near, SLOPE, SHIFT, values(*MAP, above=0.5, seed=7), 1e-5),
     "batch_variance": (batch_variance, SLOPE, SHIFT, values(*MAP, above=0.5, seed=7)),
     "local_response": (local_response, X, 3, 0.1, 0.75, 2.0),
@@ -49,7 +49,11 @@ CASES = {
     "scale_layer": (scale_layer, X, WEIGHT, BIAS, 1e-5),
     "scale_layer without affine": (scale_layer, X, None, None, 1e-5),
 }
-CONSTANT = {"quotient by a line through near": {2}, "rms_less_near": {0}}  # places of tensors that no gradient is for
+CONSTANT = {
+    "quotient": {1},
+    "quotient of one slope": {1},
+    "rms_less_near": {0},
+}  # places of tensors that no gradient is for
 
 
 def twice(function, inputs, constant):
