@@ -109,6 +109,8 @@ class BatchChannelNorm(NormLayer, _NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         check_count(self, x.shape, "use fewer groups or a larger map, or leave the norm out at this place")
+        assert self.running_mean is not None
+        assert self.running_var is not None
         moving = self.training and self.track_running_stats and x.numel()
         mean, var = self._move_estimates(x) if moving else snapshot(self.running_mean, self.running_var)
         affine = (self.weight, self.bias, getattr(self, "group_weight", None), getattr(self, "group_bias", None))
