@@ -129,7 +129,7 @@ def repeated(seen: Observation) -> Iterator[Finding]:
 
 
 def skipped(seen: Observation) -> Iterator[Finding]:
-    """A synchronized norm that not every process calls in every step: the others wait for ever."""
+    """A synchronized norm that not every process calls in every step: the others wait forever."""
     for name, layer, norm in seen.norms:
         if norm.equation != "sync_batch_norm" or seen.failed or seen.training_error:
             continue

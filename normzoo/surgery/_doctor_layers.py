@@ -1,4 +1,4 @@
-"""Checks of the layers of a model: what stands around a norm, what holds its state, and who trains it."""
+"""Checks of the layers of a model: what is next to a norm, what holds its state, and who trains it."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ def swallowed(seen: Observation) -> Iterator[Finding]:
             fix = f'normzoo.convert(model, "{info(asked).name}")'
             yield Finding("swallowed", "warning", (name,), reason, fix, "normzoo.convert")
         elif asked is None and own and layer not in own:
-            reason = f"{type(layer).__name__} stands beside norms of normzoo: norm_layer= may not have reached it"
+            reason = f"{type(layer).__name__} is among norms of normzoo: norm_layer= may not have reached it"
             yield Finding("swallowed", "note", (name,), reason, "if so, convert it", "normzoo.convert")
 
 
@@ -81,7 +81,7 @@ def dead(seen: Observation) -> Iterator[Finding]:
 
 
 def orphans(seen: Observation) -> Iterator[Finding]:
-    """Parameters that the optimizer lacks, and those that it trains though the model has them no more."""
+    """Parameters that the optimizer lacks, and those that it holds though the model no longer has them."""
     if seen.plan.optimizers is None:
         return
     held = {p for optimizer in seen.plan.optimizers for group in optimizer.param_groups for p in group["params"]}
