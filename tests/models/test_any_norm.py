@@ -16,6 +16,7 @@ from normzoo.models.plain_cnn import PlainCNN
 from normzoo.models.recurrent import Recurrent
 from normzoo.models.resnet import ResNet
 from normzoo.models.vgg import VGG
+from normzoo.models.vit import ViT
 
 pytestmark = [
     pytest.mark.untraced,  # the tests of each model and of each norm lead through these lines
@@ -38,11 +39,12 @@ MODELS = {
     "lstm": (Recurrent, {"image_size": 4, "hidden": 16}, 4),
     "rnn": (Recurrent, {"image_size": 4, "hidden": 8, "cell": "rnn"}, 4),
     "vgg": (VGG, {"convs": (2, 1), "widths": (4, 8)}, 8),
+    "vit": (ViT, {"image_size": 8, "dim": 8, "depth": 1, "heads": 2}, 8),
 }
 SMALL = [name for name in MODELS if name != "resnet18"]
 BOTH_KINDS = ("plain_cnn", "lstm")  # with each norm in the default run
-RECURRENT = ("lstm", "rnn")  # which have pre_act alone
-ORDERED = [(name, order) for name in MODELS for order in ("pre_act", "post_act")[: 1 if name in RECURRENT else 2]]
+PRE_ACT = ("lstm", "rnn", "vit")  # which have pre_act alone
+ORDERED = [(name, order) for name in MODELS for order in ("pre_act", "post_act")[: 1 if name in PRE_ACT else 2]]
 
 
 def with_each_norm(parameters):
@@ -146,7 +148,7 @@ def test_each_norm_is_found_by_name(name, order):
     pre = {"plain_cnn": 4, "lenet5": 4, "resnet8": 7, "resnet8_b": 9, "resnet18": 20, "mlp": 2, "vgg": 3}
     pre["inception"] = 1 + 7 + 5
     # Four steps; the first has no state to normalize, and a plain RNN no second kind of state.
-    pre |= {"lstm": 4 + 3 + 4, "rnn": 4 + 3}
+    pre |= {"lstm": 4 + 3 + 4, "rnn": 4 + 3, "vit": 2 + 1}
     # In post_act the norms of a branch and of its projection are one.
     post = {**pre, "resnet8_b": 7, "resnet18": 17}
     found = len(list(normzoo.norm_layers(build(name, "batch_norm", order))))
@@ -190,6 +192,7 @@ def test_maps_stay_channels_last(name):
         ("inception", "pre_act"),
         ("lstm", "pre_act"),
         ("rnn", "pre_act"),
+        ("vit", "pre_act"),
     ],
 )
 def test_compiles_as_one_graph(name, order):
