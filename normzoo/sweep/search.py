@@ -85,6 +85,10 @@ def search(sweeper: "OptunaSweeper", arguments: list[str]) -> None:
     """
     folder = Path(sweeper.config.hydra.sweep.dir)
     block: Any = OmegaConf.to_container(sweeper.config.sweep, resolve=True)
+    if not hasattr(sweeper.launcher, "planned"):
+        raise UserError(
+            "a search needs a launcher of normzoo's: leave hydra/launcher out, or choose joblib, ray or submitit"
+        )
     fixed, space, seeds = _parse(sweeper, arguments)
     study = _study(sweeper, space, sweep_options(block).prune)
     told = [] if sweeper.storage else _earlier(folder)

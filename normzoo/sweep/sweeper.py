@@ -28,6 +28,9 @@ _OF_ONE_DATA_SET = frozenset({"data.train_size", "data.val_size"})
 def sweep(sweeper: "NormzooSweeper", arguments: list[str]) -> Any:
     """Launch every cell of every grid into one sweep folder."""
     assert sweeper.launcher is not None
+    prune = OmegaConf.select(cast(Any, sweeper.config), "sweep.prune")
+    if prune not in (None, "none"):
+        raise UserError(f"sweep.prune={prune} ends trials of a search: add hydra/sweeper=optuna, or leave it out")
     return [sweeper.launcher.launch(cells(sweeper, arguments), initial_job_idx=0)]
 
 

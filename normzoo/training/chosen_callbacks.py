@@ -5,6 +5,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks
 
 from normzoo.errors import UserError
+from normzoo.training.averaging import StochasticWeightAveraging
 from normzoo.training.config import CellConfig
 from normzoo.training.instantiate import build_by_target
 from normzoo.training.module import MEASURED
@@ -52,6 +53,8 @@ def check_callbacks(config: CellConfig) -> None:
                 raise UserError(f"callbacks.{name}: {kind} {why}")
         if isinstance(one, _NEED_A_LOGGER) and not config.logger.get("_target_"):
             raise UserError(f"callbacks.{name} needs a logger: add logger=csv, or another one")
+        if isinstance(one, StochasticWeightAveraging) and (config.trainer.max_epochs or -1) < 0:
+            raise UserError(f"callbacks.{name} averages the last of so many epochs: give trainer.max_epochs")
         if monitored is not None and monitored not in MEASURED:
             raise UserError(f"callbacks.{name}.monitor={monitored} must be one of {', '.join(MEASURED)}")
         if monitored is not None and config.trainer.arguments.get("limit_val_batches") == 0:

@@ -191,6 +191,11 @@ def test_a_callback_that_cannot_work_is_refused_before_training(
     assert "\n" not in str(refused.value)
 
 
+def test_swa_needs_a_number_of_epochs(chosen: Compose, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=r"callbacks\.swa .*: give trainer\.max_epochs"):
+        run_cell(chosen("callbacks=swa", "trainer.max_epochs=null", "+trainer.max_steps=3"), tmp_path)
+
+
 def test_callbacks_are_mappings(config: Compose) -> None:
     with pytest.raises(UserError, match=r"callbacks\.patience=3 must be a mapping with a _target_"):
         parse({**config(), "callbacks": {"patience": 3}})

@@ -159,6 +159,7 @@ def test_a_pruner_sees_the_mean_over_seeds_of_each_epoch(tmp_path: Path) -> None
     ("option", "said"),
     [
         ("hydra.sweeper.n_trials=0", r"hydra\.sweeper\.n_trials=0 must be a whole number"),
+        ("hydra/launcher=basic", "a search needs a launcher of normzoo's"),
         ("hydra.sweeper.storage=nowhere://x", r"hydra\.sweeper\.storage=nowhere://x: Optuna cannot open it"),
     ],
 )
@@ -167,3 +168,9 @@ def test_a_wrong_option_of_a_search(cli: Cli, tiny: tuple[str, ...], option: str
     assert code == 2, err
     assert re.search(said, err), err
     assert "Traceback" not in err
+
+
+def test_a_grid_prunes_nothing(cli: Cli, tiny: tuple[str, ...]) -> None:
+    code, _, err = cli("train", "-m", *tiny, "seed=0,1", "sweep.prune=median")
+    assert code == 2
+    assert "sweep.prune=median ends trials of a search: add hydra/sweeper=optuna" in err

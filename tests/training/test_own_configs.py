@@ -89,7 +89,7 @@ def test_nothing_is_added_to_what_is_complete() -> None:
 
 
 UNREAD = {
-    "nrom": "did you mean norm?", "callbacks": "a cell has batch_size",
+    "nrom": "did you mean norm?", "hooks": "a cell has batch_size",
     "evaluation.metrics": "train_samples",
     "evaluation.train_sample": "did you mean evaluation.train_samples?",
     "trainer.max_epoch": "did you mean trainer.max_epochs?",
