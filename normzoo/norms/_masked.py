@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normzoo.norms._layer import NormLayer
+from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._refuse import NormTypeError, NormValueError, check_input, describe
 from normzoo.norms._running import update_running
-from normzoo.norms._standardize import per_channel, widen
+from normzoo.norms._standardize import widen
 
 
 def takes_mask(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -37,17 +37,11 @@ def _forward_masked(layer: Any, forward: Callable[..., Tensor], x: Tensor, mask:
     check_input(layer, x, layer.num_features, channel_dim=channel_dim)
     valid = _broadcast(layer, x, mask, channel_dim)
     x = torch.where(valid, x, 0)  # padding may hold anything
-    if hasattr(layer, "uses_running_statistics"):
-        running = layer.uses_running_statistics
-    else:
-        running = not getattr(layer, "uses_batch_statistics", True)
+    running = getattr(layer, "uses_running_statistics", False) or not getattr(layer, "uses_batch_statistics", True)
     if layer.reduces_over == "C" or running:
         y = forward(layer, x)  # position by position
     else:
-        y = _standardize_valid(layer, x, valid)
-        weight, bias = (getattr(layer, name, None) for name in ("weight", "bias"))
-        y = y if weight is None else y * per_channel(weight, x)
-        y = y if bias is None else y + per_channel(bias, x)
+        y = scale_and_shift(_standardize_valid(layer, x, valid), layer.weight, layer.bias)
     return torch.where(valid, y, 0).to(x.dtype)
 
 

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import invalid
 from normzoo.norms._running import commit, newest_weight, snapshot
-from normzoo.norms._standardize import per_channel, standardize
+from normzoo.norms._standardize import standardize
 from normzoo.norms.batch_norm import PEERS, STATE, BatchNormBase
 from normzoo.registry import register
 
@@ -115,7 +116,7 @@ class BatchRenorm(BatchNormBase):
         # As the affine maps follow each other, one of both saves an activation.
         scale, shift = (self.weight * r, self.weight * d) if self.affine else (r, d)
         shift = shift if self.bias is None else shift + self.bias
-        return (x_hat * per_channel(scale, input) + per_channel(shift, input)).to(input.dtype)
+        return scale_and_shift(x_hat, scale, shift).to(input.dtype)
 
     @torch.no_grad()
     def _correct(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

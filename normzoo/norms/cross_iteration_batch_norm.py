@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normzoo.norms._layer import scale_and_shift
 from normzoo.norms._memory import is_transformed
 from normzoo.norms._recompute import is_recomputed
 from normzoo.norms._refuse import describe, invalid
@@ -170,11 +171,9 @@ class CrossIterationBatchNorm(BatchNormBase):
         own_std, rstd = (own_var + self.eps).sqrt(), (var + self.eps).rsqrt()
         self._remember(x, theta, own_mean, own_var, x_hat.detach() * per_channel(own_std.detach(), x))
         # (x − mean) rstd from x_hat and not from x, as the affine maps follow each other and a large offset is gone.
-        scale, shift = own_std * rstd, (own_mean - mean) * rstd
-        if self.affine:
-            scale, shift = self.weight * scale, self.weight * shift
-        shift = shift if self.bias is None else shift + self.bias
-        return (x_hat * per_channel(scale, x) + per_channel(shift, x)).to(x.dtype)
+        weight = self.weight if self.affine else 1.0
+        scale, shift = weight * own_std * rstd, weight * (own_mean - mean) * rstd
+        return scale_and_shift(x_hat, scale, shift if self.bias is None else shift + self.bias).to(x.dtype)
 
     def _remember(self, x: Tensor, theta: Tensor, mean: Tensor, var: Tensor, centred: Tensor) -> None:
         """Keep the statistics of this batch and their derivatives by θ: of Σ x / n and of Σ (x − mean)² / n."""

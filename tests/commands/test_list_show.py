@@ -60,6 +60,7 @@ def test_into_a_pipe_list_gives_a_norm_a_line(run):
     assert (code, err) == (0, "")
     assert [row[0] for row in rows] == normzoo.list_norms()
     assert {len(row) for row in rows} == {len(COLUMNS)}
+    assert f"by tabs: {', '.join(COLUMNS)}." in " ".join(run("list", "--help")[1].split()), "there is no header"
     (row,) = (row for row in rows if row[0] == "group_norm")
     assert row[1:] == ["C/G, *", "no", "no", "no", normzoo.info("group_norm").paper]
 
