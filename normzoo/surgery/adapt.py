@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from normzoo.surgery.batches import Forward, run_batch, unwrap
-from normzoo.surgery.recalibrate import check_batches, finish, layers_to_recalibrate, observed, recalibrate
+from normzoo.surgery.recalibrate import (
+    check_batches,
+    finish,
+    layers_to_recalibrate,
+    observed,
+    recompute,
+    warn_if_short,
+)
 from normzoo.surgery.report import SurgeryError
 from normzoo.surgery.running import running_statistics
 
@@ -63,9 +70,9 @@ def adapt(
     if method == "tent":
         _minimize_entropy(unwrap(model), loader, lr, batches, forward)
         return model
-    layers = layers_to_recalibrate(unwrap(model)).values()
+    layers = layers_to_recalibrate(unwrap(model), "adapt").values()
     old = [(layer, name, layer.get_buffer(name).clone()) for layer in layers for name in running_statistics(layer)]
-    recalibrate(model, loader, batches=batches, forward=forward)
+    recompute(model, loader, batches, forward, "adapt")
     for layer, name, before in old if method == "blend" else ():
         layer.get_buffer(name).data.lerp_(before, alpha)
     return model
@@ -74,7 +81,7 @@ def adapt(
 def _minimize_entropy(
     model: nn.Module, loader: Iterable[Any], lr: float, batches: int | None, forward: Forward | None
 ) -> None:
-    layers = layers_to_recalibrate(model)
+    layers = layers_to_recalibrate(model, "adapt")
     affine = list(dict.fromkeys(p for layer in layers.values() for p in layer.parameters(recurse=False)))
     if not affine:
         raise SurgeryError("adapt: tent trains weights and biases of norms, and these have none; use method='adabn'")
@@ -87,7 +94,7 @@ def _minimize_entropy(
             parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(affine, lr)
         with torch.enable_grad(), observed(model, layers) as populations:
-            for batch in itertools.islice(loader, batches):
+            for seen, batch in enumerate(itertools.islice(loader, batches), 1):  # noqa: B007
                 loss = _entropy((forward or run_batch)(model, batch))
                 optimizer.zero_grad()
                 loss.backward()
@@ -101,6 +108,7 @@ def _minimize_entropy(
         for parameter, required, gradient in trainable:
             parameter.requires_grad_(required)
             parameter.grad = gradient
+    warn_if_short(batches, seen, "adapt")
 
 
 def _entropy(logits: Any) -> Tensor:

@@ -15,8 +15,8 @@ from normzoo.surgery.report import SurgeryError
 from normzoo.surgery.running import tracks
 
 
-def layers_to_recalibrate(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers whose running statistics can be recomputed, by name.
+def layers_to_recalibrate(model: nn.Module, caller: str = "recalibrate") -> dict[str, nn.Module]:
+    """Return the layers whose running statistics can be recomputed, by name; errors name the caller.
 
     Raises:
         SurgeryError: If there is none, or it cannot be seen what they get.
@@ -24,13 +24,13 @@ def layers_to_recalibrate(model: nn.Module) -> dict[str, nn.Module]:
     layers = {name: layer for name, layer in model.named_modules() if tracks(layer)}
     for name, layer in layers.items():
         if isinstance(layer, torch.jit.ScriptModule):
-            raise SurgeryError(f"layer {name!r} is scripted: recalibrate the model before torch.jit.script")
+            raise SurgeryError(f"{caller}: layer {name!r} is scripted; call {caller} before torch.jit.script")
         if any(buffer.is_meta for buffer in layer.buffers()):
-            raise SurgeryError(f"layer {name!r} is on the meta device: load the model's weights first")
+            raise SurgeryError(f"{caller}: layer {name!r} is on the meta device; load the model's weights first")
     if not layers:
         raise SurgeryError(
-            f"no layer of {type(model).__name__} has running statistics that training moves, so there is nothing to "
-            f"recalibrate; frozen layers keep theirs (unfreeze them first)"
+            f"{caller}: no layer of {type(model).__name__} has running statistics that training moves; frozen layers "
+            f"keep theirs (unfreeze them first)"
         )
     return layers
 
@@ -65,18 +65,30 @@ def recalibrate(
 
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 2; Wu & Johnson 2021 (arXiv:2105.07576), section 3.
     """
-    check_batches(batches, "recalibrate")
+    recompute(model, loader, batches, forward, "recalibrate")
+    return model
+
+
+def recompute(
+    model: nn.Module, loader: Iterable[Any], batches: int | None, forward: Forward | None, caller: str
+) -> None:
+    """Do what `recalibrate` does; errors and warnings name the caller."""
+    check_batches(batches, caller)
     inside = unwrap(model)
-    layers = layers_to_recalibrate(inside)
+    layers = layers_to_recalibrate(inside, caller)
     seen = 0
     with torch.no_grad(), observed(inside, layers) as populations:
         for batch in itertools.islice(loader, batches):
             (forward or run_batch)(inside, batch)
             seen += 1
     finish(populations, layers)
+    warn_if_short(batches, seen, caller)
+
+
+def warn_if_short(batches: int | None, seen: int, caller: str) -> None:
+    """Warn of a loader with fewer batches than were asked for."""
     if batches is not None and seen < batches:
-        warnings.warn(f"recalibrate: asked for {batches} batches, but the loader has only {seen}", stacklevel=2)
-    return model
+        warnings.warn(f"{caller}: asked for {batches} batches, but the loader has only {seen}", stacklevel=4)
 
 
 def check_batches(batches: Any, caller: str) -> None:

@@ -74,12 +74,21 @@ def test_nothing_has_changed_when_a_batch_raises(method):
     assert all(p.requires_grad for p in net.parameters())
 
 
+@pytest.mark.parametrize("method", ["adabn", "blend", "tent"])
+def test_a_loader_that_is_shorter_than_asked_is_told_of(method):
+    with pytest.warns(UserWarning, match="adapt: asked for 5 batches, but the loader has only 2") as told:
+        adapt(model(), shifted(), method=method, batches=5)
+    assert told[0].filename == __file__ or method == "tent"
+
+
 BAD = {
     "unknown method 'norm'": lambda: adapt(model(), shifted(), method="norm"),
     "alpha is between 0 and 1": lambda: adapt(model(), shifted(), method="blend", alpha=2.0),
     "the loader is empty": lambda: adapt(model(), [], method="tent"),
     "adapt: batches=-1 must be a positive integer": lambda: adapt(model(), shifted(), method="tent", batches=-1),
-    "has running statistics": lambda: adapt(nn.Linear(3, 2), shifted()),
+    "^adapt: no layer of Linear has running statistics": lambda: adapt(nn.Linear(3, 2), shifted()),
+    "^adapt: no layer of LayerNorm has running": lambda: adapt(nn.LayerNorm(3), shifted(), method="tent"),
+    "^adapt: layer '' is on the meta device": lambda: adapt(nn.BatchNorm1d(3, device="meta"), shifted()),
     "these have none": lambda: adapt(nn.BatchNorm1d(3, affine=False).double(), shifted(), method="tent"),
     "needs logits": lambda: adapt(model(), shifted(), method="tent", forward=lambda net, x: {"y": net(x)}),
 }
