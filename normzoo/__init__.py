@@ -45,6 +45,7 @@ _CELLS = {"curves": "report.pandas", "load": "training.saved"}
 """Functions on the cells of a sweep, and the modules that they are in."""
 _SURGERY = {
     "adapt": "adapt",
+    "advise": "advise",
     "convert": "convert",
     "doctor": "doctor",
     "fold": "fold",

@@ -122,7 +122,7 @@ def test_the_table_holds_every_claim() -> None:
 @pytest.mark.parametrize("grids", ["--quick", ""], ids=["quick", "full"])
 def test_the_cells_of_all_claims_are_as_many_as_it_says(grids: str, tmp_path: Path) -> None:
     """Those that are planned: claims have cells in common, and only composed can they be told to be the same."""
-    quick, full = re.findall(r"`--quick` takes .* \((\d+) cells\) and the full run .* \((\d+) cells\)", ALL)[0]
+    quick, full = re.findall(r"`--quick` takes .* \(([\d,]+) cells\) and the full run .* \(([\d,]+) cells\)", ALL)[0]
     done = subprocess.run(
         [sys.executable, "-c", "from normzoo.cli import main; main()", "claims", *grids.split(), "sweep.dry_run=true"],
         cwd=tmp_path,

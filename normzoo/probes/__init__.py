@@ -21,6 +21,9 @@ A callback in a `lightning.Trainer` measures the module's attribute `model`, or 
     statistic_noise            StatisticNoiseProbe            1 + 0 per batch; the callback before and after training
     add_output_noise           OutputNoise                    none, two random tensors per norm; it changes training
 
+Studies, which run in place of a cell's training, are `adaptation`, `bn_algorithm`, `federated`, `fine_tuning`,
+`normalized_training` and `normalizers`; see conf/study.
+
 `train_eval_gap` copies a model to normalize by batch statistics or by recomputed ones; every cell takes its three
 errors from it: 1 + 0 per batch each, and as much for the images that the statistics are recomputed on.
 """

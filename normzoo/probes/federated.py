@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from normzoo.errors import UserError
+from normzoo.probes._supervised import check_counts, error_of, fit
 from normzoo.surgery.federated import load_shared_state, shared_state
 
 # How a client's camera changes images of mean 0 and variance 1.
@@ -20,7 +20,6 @@ LOOKS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "negatives": lambda x: -x,
 }
 SKEWS = ("feature", "label", "none")
-_EVAL_BATCH = 500
 
 
 @dataclass
@@ -82,8 +81,8 @@ def federated_training(
         for client in here:
             _train(client, parts, local_epochs, draw)
         _average(here)
-        own.append([_error(client.model, client.test) for client in here])
-        everything.append([_error(client.model, client.everything) for client in here])
+        own.append([error_of(client.model, client.test) for client in here])
+        everything.append([error_of(client.model, client.everything) for client in here])
     last = own[-1]
     metrics = {f"error_{i}": error for i, error in enumerate(last)}
     metrics |= {"error_mean": sum(last) / clients, "error_worst": max(last)}
@@ -95,9 +94,7 @@ def federated_training(
 def _check(skew: str, clients: int, classes_per_client: int, classes: int, **positive: int) -> None:
     if skew not in SKEWS:
         raise UserError(f"unknown study.skew={skew}; choose one of {', '.join(SKEWS)}")
-    for name, value in {"clients": clients, "classes_per_client": classes_per_client, **positive}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"study.{name}={value!r} must be a positive integer")
+    check_counts(clients=clients, classes_per_client=classes_per_client, **positive)
     if skew == "feature" and clients > len(LOOKS):
         raise UserError(f"study.clients={clients} must be at most {len(LOOKS)} with study.skew=feature")
     if skew == "label" and classes_per_client > classes:
@@ -137,16 +134,9 @@ def _client(model: nn.Module, i: int, train: tuple[Tensor, Tensor], val: tuple[T
 
 
 def _train(client: Client, parts: Any, epochs: int, draw: torch.Generator) -> None:
-    x, y = client.train
-    size = min(parts.config.batch_size_per_device, len(y))
-    optimizer = parts.optimizer(client.model.parameters())
     client.model.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(y), generator=draw)
-        for batch in order[: len(y) // size * size].split(size):  # drop the last, short batch
-            optimizer.zero_grad()
-            F.cross_entropy(client.model(x[batch]), y[batch]).backward()
-            optimizer.step()
+    optimizer = parts.optimizer(client.model.parameters())
+    fit(client.model, client.train, optimizer, draw, batch_size=parts.config.batch_size_per_device, epochs=epochs)
 
 
 @torch.no_grad()
@@ -163,12 +153,3 @@ def _average(clients: Sequence[Client]) -> None:
     }
     for client in clients:
         load_shared_state(client.model, mean)
-
-
-@torch.no_grad()
-def _error(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
-    """Return the error in percent, in evaluation mode."""
-    x, y = test
-    model.eval()
-    wrong = torch.cat([model(part).argmax(1) for part in x.split(_EVAL_BATCH)]) != y
-    return 100.0 * int(wrong.sum()) / len(y)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from torch import nn
@@ -121,6 +122,10 @@ class Parts:
     def optimizer(self, parameters: Any) -> Any:
         """Build the optimizer of these parameters."""
         return build_optimizer(self.config, parameters)
+
+    def scheduler(self, optimizer: Any, steps: int) -> Any:
+        """Build the scheduler of an optimizer that takes so many steps."""
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.config.optimizer, steps))
 
 
 def build_study(config: CellConfig) -> Callable[..., Any] | None:

@@ -39,6 +39,22 @@ ARMS: dict[str, list[tuple[str, ...]]] = {
         ("norm=batch_norm", "study.skew=label", ROUND),
         ("norm=group_norm", "study.skew=label", ROUND),
     ],
+    "fine_tuning": [
+        (f"study.arm={arm}", "study.new_images=32", "study.pretrain_epochs=1", "optimizer.base_lr=0.02")
+        for arm in (
+            "as_is",
+            "recalibrate",
+            "frozen",
+            "eval_mode",
+            "recalibrate_freeze",
+            "batch_renorm",
+            "group_norm",
+            "group_norm_calibrated",
+        )
+    ],
+    "adaptation": [
+        (f"study.severity={s}", "study.batch_sizes=[8,64]", "study.samples=64", "study.epochs=1") for s in (0, 1)
+    ],
     "whitening": [("norm=batch_norm",), ("norm=decorrelated_batch_norm",), ("norm=iter_norm",)],
 }
 
