@@ -27,6 +27,7 @@ GUIDES = {
     for path in (
         "README.md",
         *(f"normzoo/{room}/README.md" for room in ("sweep", "claims", "norms", "surgery")),
+        "scripts/examples/README.md",
         "tests/README.md",
     )
 }

@@ -171,7 +171,7 @@ def _build(name: str, layer: nn.Module, norm: Norm, target: Target, like: Tensor
 def _rejected(layer: nn.Module, successor: Successor, target: Target, shape: Sequence[int] | None) -> str:
     """Return why the layer is better left where it is."""
     new = successor.layer
-    same = all(getattr(layer, name, None) == value for name, value in target.options.items() if hasattr(new, name))
+    same = all(_option(layer, name) == value for name, value in target.options.items() if hasattr(new, name))
     if type(new) is type(layer) and same and new.extra_repr() == layer.extra_repr():
         return f"it is {target.facts.name} already"
     if shape is None or (dist.is_available() and dist.is_initialized()):
@@ -184,6 +184,12 @@ def _rejected(layer: nn.Module, successor: Successor, target: Target, shape: Seq
     except Exception as error:
         return f"{target.facts.name} would refuse its input: {error}"
     return ""
+
+
+def _option(layer: nn.Module, name: str) -> Any:
+    """Return the value of an option, which of `bias` is whether there is one."""
+    value = getattr(layer, name, None)
+    return value is not None if name == "bias" else value
 
 
 def _row(

@@ -29,6 +29,8 @@ from normzoo.training.instantiate import (
 from normzoo.training.loggers import check_logger
 from normzoo.training.machine import processor_cores
 from normzoo.training.shape_trace import ShapeTrace, check_shapes
+from normzoo.training.target import takes
+from normzoo.training.target import title as title_of
 
 PROCESSES_PER_CORE = 4  # of one cell: slower than one for each core, and the same result; more are a slip of the hand
 log = logging.getLogger("normzoo")
@@ -145,6 +147,8 @@ def check_ignored(config: CellConfig, data: Any) -> None:
     """
     if str(config.model.get("_target_")).startswith("normzoo."):
         return  # tested for every norm and placement
+    if not takes("model", config.model, "norm"):
+        return  # its norms are converted, which tells what it has
     identity = info(config.norm["name"]).name == "identity"
     key = json.dumps([config.model, config.placement, data.image_shape, data.num_classes, identity], default=str)
     if key not in _ignored:
@@ -167,7 +171,7 @@ def find_ignored(config: CellConfig, data: Any, identity: bool) -> str | None:
         data: Its data module.
         identity: Whether the norm is `identity`, which a model without norms may be swept with.
     """
-    title = f"model={config.model.get('name') or config.model.get('_target_')}"
+    title = title_of("model", config.model)
     order, where = (config.placement.get(key, usual) for key, usual in (("order", "pre_act"), ("where", "all")))
     model, everywhere = _operations(config, data, order, "all")
     own = [f"{name} ({type(layer).__name__})" for name, layer in all_norms(model) if not isinstance(layer, _Marker)]

@@ -7,8 +7,8 @@ from lightning.pytorch import callbacks
 from normzoo.errors import UserError
 from normzoo.training.averaging import StochasticWeightAveraging
 from normzoo.training.config import CellConfig
-from normzoo.training.instantiate import build_by_target
 from normzoo.training.module import MEASURED
+from normzoo.training.target import build_by_target
 
 _NEED_A_LOGGER = (callbacks.LearningRateMonitor, callbacks.DeviceStatsMonitor, callbacks.ThroughputMonitor)
 _NO_CALLBACKS = {

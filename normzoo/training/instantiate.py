@@ -12,11 +12,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from torch import nn
 
+from normzoo.data.own import OwnData
 from normzoo.errors import UserError
 from normzoo.models.blocks import Placement
 from normzoo.registry import NormInfo, UnknownNormError, factory, info
 from normzoo.training.config import CellConfig, OptimizerOptions
+from normzoo.training.converted import convert_norms
 from normzoo.training.parent_process import give_sign_of_life
+from normzoo.training.target import accepted, build_by_target, check_module, partial_of, takes, title
 
 
 def norm_info(config: CellConfig) -> NormInfo:
@@ -53,9 +56,18 @@ def build_placement(config: CellConfig) -> Placement:
         raise UserError(f"placement: {error}; it takes order and where") from error
 
 
-def build_data(config: CellConfig) -> lightning.LightningDataModule:
-    """Build the data module, with batches of `batch_size_per_device` per process."""
-    return build_by_target("data", config.data, batch_size=config.batch_size_per_device, seed=config.seed)
+def build_data(config: CellConfig) -> Any:
+    """Build the data module, with batches of `batch_size_per_device` per process.
+
+    A plain LightningDataModule becomes an `OwnData`, which adds what normzoo needs beyond its two dataloaders.
+    """
+    given = {"batch_size": config.batch_size_per_device, "seed": config.seed}
+    data = build_by_target("data", config.data, **accepted("data", config.data, given))
+    if hasattr(data, "loader"):
+        return data
+    if not isinstance(data, lightning.LightningDataModule):
+        raise UserError(f"{title('data', config.data)} is a {type(data).__name__}; it must be a LightningDataModule")
+    return OwnData(data, **given)
 
 
 def build_model(
@@ -66,16 +78,26 @@ def build_model(
 ) -> nn.Module:
     """Build the model with its norms placed as configured.
 
+    Its constructor gets those of `norm, placement, in_channels, num_classes` that it has arguments for. One without
+    `norm` builds norms of its own, and these are converted.
+
     Args:
         config: Of the cell.
         image_shape: The shape (C, H, W) of an image.
         num_classes: The number of classes.
         norm: The factory of its norms; None for that of the configuration.
     """
-    offered = {"placement": build_placement(config), "in_channels": image_shape[0], "num_classes": num_classes}
-    model: nn.Module = build_by_target(
-        "model", config.model, norm=norm or build_norm(config), **_accepted(config.model, offered)
-    )
+    placement = build_placement(config)
+    offered = {"placement": placement, "in_channels": image_shape[0], "num_classes": num_classes}
+    if takes("model", config.model, "norm"):
+        offered["norm"] = norm or build_norm(config)
+        model: nn.Module = build_by_target("model", config.model, **accepted("model", config.model, offered))
+    else:
+        with torch.device("cpu"):  # since what a layer of an unknown class computes is found out by running it
+            model = build_by_target("model", config.model, **accepted("model", config.model, offered))
+            check_module("model", config.model, model)
+            convert_norms(title("model", config.model), model, config.norm, placement)
+    check_module("model", config.model, model)
     model.register_forward_pre_hook(give_sign_of_life)
     return model
 
@@ -132,7 +154,7 @@ def build_study(config: CellConfig) -> Callable[..., Any] | None:
     """Build the function that a cell with a `study` calls instead of training: `(parts) -> (metrics, arrays)`."""
     if not config.study:
         return None
-    study = _partial("study", config.study)
+    study = partial_of("study", config.study)
     try:
         inspect.signature(study)
     except ValueError as error:
@@ -174,33 +196,3 @@ def _check_takes(name: str | None, arguments: Mapping[str, Any]) -> None:
                 f"optimizer={name} takes no {key}, which was set for another one or is misspelt: leave it out with "
                 f"~optimizer.{key}; it takes {', '.join(one for one in takes if one not in ('params', 'lr'))}"
             )
-
-
-def _accepted(options: Mapping[str, Any], offered: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what a model's constructor has no argument for."""
-    try:
-        parameters = inspect.signature(_partial("model", options).func).parameters  # type: ignore[attr-defined]
-    except ValueError:  # a constructor in C, whose signature is not known
-        return offered
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return offered
-    return {name: value for name, value in offered.items() if name in parameters}
-
-
-def build_by_target(group: str, options: Mapping[str, Any], **arguments: Any) -> Any:
-    """Call what the options name as `_target_`, by the other options and these arguments."""
-    try:
-        return _partial(group, options)(**arguments)
-    except TypeError as error:
-        name = options.get("name")  # which no probe has
-        raise UserError(f"{group}={name}: {error}" if name else f"{group}: {error}") from error
-
-
-def _partial(group: str, options: Mapping[str, Any]) -> Callable[..., Any]:
-    chosen = {key: value for key, value in options.items() if key != "name"}
-    try:
-        # Called by us and not by Hydra, which would turn the arguments into configuration, and errors into its own.
-        return instantiate(chosen, _partial_=True, _convert_="all")
-    except InstantiationException as error:
-        said = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"{group}={options.get('name')}: {said}") from error

@@ -115,6 +115,8 @@ def _build(config: Any, image_shape: tuple[int, int, int], num_classes: int, pat
 
     try:
         parsed = parse(config)
+        if str(parsed.model["_target_"]).startswith("normzoo.") and parsed.model.get("weights"):
+            parsed = parsed.changed(model={**parsed.model, "weights": None})  # those it began with are not needed
         for target in _targets(parsed.model):
             found = get_object(target)
             if not target.startswith(_BUILDERS) and not (isinstance(found, type) and issubclass(found, nn.Module)):

@@ -62,7 +62,7 @@ def check_shapes(config: CellConfig, data: Any, build: Callable[[], nn.Module]) 
     """
     try:
         with torch.device("meta"):
-            model = build()
+            model = build().to("meta")
             choose_trained(model, config.optimizer.trains)
             plan_processes(model, config.world_size)
             trace = trace_shapes(model, torch.empty(config.batch_size_per_device, *data.image_shape))
