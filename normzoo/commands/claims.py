@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for each claim what was measured, a verdict computed from it, and a figure."
     )
     parser.epilog = (
-        "On 2 cores of an AMD EPYC all claims take 3.1 minutes with --quick, and 6.7 minutes in full; the time of a "
+        "On 2 cores of an AMD EPYC all claims take about 4 minutes with --quick, and 17 minutes in full; the time of a "
         "single one is at the top of its conf/experiment/NAME.yaml."
     )
     parser.add_argument("--quick", action="store_true", help="run small grids, with fewer cells and seeds")
