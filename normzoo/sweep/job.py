@@ -17,6 +17,7 @@ from normzoo.sweep.fork_server import forget_server
 from normzoo.sweep.signals import FROM_TERMINAL
 from normzoo.sweep.supervisor import Limits, supervise
 from normzoo.training.config import Resources
+from normzoo.training.gpu_memory import CELLS_PER_GPU
 from normzoo.training.parent_process import LOG
 
 ONE_CORE, UNLIMITED = Resources(), Limits()
@@ -48,7 +49,12 @@ class Job:
             pickle.dumps((self.target, self.arguments)),
             self.log,
             self.limits,
-            {**self.environment, "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus), LOG: str(self.log.absolute())},
+            {
+                **self.environment,
+                "CUDA_VISIBLE_DEVICES": ",".join(lease.gpus),
+                CELLS_PER_GPU: str(lease.cells_per_gpu),
+                LOG: str(self.log.absolute()),
+            },
             Inherited(lifeline),
             Inherited(lock.descriptor) if lock else None,
         )

@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra import version
@@ -18,7 +18,7 @@ from normzoo.results import CellResult
 from normzoo.resume_command import command_of, go_on
 from normzoo.sweep.cell import Cell
 from normzoo.sweep.compose import Composition
-from normzoo.sweep.devices import Leases, visible_gpus
+from normzoo.sweep.devices import Leases, cells_that_fit, check_cells_per_gpu, visible_gpus
 from normzoo.sweep.dry_run import table
 from normzoo.sweep.fork_server import fork_server
 from normzoo.sweep.live_table import progress_of
@@ -49,11 +49,13 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     """
     if launcher.n_jobs is not None and not (type(launcher.n_jobs) is int and launcher.n_jobs >= 1):
         raise UserError(f"hydra.launcher.n_jobs={launcher.n_jobs} must be 1 or more, or null for all cores")
+    check_cells_per_gpu(launcher.cells_per_gpu)
     interrupt_on_end()
     dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
     with contextlib.nullcontext() if dry_run else fork_server() as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
-        leases = Leases(visible_gpus(), processor_cores())
+        at_first = launcher.cells_per_gpu if isinstance(launcher.cells_per_gpu, int) else 1
+        leases = Leases(visible_gpus(), processor_cores(), at_first)
         n_jobs = max(1, leases.at_once(cell.config.resources for cell in planned.to_run[: launcher.n_jobs]))
         folder = launcher.config.hydra.sweep.dir
         if planned.options.dry_run:
@@ -104,6 +106,7 @@ class _Run:
         self.stop = Stop(self._say_draining)
         self.alike = FirstFailures(planned.options.stop_after_failures)
         self.said_waiting = False
+        self.most_memory = 0.0  # GiB of GPU memory that a cell has taken, with cells_per_gpu=auto
 
     def through(self, context: Any, leases: Leases) -> int:
         """Run the cells, and return how many a signal has left without an end."""
@@ -118,7 +121,21 @@ class _Run:
             return len(self.pool.run([cell.job(_run_cell, *hydra, cell.composition) for cell in self.cells]))
 
     def _end(self, index: int, ending: Ending) -> None:
-        self._count(index, self.cells[index].settle(ending))
+        result = self.cells[index].settle(ending)
+        if self.launcher.cells_per_gpu == "auto":
+            self._share_gpus(result.device)
+        self._count(index, result)
+
+    def _share_gpus(self, device: Mapping[str, Any]) -> None:
+        """Let as many cells share a GPU as the memory of those that have ended allows."""
+        peak, leases = device.get("peak_memory_gib"), self.pool.leases
+        if not leases.gpus or peak is None or peak <= self.most_memory:
+            return
+        self.most_memory = peak
+        fit = cells_that_fit(peak, device["memory_gib"], len(leases.cores) // len(leases.gpus))
+        if fit != leases.cells_per_gpu:
+            leases.cells_per_gpu = fit
+            log.info("%s", wrapped(f"up to {fit} at a time on each GPU: a cell has taken {peak:.2f} GiB of it"))
 
     def _fail(self, index: int, reason: str) -> None:
         self.progress.start(index)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from normzoo.sweep.cell import Cell
 from normzoo.sweep.compose import Composition
@@ -70,9 +70,10 @@ class InOwnProcess:
         gpus = visible_gpus() if cell.config.on_gpu else []  # those that the engine lends
         job = replace(cell.job(self.task, config), need=replace(cell.config.resources, gpus=len(gpus)))
         with Stop() as stop:
+            leases = Leases(gpus, processor_cores(), cells_per_gpu(HydraConfig.get().launcher))
             # Forked from this process, which has imported what the cell needs and has run nothing of it.
             pool = Pool(
-                multiprocessing.get_context("fork"), Leases(gpus, processor_cores()), 1, stop,
+                multiprocessing.get_context("fork"), leases, 1, stop,
                 lock=lambda _: cell.lock(resume=cell.config.sweep.resume),
                 on_end=lambda _, ending: cell.settle(ending),
                 on_fail=lambda _, reason: cell.fail("error", reason),
@@ -80,3 +81,9 @@ class InOwnProcess:
             if pool.run([job]):
                 raise KeyboardInterrupt
         return cell.error
+
+
+def cells_per_gpu(launcher: DictConfig) -> int:
+    """Return how many cells share a GPU, of which Ray has been asked for a fraction."""
+    fraction = OmegaConf.select(launcher, "ray.remote.num_gpus")
+    return max(1, int(1 / fraction + 1e-6)) if fraction else 1

@@ -24,6 +24,7 @@ from normzoo.training.checkpoint_io import AtomicCheckpointIO
 from normzoo.training.chosen_callbacks import build_callbacks
 from normzoo.training.config import CellConfig
 from normzoo.training.distributed import DDP, rank, under_torchrun
+from normzoo.training.gpu_memory import GpuMemory
 from normzoo.training.instantiate import build_data, build_model, build_probes
 from normzoo.training.module import Classifier
 from normzoo.training.saved import Measurement
@@ -81,7 +82,8 @@ def fit(run: Run, data: Any = None) -> None:
     stateful = [*own, *probes]
     checkpoints = Checkpoints(run.folder, run.record["cell"], every, stateful, resumes=resumes)
     measurement = Measurement(run.folder, config.sweep.save)
-    callbacks = [RankCheck(config), measurement, Divergence(), EpochLines(), *stateful, recorder, checkpoints]
+    first = [GpuMemory(run.record), RankCheck(config), measurement]
+    callbacks = [*first, Divergence(), EpochLines(), *stateful, recorder, checkpoints]
     trainer = build_trainer(config, run.folder, callbacks)
     plain = config.trainer.precision in (None, 32, "32", "32-true") and not config.on_gpu
     context = convolving(config.batch_size_per_device, run.trace.multiply_adds if plain else ())

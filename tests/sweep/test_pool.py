@@ -27,6 +27,7 @@ from normzoo.sweep.pool import Pool
 from normzoo.sweep.signals import Stop
 from normzoo.sweep.supervisor import Ending, Limits
 from normzoo.training.config import Resources
+from normzoo.training.gpu_memory import CELLS_PER_GPU
 
 PRELOAD = ["normzoo.sweep.pool", "pytest"]  # what this file imports, once and not in each job
 CORES = range(8)
@@ -156,7 +157,8 @@ def test_two_at_once_if_told_so(tmp_path: Path, run: Run) -> None:
 
 
 def seen(path: Path) -> None:
-    path.write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("OWN")]))
+    names = ("CUDA_VISIBLE_DEVICES", CELLS_PER_GPU, "OWN")
+    path.write_text(json.dumps([os.environ.get(name) for name in names]))
     meet(path.parent / path.stem, path.parent / ("1" if path.stem == "0" else "0"))
 
 
@@ -167,7 +169,7 @@ def test_jobs_at_the_same_time_see_their_own_devices_and_variables(tmp_path: Pat
     ]
     assert codes(run(jobs, None, gpus=["GPU-a", "3", "5", "7"])) == {0: 0, 1: 0}
     first, second = (json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2))
-    assert [first, second] == [["GPU-a,3", "0"], ["5,7", "1"]]
+    assert [first, second] == [["GPU-a,3", "1", "0"], ["5,7", "1", "1"]]
     assert os.environ.get("OWN") is None
 
 

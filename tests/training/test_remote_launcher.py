@@ -25,7 +25,7 @@ from normzoo.sweep.cell import NEVER_STARTED, Cell
 from normzoo.sweep.compose import Composition
 from normzoo.sweep.live_table import progress_of
 from normzoo.sweep.progress import Watch
-from normzoo.sweep.worker import InOwnProcess
+from normzoo.sweep.worker import InOwnProcess, cells_per_gpu
 from normzoo.training.config import parse
 from tests.environments import RAY, RAY_OPTIONS
 from tests.training.dying import die
@@ -301,7 +301,8 @@ def test_the_record_of_a_dead_cell_has_the_curve_of_this_attempt_alone(
     config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, continued: bool
 ) -> None:
     runtime, overrides = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(task=[])
-    hydra = SimpleNamespace(get=lambda: SimpleNamespace(runtime=runtime, overrides=overrides))
+    told = SimpleNamespace(runtime=runtime, overrides=overrides, launcher=OmegaConf.create())
+    hydra = SimpleNamespace(get=lambda: told)
     for room in ("worker", "hydra_task"):
         monkeypatch.setattr(f"normzoo.sweep.{room}.HydraConfig", hydra)
     curve = [{"epoch": 1, "val_error_running": 50.0}]
@@ -311,6 +312,17 @@ def test_the_record_of_a_dead_cell_has_the_curve_of_this_attempt_alone(
     assert InOwnProcess(die)(OmegaConf.create(config())) == math.inf  # type: ignore[arg-type]
     record = read_result(tmp_path)
     assert (record.status, record.curve) == ("error", curve if continued else [])
+
+
+@pytest.mark.parametrize(("options", "cells"), [
+    ({}, 1), ({"ray": {"remote": {}}}, 1), ({"ray": {"remote": {"num_gpus": 2}}}, 1),
+    ({"ray": {"remote": {"num_gpus": 0}}}, 1), ({"ray": {"remote": {"num_gpus": 0.125}}}, 8),
+    ({"ray": {"remote": {"num_gpus": 0.3333}}}, 3), ({"ray": {"remote": {"num_gpus": 0.4}}}, 2),
+])  # fmt: skip
+def test_a_worker_knows_how_many_cells_share_the_gpu_of_which_ray_lends_a_part(
+    options: dict[str, Any], cells: int
+) -> None:
+    assert cells_per_gpu(OmegaConf.create(options)) == cells
 
 
 # What Slurm's commands do, as far as submitit asks: jobs run at once, on this machine, from a copy of the script, which

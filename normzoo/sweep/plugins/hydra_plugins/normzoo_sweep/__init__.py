@@ -58,8 +58,8 @@ class NormzooLauncher(CellLauncher):
 
     module = "normzoo.sweep.local_launcher"
 
-    def __init__(self, n_jobs: int | None = None) -> None:
-        self.n_jobs = n_jobs
+    def __init__(self, n_jobs: int | None = None, cells_per_gpu: int | str = 1) -> None:
+        self.n_jobs, self.cells_per_gpu = n_jobs, cells_per_gpu
 
 
 class EngineLauncher(CellLauncher):
