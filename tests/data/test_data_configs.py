@@ -3,6 +3,7 @@
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hydra.utils import get_class, instantiate
@@ -48,6 +49,9 @@ def test_config_makes_a_data_module(path: Path, tmp_path: Path) -> None:
     del config["name"]
     if "root" in config:
         config["root"] = str(tmp_path)
+    if "file" in config:
+        config["file"] = str(tmp_path / "own.npz")
+        np.savez(config["file"], x=np.zeros((5, 8, 8), np.uint8), y=np.arange(5))
     data = instantiate(config, batch_size=2, seed=1, _convert_="all")
     assert (data.batch_size, data.seed) == (2, 1)
     assert len(data.image_shape) == 3

@@ -24,6 +24,7 @@ from normzoo.data.cifar10 import CIFAR10
 from normzoo.data.fashion_mnist import FashionMNIST
 from normzoo.data.mnist import MNIST
 from normzoo.data.mnist5k import MNIST5k
+from normzoo.data.npz import Npz
 from normzoo.errors import UserError
 from tests.data.generated_data import idx_bytes, same, write_cifar_folder, write_idx_folder
 
@@ -379,3 +380,74 @@ def test_download_of_cifar10(tmp_path: Path, site: tuple[Path, str], monkeypatch
     monkeypatch.setattr(datasets.CIFAR10, "url", NOWHERE + "x.tar.gz")
     with pytest.raises(UserError, match=r"the download of cifar-10-batches-py into .* failed"):
         CIFAR10(batch_size=4, download=True).prepare_data()
+
+
+def own_arrays(**changes: Any) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {
+        "x_train": rng.integers(0, 256, (20, 8, 6, 3), dtype=np.uint8), "y_train": np.arange(20) % 4,
+        "x_val": rng.integers(0, 256, (8, 8, 6, 3), dtype=np.uint8), "y_val": np.arange(8) % 4,
+    }  # fmt: skip
+    return {name: array for name, array in {**arrays, **changes}.items() if array is not None}
+
+
+def test_npz_reads_the_images_of_a_numpy_file_as_they_are(tmp_path: Path) -> None:
+    arrays = own_arrays()
+    np.savez_compressed(tmp_path / "own.npz", **arrays)  # type: ignore[arg-type]
+    data = ready(Npz(file=tmp_path / "own.npz", batch_size=2, scaling="none"))
+    assert (data.image_shape, data.num_classes, data.num_train, data.num_val) == ((3, 8, 6), 4, 20, 8)
+    x, y = data.tensors("val")
+    expected = {
+        tuple(image.transpose(2, 0, 1).ravel()): label
+        for image, label in zip(arrays["x_val"], arrays["y_val"], strict=True)
+    }
+    assert {
+        tuple((255 * image).round().int().flatten().tolist()): int(label) for image, label in zip(x, y, strict=True)
+    } == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_npz_takes_keras_names_grey_images_and_one_pool(tmp_path: Path, dtype: type) -> None:
+    arrays = own_arrays()
+    grey = {
+        name: (a[..., 0] / 255 if dtype is np.float64 else a[..., 0]) if name[0] == "x" else a[:, None]
+        for name, a in arrays.items()
+    }
+    np.savez(tmp_path / "keras.npz", **{name.replace("val", "test"): array for name, array in grey.items()})
+    np.savez(tmp_path / "pool.npz", x=grey["x_train"], y=grey["y_train"])
+    keras = ready(Npz(file=tmp_path / "keras.npz", batch_size=2, scaling="none"))
+    pool = ready(Npz(file=tmp_path / "pool.npz", batch_size=2, scaling="none"))
+    assert keras.image_shape == pool.image_shape == (1, 8, 6)
+    assert (keras.num_val, pool.num_train, pool.num_val) == (8, 16, 4)
+    assert keras.tensors("val")[0].sum() == pytest.approx(arrays["x_val"][..., 0].sum() / 255, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y_val": None}, "has x_train, y_train, x_val; it must have x_train"),
+        ({"x_train": np.zeros((20, 8, 6, 3), np.int64)}, "x_train is int64 .* from 0 to 0; it must be images"),
+        ({"x_train": np.full((20, 8, 6, 3), 200.0)}, "from 200 to 200; it must be images"),
+        ({"x_train": np.full((20, 8, 6, 3), np.nan)}, "from nan to nan; it must be images"),
+        ({"x_train": np.zeros((20, 18), np.uint8)}, "x_train is uint8 .20, 18."),
+        ({"x_train": np.zeros((0, 8, 6, 3), np.uint8)}, "x_train is uint8 .0, 8, 6, 3."),
+        ({"y_train": np.arange(19)}, "y_train is int64 .* it must be 20 labels"),
+        ({"y_train": np.full(20, -1)}, "from -1 to -1; it must be 20 labels"),
+        ({"y_train": np.full(20, 0.5)}, "y_train is float64"),
+        ({"x_val": np.zeros((8, 8, 8, 3), np.uint8)}, "differ in shape or dtype"),
+    ],
+)
+def test_npz_says_what_is_wrong_with_an_array(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    np.savez(tmp_path / "own.npz", **own_arrays(**changes))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=words):
+        ready(Npz(file=tmp_path / "own.npz", batch_size=2))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04 torn"])
+def test_npz_says_that_a_file_is_missing_or_damaged(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "own.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"data\.file=.*own\.npz cannot be read .*must have x_train"):
+        ready(Npz(file=tmp_path / "own.npz", batch_size=2))
+    with pytest.raises(UserError, match=r"needs data\.file="):
+        Npz(batch_size=2)
