@@ -1,4 +1,4 @@
-"""Run the command line: `normzoo train | report | claims | list | show | doctor | bench`."""
+"""Run the command line: `normzoo train | report | claims | list | show | atlas | doctor | bench`."""
 
 import argparse
 import difflib
@@ -11,14 +11,14 @@ from typing import Any
 
 from normzoo import __version__
 from normzoo._interrupt import handle_again
-from normzoo.commands import bench, claims, doctor, report, show, train
+from normzoo.commands import atlas, bench, claims, doctor, report, show, train
 from normzoo.commands import list as list_command
 from normzoo.commands.broken_pipe import to_any_reader
 from normzoo.errors import UserError, exit_with
 from normzoo.registry import list_norms
 from normzoo.text import printable
 
-COMMANDS = ("train", "report", "claims", "list", "show", "doctor", "bench")
+COMMANDS = ("train", "report", "claims", "list", "show", "atlas", "doctor", "bench")
 
 DESCRIPTION = """Every normalization layer for PyTorch under a name, put into models, swept and explained.
 
@@ -28,6 +28,7 @@ DESCRIPTION = """Every normalization layer for PyTorch under a name, put into mo
   normzoo claims [--quick]           test claims about normalization; --list lists them
   normzoo list [--FACT ...]          the norms; normzoo list --help lists the options
   normzoo show NORM                  equation, facts, arguments and source of one norm
+  normzoo atlas                      one page with every norm as a card, and an experiment to play with
   normzoo doctor [OVERRIDE ...]      what is wrong with the norms of a cell's model, or of your own
   normzoo bench layers               time and saved memory of each norm relative to torch's or timm's
 
@@ -135,6 +136,7 @@ def _parse(arguments: Sequence[str]) -> None:
         ("claims", claims, "test claims about normalization"),
         ("list", list_command, "list norms, all or those with certain facts"),
         ("show", show, "print equation, facts, arguments and source of one norm"),
+        ("atlas", atlas, "write every norm on one page, with an experiment to play with"),
         ("doctor", doctor, "find what is wrong with the norms of a model"),
         ("bench", bench, "measure what the norms cost"),
     ):

@@ -24,7 +24,7 @@ def source_files(folder: Path) -> set[str]:
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix in {".py", ".yaml", ".json", ".typed", ".md", ".j2"}
+        if path.suffix in {".py", ".yaml", ".json", ".typed", ".md", ".j2", ".toml", ".css", ".js"}
     }
 
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from normzoo.commands.show import source, warnings_on_a_line
+from normzoo.atlas.facts import source
+from normzoo.commands.show import warnings_on_a_line
 from normzoo.norm_info import Kind, NormInfo
 from normzoo.registry import info, list_norms
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from normzoo import bench
+from normzoo import atlas, bench
+from normzoo.atlas.facts import facts
 from normzoo.bench.measurement import VERDICTS, rounded
 from normzoo.errors import UserError
 from normzoo.norm_info import NormInfo
@@ -28,12 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bench", type=Path, metavar="FILE", help=f"results of normzoo bench layers --json; default: {FIGURES}"
     )
+    parser.add_argument("--html", action="store_true", help="write the norm's card of normzoo atlas to NAME.html")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print all facts about a norm, and its measured cost."""
     with warnings_on_a_line():
         norm = info(arguments.name)
+    if arguments.html:
+        atlas.write(f"{norm.name}.html", [norm])
+        return
     lines = [f"  {line}" for line in measured(norm.name, arguments.bench)]
     print("\n".join([describe(norm), "", "Measured:", *lines]))
 
@@ -50,36 +55,10 @@ def warnings_on_a_line() -> Iterator[None]:
 
 def describe(norm: NormInfo) -> str:
     """Describe a norm: docstring with equation, facts, names, arguments and file."""
-    yes_no = {True: "yes", False: "no"}
-    arguments = [
-        name if default is inspect.Parameter.empty else f"{name}={default!r}"
-        for name, default in norm.arguments.items()
-    ]
-    facts = {
-        "kind": norm.kind,
-        "averages over": norm.reduces_over or "-",
-        "batch-dependent": yes_no[norm.batch_dependent],
-        "train and eval differ": yes_no[norm.train_eval_differ],
-        "state": ", ".join(norm.state) or "none",
-        "fewest values": str(norm.minimum_count) if norm.minimum_count > 1 else "any number",
-        "input dimensions": ", ".join(map(str, norm.ranks)),
-        "one fused kernel": yes_no[norm.fused],
-        "includes activation": yes_no[norm.includes_activation],
-        "does not work with": ", ".join(norm.unsupported) or "-",
-        "loads checkpoints of": ", ".join(norm.peers) or "itself alone",
-        "paper": norm.paper or "-",
-        "aliases": ", ".join(_alias(alias, norm.alias_options.get(alias, {})) for alias in norm.aliases) or "none",
-        "arguments": ", ".join(arguments) or "none",
-        "registered by": norm.owner,
-        "file": ":".join(map(str, source(norm))) or "unknown",
-    }
-    longest = max(map(len, facts))
-    lines = [f"  {title.ljust(longest)}  {value}" for title, value in facts.items()]
+    stated = facts(norm)
+    longest = max(map(len, stated))
+    lines = [f"  {title.ljust(longest)}  {value}" for title, value in stated.items()]
     return "\n".join([norm.name, "", inspect.getdoc(norm.build) or "It has no docstring.", "", "Facts:", *lines])
-
-
-def _alias(alias: str, options: Mapping[str, Any]) -> str:
-    return f"{alias} ({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else alias
 
 
 def measured(name: str, file: Path | None = None) -> list[str]:
@@ -138,12 +117,3 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
         other = f", {row['against']} {row['saved_against']:.2f}" if row["saved_against"] is not None else ""
         lines.append(f"  bytes kept for the backward by those of the input: {row['saved']:.2f}{other}")
     return [*lines, *([f"  {row['note']}"] if row["note"] else [])]
-
-
-def source(norm: NormInfo) -> tuple[str, int] | tuple[()]:
-    """Return the file and line that define a norm; an empty tuple if unknown, as for a class typed at a prompt."""
-    try:
-        build = inspect.unwrap(norm.build)
-        return inspect.getsourcefile(build) or inspect.getfile(build), inspect.getsourcelines(build)[1]
-    except (OSError, TypeError):
-        return ()

@@ -32,7 +32,7 @@ class GhostBatchNorm(BatchNormBase):
     """Normalize each channel over groups of `group_size` samples and the positions, as N/g devices with local BN do.
 
         y = (x − mean_j) / sqrt(var_j + eps) · weight + bias,  mean_j and var_j over group j and (*)
-        running ← (1 − momentum) · running + momentum · mean over groups of mean_j, and of unbiased var_j
+        running ← (1 − momentum) · running + momentum · new,  new the average of mean_j and of unbiased var_j
 
     With k = N // g groups, group j holds the samples j, j + k, j + 2k, …: the share of device j when a
     `DistributedSampler` deals the batch out to k devices, and a view as g samples of k·C channels, so that one call of

@@ -17,7 +17,7 @@ from normzoo.registry import register
     aliases=("IBN-a",),
     batch_dependent=True,
     paper="Pan, Luo, Shi & Tang, Two at Once: IBN-Net, 2018, arXiv:1807.09441",
-    reduces_over="* and N, *",
+    reduces_over="* of C1 and N, * of C2",
     train_eval_differ=True,
     state=STATE,
     ranks=(3, 4, 5),

@@ -85,7 +85,7 @@ class OnlineNorm(AffineNorm):
         y_t = (x_t − μ_{t−1}) / sqrt(σ²_{t−1} + eps)
         μ_t  = μ_{t−1} + m (mean(x_t) − μ_{t−1})
         σ²_t = (1 − m) σ²_{t−1} + m var(x_t) + m (1 − m) (mean(x_t) − μ_{t−1})²,  m = momentum
-        z_t = y_t · weight + bias, divided by the root mean square of all its channels and positions
+        z_t = y_t · weight + bias,  divided by the root mean square of all its channels and positions
 
     Mean and var of x_t are over its positions. The samples of a batch are taken in their order, so that a batch of any
     size gives what its samples would one by one. The last line, layer scaling, bounds the output while the statistics
