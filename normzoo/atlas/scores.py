@@ -18,7 +18,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
         UserError: If no cell of the folder has finished.
     """
     results, _ = read_results(folder)
-    finished = [result for result in results if "val_error_running" in result.metrics]
+    finished = [result for result in results if result.metrics.get("val_error_running") is not None]
     if not finished:
         raise UserError(f"no cell in {folder} has a validation error: give the folder of a finished sweep")
     norms = {_setting(result): set[str]() for result in finished}
@@ -48,7 +48,7 @@ def _setting(result: CellResult) -> str:
 
 
 def _row(norm: str, batch: int, cells: list[CellResult]) -> dict[str, Any]:
-    errors = [cell.metrics["val_error_running"] for cell in cells if "val_error_running" in cell.metrics]
+    errors = [error for cell in cells if (error := cell.metrics.get("val_error_running")) is not None]
     (status, _), *_ = Counter(cell.status for cell in cells).most_common()
     return {
         "norm": norm,

@@ -17,7 +17,7 @@ from normzoo import atlas, cli, registry
 from normzoo.atlas import equation
 from normzoo.atlas.scores import read_scores
 from normzoo.errors import UserError
-from normzoo.results import CellResult, cell_id, write_result
+from normzoo.results import CellResult, write_result
 
 NORMS = [normzoo.info(name) for name in normzoo.list_norms()]
 OURS = [norm for norm in NORMS if norm.owner.startswith("normzoo.")]
@@ -128,7 +128,7 @@ def test_the_command_writes_the_page_and_the_scores_of_a_sweep(tmp_path, capsys)
             "data": {"name": "digits"}, "trainer": {"max_epochs": 1}, "placement": {"name": "pre_act"},
         }  # fmt: skip
         result = CellResult(
-            cell=cell_id(config),
+            cell=f"{seed:012x}",
             status="ok",
             seed=seed,
             config=config,
@@ -241,11 +241,13 @@ const first = cell("BN", 5), canvas = document.querySelector("canvas");
 canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
 said.moved = first !== cell("BN", 5);
 const rect = canvas.getBoundingClientRect();
-canvas.dispatchEvent(new MouseEvent("click", { clientX: rect.left + rect.width / 2, clientY: rect.bottom - 24 }));
+const last = activations(30, shape)[15], down = 7.5 * (rect.height - 30) / 8 + 8;
+const place = { clientX: rect.left + rect.width / 2 + last * rect.width / 8.4, clientY: rect.top + down };
+canvas.dispatchEvent(new MouseEvent("click", place));
 said.clicked = document.querySelector("#numbers caption").textContent;
 controls.elements.batch.value = 4; input(controls.elements.batch);
 said.count = cell("BN", 2);
-controls.elements.mode.value = "eval"; controls.querySelector("[value=eval]").click();
+controls.querySelector("[value=eval]").click();
 said.evaluated = document.getElementById("said").textContent;
 const dots = document.querySelectorAll("#drift circle").length;
 document.getElementById("next").click();
@@ -309,7 +311,7 @@ def test_the_experiment_acts_and_shows_its_numbers(acted):
     assert said["measured"].replace("\xa0", " ").startswith(f"{row['error']:.1f} ± {row['std']:.1f} % (n = 2 ")
     assert said["refused"] == "refused"
     assert said["moved"]
-    assert "channel 7" in said["clicked"]
+    assert "sample 1, channel 7" in said["clicked"]
     assert said["count"] == "32"
     assert said["evaluated"].startswith("In evaluation BN takes the running mean and variance after 30 batches")
     assert said["next"] == 1
