@@ -36,6 +36,13 @@ class NormAct(nn.Sequential):
         self.includes_activation = "act" in self._modules or getattr(norm, "includes_activation", False)
         self.register_state_dict_post_hook(_name_plainly)
 
+    def forward(self, input: Tensor, **kwargs: Any) -> Tensor:
+        """Pass further arguments, such as a mask, to the norm."""
+        x = self.norm(input, **kwargs)
+        for layer in list(self)[1:]:
+            x = layer(x)
+        return x
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)

@@ -1,6 +1,7 @@
 """Statistics over the valid positions of padded batches."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ def takes_mask(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     The statistics are over the valid positions alone, so that the output there is that of the computation without
     padding; it is 0 elsewhere, whatever the padding holds.
     """
+    signature = inspect.signature(forward)
+    mask_argument = inspect.Parameter("mask", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Tensor | None)
 
     @functools.wraps(forward)
     def forward_or_masked(layer: Any, *args: Any, mask: Tensor | None = None, **kwargs: Any) -> Tensor:
@@ -27,6 +30,8 @@ def takes_mask(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         (x,) = (*args, *kwargs.values())
         return _forward_masked(layer, forward, x, mask)
 
+    parameters = [*signature.parameters.values(), mask_argument]
+    forward_or_masked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return forward_or_masked
 
 
@@ -73,11 +78,15 @@ def _update_running(layer: Any, mean: Tensor, var: Tensor, n: Tensor) -> None:
     instances = some.sum(0).clamp(min=1)
     mean, var = ((each * some).sum(0) / instances for each in (mean, var))
     seen = some.sum(0).flatten() > 0
+    count = layer.num_batches_tracked
+    before = count.clone() if isinstance(count, Tensor) else None
     update_running(
         layer,
         torch.where(seen, mean.flatten(), layer.running_mean.to(mean.dtype)),
         torch.where(seen, var.flatten(), layer.running_var.to(mean.dtype)),
     )
+    if before is not None:
+        count.copy_(torch.where(seen.any(), count, before))  # a batch of padding is no batch
 
 
 def _broadcast(layer: NormLayer, x: Tensor, mask: Tensor, channel_dim: int) -> Tensor:

@@ -126,7 +126,8 @@ class BatchNormScratch(BatchNorm):
         track_running_stats: Whether to keep running statistics; without them evaluation uses the batch's own.
         moving_average_fraction: α, to keep the running statistics as Caffe does (0.999 there) instead of by
             `momentum`, which becomes 1 − α: after t batches the newest weighs (1 − α) / (1 − αᵗ), so that the
-            initial value is gone after the first.
+            initial value is gone after the first. torch's `convert_sync_batchnorm` drops this rule and keeps the
+            momentum.
         bias: Whether the affine has a `bias`.
 
     Raises:

@@ -1,20 +1,21 @@
 """Build the norm that takes a layer's place: what it keeps of the layer, and what it has to leave."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from normzoo.norm_act import NormAct, finish
+from normzoo.norm_act import finish
 from normzoo.norm_info import NormInfo
-from normzoo.registry import factory, facts_of, info
+from normzoo.registry import factory, info
+from normzoo.surgery._adapted import adapted
 from normzoo.surgery.identify import Norm, statistics_over
 from normzoo.surgery.report import SurgeryError
 from normzoo.validation import check_values
 
+OWN_RULES = ("moving_average_fraction",)  # options that only one norm has, and that change what it learns
 STATISTICS = {"mean": "running_mean", "var": "running_var", "count": "num_batches_tracked"}
 
 
@@ -44,30 +45,6 @@ class Successor:
     differs: bool
     """Whether `norm` computes something else, which calibration may bring nearer."""
     notes: tuple[str, ...] = ()
-
-
-class Adapted(NormAct):
-    """A norm in the place of a layer whose channels come last, or whose forward takes more than the input.
-
-    Shape: as that layer's.
-    """
-
-    channels_last = False
-    arguments: Mapping[str, Any] = {}
-    """What the forward of that layer takes besides the input, and the defaults."""
-
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        names = [*self.arguments, *(f"argument {i}" for i in range(len(args)))]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        given = {name: value for name, value in given.items() if value is not self.arguments.get(name)}
-        accepted = inspect.signature(type(self.norm).forward).parameters
-        for name in given.keys() - accepted.keys():
-            raise SurgeryError(f"{type(self.norm).__name__} has no use for {name}, which the layer it replaced took")
-        x = self.norm(input.movedim(-1, 1) if self.channels_last else input, **given)
-        x = x.movedim(1, -1) if self.channels_last else x
-        for layer in list(self)[1:]:
-            x = layer(x)
-        return x
 
 
 def target_of(to: str, options: Mapping[str, Any]) -> Target:
@@ -121,7 +98,7 @@ def succeed(layer: nn.Module, norm: Norm, target: Target, like: Tensor | None) -
         notes.append(f"new parameters, for the optimizer: {', '.join(other)}")
     differs = target.facts.name != norm.equation and not {norm.mean, norm.var} & statistics.keys() - {None}
     new.train(layer.training)
-    outer = _around(layer, norm, new, notes)
+    outer = adapted(layer, norm, new, notes)
     return Successor(outer, new, shared | statistics, shifted, norm, fresh, differs, tuple(notes))
 
 
@@ -145,14 +122,17 @@ def _options(layer: nn.Module, norm: Norm, target: Target, like: Tensor | None, 
         kept["num_groups"] = norm.num_groups
     if type(layer) is target.build:  # all it was built with
         kept |= {name: getattr(layer, name) for name in accepted if hasattr(layer, name) and name not in kept}
+    lost = [name for name in OWN_RULES if getattr(layer, name, None) is not None and name not in accepted]
+    notes += [f"its {name}={getattr(layer, name):g} is left out" for name in lost]
     kept.pop("num_groups" if "channels_per_group" in target.options else "channels_per_group", None)
     kept = {name: value for name, value in kept.items() if name in accepted and _fits(target, name, value)}
     given = dict(target.options)
-    for name, most in (("num_groups", norm.num_features // 2), ("channels_per_group", norm.num_features)):
+    features = norm.num_features if isinstance(norm.num_features, int) else 1
+    for name, most in (("num_groups", features // 2), ("channels_per_group", features)):
         wanted = given.get(name)
-        if wanted is not None and wanted >= 1 and norm.num_features % wanted:
-            given[name] = max([d for d in range(1, min(wanted, most) + 1) if norm.num_features % d == 0], default=1)
-            notes.append(f"{name}={given[name]}, as {wanted} does not divide {norm.num_features} channels")
+        if wanted is not None and wanted >= 1 and features % wanted:
+            given[name] = max([d for d in range(1, min(wanted, most) + 1) if features % d == 0], default=1)
+            notes.append(f"{name}={given[name]}, as {wanted} does not divide {features} channels")
     return {**kept, **given}
 
 
@@ -240,24 +220,3 @@ def _carry_statistics(
     elif norm.over and not {norm.mean, norm.var} & shared.keys():
         notes.append("no use for the running statistics")
     return shared, fresh
-
-
-def _around(layer: nn.Module, norm: Norm, new: nn.Module, notes: list[str]) -> nn.Module:
-    """Put around the new norm what the layer does besides: its activation, its layout, its further arguments."""
-    after = [(name, layer.get_submodule(name)) for name in norm.after]
-    if getattr(new, "includes_activation", False):
-        notes.append("it ends in an activation of its own" + (f", in the place of {norm.after[-1]}" if after else ""))
-        after = [(name, child) for name, child in after if "act" not in name]
-    last = norm.channel_dim == -1 and getattr(new, "channel_dim", 1) == 1
-    _, _, *taken = inspect.signature(type(layer).forward).parameters.values()
-    # A norm of ours that has one too many says so itself.
-    arguments = {} if facts_of(layer) else {p.name: p.default for p in taken}
-    if last or arguments.keys() - inspect.signature(type(new).forward).parameters.keys() or (after and arguments):
-        outer: NormAct = Adapted(new, *after)
-        outer.channels_last, outer.arguments = last, arguments
-    elif after:
-        outer = NormAct(new, *after)
-    else:
-        return new
-    outer.training = layer.training
-    return outer

@@ -1,5 +1,6 @@
 """Watch one run of a model: what each layer gets, which layer gave it, and what else uses it."""
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # documented under "Extending PyTorch"
 
 from normzoo.surgery.batches import Forward, run_batch, same_random_numbers
+from normzoo.surgery.norm_functions import FunctionCalls
+from normzoo.surgery.report import SurgeryError
 
 OUTPUT = "the model's output"
 
@@ -37,18 +40,28 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, watched: Collection[nn.Module]) -> None:
         super().__init__()
+        self.model, self.watched = model, watched
         self.copying = False
         self.stack: list[nn.Module] = []
         self.open: list[Call] = []
         self.calls: list[Call] = []
         self.given: dict[int, Call] = {}  # by the memory of the output, which is kept
-        self.handles: list[Any] = []
-        for module in model.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                before = self._enter if module in watched else self._push
-                self.handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                after = self._leave if module in watched else self._pop
-                self.handles.append(module.register_forward_hook(after))
+        self.functions: dict[tuple[nn.Module, str], None] = {}
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for module in self.model.modules():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    enter, leave = (self._enter, self._leave) if module in self.watched else (self._push, self._pop)
+                    stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                    stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+            yield
+
+    def function(self, name: str) -> None:
+        """Note a function of a norm that is called outside of the watched layers."""
+        if not self.open:
+            self.functions[self.stack[-1] if self.stack else self.model, name] = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -85,24 +98,50 @@ class _Watch(TorchDispatchMode):
             self.given[_memory(result)] = call
 
 
-def observe(model: nn.Module, watched: Collection[nn.Module], sample: Any, forward: Forward | None) -> list[Call]:
-    """Run the model on a sample in evaluation mode, and return the calls of the watched layers in their order."""
-    flags = [(module, module.training) for module in model.modules()]
+def observe(
+    model: nn.Module, watched: Collection[nn.Module], sample: Any, forward: Forward | None = None
+) -> tuple[list[Call], list[tuple[nn.Module, str]]]:
+    """Run a model on a sample in evaluation, and leave it as it was.
+
+    Args:
+        model: The model.
+        watched: The layers to watch.
+        sample: One batch, as for `recalibrate`.
+        forward: How to call the model on it, if not as there.
+
+    Returns:
+        The calls of the watched layers in their order; and the functions of norms that are called outside of these,
+        with the modules that call them.
+
+    Raises:
+        SurgeryError: If the model cannot take the sample.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
     watch = _Watch(model, watched)
     try:
-        for module, _ in flags:
+        for module, _ in modes:  # not by eval(), which a frozen layer would remember
             module.training = False
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), same_random_numbers(model), watch:
+        with (
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),
+            same_random_numbers(model),
+            watch.hooked(),
+            FunctionCalls(watch.function),
+            watch,
+        ):
             result = (forward or run_batch)(model, sample)
+    except Exception as error:
+        raise SurgeryError(f"{type(model).__name__} cannot take the sample: {type(error).__name__}: {error}") from error
     finally:
-        for handle in watch.handles:
-            handle.remove()
-        for module, training in flags:
+        for buffer, value in buffers:
+            buffer.data.copy_(value)
+        for module, training in modes:
             module.training = training
     for tensor in tensors_in(result):
         if _memory(tensor) in watch.given:
             watch.given[_memory(tensor)].users.append(OUTPUT)
-    return watch.calls
+    return watch.calls, list(watch.functions)
 
 
 def _memory(tensor: Tensor) -> int:

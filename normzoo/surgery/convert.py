@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from normzoo.errors import UserError
 from normzoo.registry import info
 from normzoo.surgery._calibrate import calibrate, moments
-from normzoo.surgery._observe import functions_in_code, observe
 from normzoo.surgery._successor import Successor, Target, succeed, target_of
 from normzoo.surgery._swap import Swap
+from normzoo.surgery.call_order import observe
 from normzoo.surgery.identify import Norm, find_norms
+from normzoo.surgery.norm_functions import functions_in_code
 from normzoo.surgery.report import Report, Row, SurgeryError
 
 Rule = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -81,9 +82,12 @@ def convert(
     target = target_of(to, options)
     found = list(find_norms(model))
     shapes: dict[nn.Module, torch.Size] = {}
-    functions = functions_in_code(model, {layer: name for name, layer, _ in found})
-    if sample is not None:
-        shapes, functions = observe(model, {layer: name for name, layer, _ in found}, sample)
+    norms = {layer for _, layer, _ in found}
+    if sample is None:
+        functions = functions_in_code(model, norms)
+    else:
+        calls, functions = observe(model, norms, sample)
+        shapes = {call.layer: call.input.shape for call in calls}
         found = list(find_norms(model, shapes))
     chosen = _choose(found, where, exclude, first, last)
     like = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
@@ -93,7 +97,7 @@ def convert(
     rows: list[Row] = []
     successors: dict[nn.Module, Successor] = {}
     for name, layer, norm in found:
-        reason = norm.reason or _obstacle(model, layer, norm)
+        reason = norm.reason or _obstacle(model, layer, norm, target)
         if layer not in chosen:
             reason = "not chosen"
         elif not reason:
@@ -102,7 +106,7 @@ def convert(
             if reason:
                 del successors[layer]
         rows.append(_row(names[layer], layer, norm, target, reason, successors.get(layer)))
-    rows += [Row(name, f"F.{f}", "", "kept", "a function that a forward calls") for name, f in functions]
+    rows += [Row(names[module][0], f"F.{f}", "", "kept", "a function that a forward calls") for module, f in functions]
     if dry_run:
         return Report(model, rows, title="norm")
     batches = list(loader) if loader is not None and iter(loader) is loader else loader
@@ -149,10 +153,12 @@ def _fits(rule: Rule, name: str, layer: nn.Module) -> bool:
     return isinstance(layer, rule) if isinstance(rule, type) else bool(rule(name, layer))
 
 
-def _obstacle(model: nn.Module, layer: nn.Module, norm: Norm) -> str:
+def _obstacle(model: nn.Module, layer: nn.Module, norm: Norm, target: Target) -> str:
     """Return why another layer in the place of this one would not be called, or not as it is."""
     if info(norm.equation).kind == "conditional":
         return "it takes a condition with each input"
+    if isinstance(norm.num_features, tuple) and norm.equation != target.facts.name:
+        return f"it normalizes the last {len(norm.num_features)} dimensions together"
     if "train" in vars(layer):
         return "it is frozen: unfreeze it first"
     if any(getattr(parent, "_orig_mod", None) is layer for parent in model.modules()):

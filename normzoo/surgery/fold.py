@@ -55,7 +55,7 @@ def fold(model: nn.Module, sample: Any, *, forward: Forward | None = None) -> Re
         raise SurgeryError(f"fold: no layer of {type(model).__name__} evaluates with running statistics")
     if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
         raise SurgeryError(f"fold: {type(model).__name__} is on the meta device: load its weights first")
-    calls = observe(model, {*norms, *(layer for layer in names if isinstance(layer, Foldable))}, sample, forward)
+    calls, _ = observe(model, {*norms, *(layer for layer in names if isinstance(layer, Foldable))}, sample, forward)
     rows: list[Row] = []
     undone: list[Callable[[], None]] = []
     for norm in norms:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from normzoo.registry import facts_of
-from normzoo.surgery.frozen import Frozen, frozen, statistics_frozen
 from normzoo.surgery.identify import find_norms
 from normzoo.surgery.report import SurgeryError
-from normzoo.surgery.running import moves, running_statistics
+from normzoo.surgery.running import Frozen, frozen, moves, running_statistics, statistics_frozen
 
 Where = Callable[[str, nn.Module], bool]
 
@@ -26,6 +25,9 @@ def freeze(model: nn.Module, *, statistics: bool = True, affine: bool = True, wh
 
     Warn of layers that are dead when frozen: without statistics yet, or with a weight that is all zero, as behind a
     residual block that starts as the identity; and of batch norms that keep no statistics.
+
+    torch's `convert_sync_batchnorm` (Lightning's `sync_batchnorm=True`) builds new layers, whose statistics are not
+    frozen: freeze after it.
 
     Args:
         model: Changed in place.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -34,7 +35,8 @@ class Norm:
 
     equation: str
     """The registered norm with this equation; empty if the layer is not identified, and `reason` says why."""
-    num_features: int = 0
+    num_features: int | tuple[int, ...] = 0
+    """The channels, or the sizes of several trailing dimensions that are normalized together."""
     channel_dim: int = 1
     eps: float | None = None
     momentum: float | None = None
@@ -176,13 +178,14 @@ def _known(layer: nn.Module) -> Norm | None:
     if equation is None:
         return None
     shape = getattr(layer, "normalized_shape", ())
-    if len(shape) > 1:
-        return Norm("", reason=f"it normalizes the last {len(shape)} dimensions together")
     features = next((n for n in (getattr(layer, k, None) for k in ("num_features", "num_channels")) if n), sum(shape))
-    if not isinstance(features, int) or not features:
+    if len(shape) > 1:
+        features = tuple(shape)
+    elif not isinstance(features, int) or not features:
         return Norm("", reason="it does not tell its number of channels")
     over = statistics_over(equation)
-    names = _named(layer, ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"), features)
+    size = math.prod(features) if isinstance(features, tuple) else features
+    names = _named(layer, ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"), size)
     weight, bias, mean, var, count = names
     if not over or (mean is None and var is None):
         over, mean, var, count = "", None, None, None
@@ -221,10 +224,10 @@ def _tensors(layer: nn.Module) -> list[Tensor]:
     return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
 
 
-def _named(layer: nn.Module, names: Sequence[str], features: int) -> list[str | None]:
+def _named(layer: nn.Module, names: Sequence[str], size: int) -> list[str | None]:
     tensors = {name: getattr(layer, name, None) for name in names}
     sizes = {"num_batches_tracked": 1}
-    return [n if isinstance(t, Tensor) and t.numel() == sizes.get(n, features) else None for n, t in tensors.items()]
+    return [n if isinstance(t, Tensor) and t.numel() == sizes.get(n, size) else None for n, t in tensors.items()]
 
 
 def _described(layer: nn.Module, num_features: int, found: Equation) -> Norm:

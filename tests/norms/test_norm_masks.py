@@ -72,6 +72,17 @@ def test_valid_positions_are_as_without_padding(kind, form):
     )
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("kind", ["batch_norm", "batch_norm_scratch", "local_batch_norm"])
+def test_a_batch_of_padding_alone_is_not_counted(kind, momentum):
+    x, mask, _ = padded()
+    layer = normzoo.create(kind, 4, momentum=momentum).double()
+    layer(x, mask=mask)
+    before = copy.deepcopy(layer.state_dict())
+    layer(x, mask=torch.zeros_like(mask))
+    torch.testing.assert_close(layer.state_dict(), before)
+
+
 def test_instance_norm_averages_valid_instances():
     x, mask, sequences = padded()
     layer = build("instance_norm", track_running_stats=True)

@@ -186,6 +186,33 @@ def test_further_arguments_are_taken_but_not_ignored():
         model[0](x, mask=torch.ones_like(x))
 
 
+def test_converted_layers_take_masks():
+    """Also behind an activation, and where the channels come last."""
+    layers = pytest.importorskip("timm.layers")
+    x, mask = torch.randn(3, C, 4, 4), torch.rand(3, 4, 4) > 0.3
+    wanted = normzoo.create("batch_norm", C)(x, mask=mask)
+    assert torch.equal(convert(layers.BatchNormAct2d(C), "batch_norm").model(x, mask=mask), wanted.relu())
+    last = convert(nn.LayerNorm(C), "batch_norm").model
+    for form in (mask, mask[..., None]):
+        assert torch.equal(last(x.movedim(1, -1), mask=form), wanted.movedim(1, -1))
+    with pytest.raises(SurgeryError, match="has no use for mask"):
+        convert(nn.LayerNorm(C), "ghost_batch_norm").model(x.movedim(1, -1), mask=mask)
+
+
+@pytest.mark.parametrize(("kind", "to"), [(nn.LayerNorm, "layer_norm_channel"), (nn.RMSNorm, "rms_norm")])
+def test_several_trailing_dimensions_stay_together(kind, to):
+    model = nn.Sequential(kind((C, 4), eps=1e-3))
+    nn.init.normal_(model[0].weight)
+    x, weight = torch.randn(2, 3, C, 4), model[0].weight
+    expected = model(x)
+    report = convert(model, to)
+    assert actions(report) == {"0": "converted"}
+    assert model[0].weight is weight
+    torch.testing.assert_close(model(x), expected)
+    assert "the last 2 dimensions together" in convert(model, "group_norm")[0].reason
+    assert isinstance(report.undo()[0], kind)
+
+
 def test_a_weight_of_one_less_is_handed_over_with_its_optimizer_state():
     model = nn.Sequential(strangers.GemmaRMSNorm(C), nn.Linear(C, C))
     optimizer = torch.optim.Adam([{"params": model[1].parameters()}, {"params": model[0].parameters(), "lr": 1e-2}])

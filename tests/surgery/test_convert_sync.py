@@ -86,3 +86,23 @@ def test_the_activation_is_synchronized_too():
     torch.testing.assert_close(model(x), expected(x))
     assert convert(model, "batch_norm").counts() == {"converted": 2}
     torch.testing.assert_close(model(x), expected(x))
+
+
+def test_caffes_rule_for_running_statistics_is_said_to_be_lost():
+    model = nn.Sequential(normzoo.create("batch_norm_scratch", C, moving_average_fraction=0.999))
+    (row,) = convert(model, "sync_batch_norm")
+    assert "its moving_average_fraction=0.999 is left out" in row.reason
+
+
+def test_torchs_own_conversion_forgets_that_statistics_are_frozen():
+    """It builds layers of its own; ours keeps a frozen layer and says so."""
+    model = nn.Sequential(nn.BatchNorm2d(C))
+    model(torch.randn(3, C, 2, 2))
+    normzoo.freeze(model)
+    (row,) = convert(model, "sync_batch_norm")
+    assert row.action == "kept"
+    assert "unfreeze it first" in row.reason
+    theirs = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert not theirs[0].weight.requires_grad
+    assert theirs.train()[0].training
+    assert not normzoo.freeze(theirs).train()[0].training

@@ -10,7 +10,7 @@ from torch import nn
 
 import normzoo
 from normzoo.surgery.freeze import freeze, no_weight_decay_groups, train_only_norms, unfreeze
-from normzoo.surgery.frozen import statistics_frozen
+from normzoo.surgery.running import statistics_frozen
 
 timm_layers = pytest.importorskip("timm.layers")
 

@@ -75,7 +75,6 @@ def parametrized():
 UNIDENTIFIED = {
     "absolute weight": (lambda: strangers.AbsoluteBatchNorm(C), "none of the known equations"),
     "rectified": (lambda: strangers.RectifiedGroupNorm(3, C), "none of the known equations"),
-    "several dimensions": (lambda: nn.LayerNorm((C, 4, 4)), "last 3 dimensions"),
     "gated": (lambda: strangers.GatedNorm(C), "takes gate besides the input"),
     "without parameters": (strangers.PixelNorm, "pass sample="),
     "lazy": (nn.LazyBatchNorm2d, "run one batch first"),
