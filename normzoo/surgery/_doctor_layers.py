@@ -12,9 +12,8 @@ from normzoo.surgery._observation import Observation
 from normzoo.surgery.call_order import Call
 from normzoo.surgery.findings import Finding
 from normzoo.surgery.freeze import is_new, norm_parameters
-from normzoo.surgery.frozen import statistics_frozen
 from normzoo.surgery.identify import Norm
-from normzoo.surgery.running import moves, running_statistics
+from normzoo.surgery.running import moves, running_statistics, statistics_frozen
 
 ACTIVATIONS = (
     *("relu", "relu6", "hardtanh", "leaky_relu", "elu", "celu", "gelu", "silu", "mish", "hardswish", "sigmoid"),

@@ -14,10 +14,9 @@ from torch.func import functional_call
 from normzoo.registry import info
 from normzoo.surgery.batches import Forward, input_of, run_batch, same_random_numbers
 from normzoo.surgery.call_order import Call, observe, tensors_in
-from normzoo.surgery.frozen import frozen
 from normzoo.surgery.identify import Norm, find_norms
 from normzoo.surgery.report import SurgeryError
-from normzoo.surgery.running import moves, running_statistics
+from normzoo.surgery.running import frozen, moves, running_statistics
 
 Shapes = dict[nn.Module, list[torch.Size]]
 
@@ -109,13 +108,11 @@ def observe_training(model: nn.Module, sample: Any, plan: Training, forward: For
     with _unchanged(model):
         with _listening(norms) as heard:
             try:
-                seen.calls = observe(model, norms | biased, sample, forward)
-            except Exception as error:
+                seen.calls, _ = observe(model, norms | biased, sample, forward)
+            except SurgeryError as error:
                 if heard.within is None:
-                    raise SurgeryError(
-                        f"{type(model).__name__} cannot take the sample: {type(error).__name__}: {error}"
-                    ) from error
-                seen.failed = heard.within, str(error)
+                    raise
+                seen.failed = heard.within, str(error.__cause__)
         seen.shapes = heard.shapes
         seen.norms = list(find_norms(model, {layer: shapes[0] for layer, shapes in heard.shapes.items()}))
         model.train()
