@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from normzoo.probes._layers import all_norms
 from normzoo.registry import norm_layers
 from normzoo.training.config import CellConfig
 from normzoo.training.distributed import world_size_here
+from normzoo.training.target import title
 from normzoo.training.trainable import choose_trained
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -26,10 +27,12 @@ class ShapeTrace:
         shapes: The shape of each norm's input, by the norm's name.
         multiply_adds: Those of each convolution for one sample; infinite for a grouped one, whose groups torch may
             compute one after the other.
+        output: The shape of what the model returns; None if that is no tensor.
     """
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     multiply_adds: list[float] = field(default_factory=list)
+    output: tuple[int, ...] | None = None
 
 
 def trace_shapes(model: nn.Module, x: torch.Tensor) -> ShapeTrace:
@@ -47,11 +50,11 @@ def trace_shapes(model: nn.Module, x: torch.Tensor) -> ShapeTrace:
     handles += [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     try:
         with torch.no_grad():
-            model.train()(x)
+            output = model.train()(x)
     finally:
         for handle in handles:
             handle.remove()
-    return trace
+    return replace(trace, output=tuple(output.shape) if isinstance(output, torch.Tensor) else None)
 
 
 def check_shapes(config: CellConfig, data: Any, build: Callable[[], nn.Module]) -> ShapeTrace:
@@ -66,6 +69,13 @@ def check_shapes(config: CellConfig, data: Any, build: Callable[[], nn.Module]) 
             choose_trained(model, config.optimizer.trains)
             plan_processes(model, config.world_size)
             trace = trace_shapes(model, torch.empty(config.batch_size_per_device, *data.image_shape))
+            logits = (config.batch_size_per_device, data.num_classes)
+            if trace.output != logits:
+                of = "no tensor" if trace.output is None else f"shape {trace.output}"
+                raise UserError(
+                    f"{title('model', config.model)} returns {of} for a batch of {logits[0]}; it must return logits of "
+                    f"shape {logits}, a number for each class"
+                )
             _check_last_batch(model, config, data)
             return trace
     except Exception as error:  # whatever a model of the user's raises

@@ -1,6 +1,7 @@
 """Models that are not ours: with and without `norm`, of torchvision and timm, and with weights from a file."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,16 @@ class Stock(nn.Sequential):
 class Bare(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(64, 10))
+
+
+class Maps(nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(1, 1, 3, padding=1)
+
+
+class Pair(Bare):
+    def forward(self, x: Any) -> Any:
+        return super().forward(x), None
 
 
 def text(name: str) -> str:
@@ -78,6 +89,12 @@ def test_what_cannot_be_built_has_one_line(config: Compose, target: str, overrid
 
 def test_a_model_without_norms_runs_with_identity(config: Compose) -> None:
     assert Precheck().of(parse(cell(config, f"{OWN}.Bare", "norm=identity")))[0] is None
+
+
+@pytest.mark.parametrize(("name", "said"), [("Maps", r"shape \(8, 1, 8, 8\)"), ("Pair", "no tensor")])
+def test_a_model_that_returns_no_logits_is_refused_before_it_trains(config: Compose, name: str, said: str) -> None:
+    reason = Precheck().of(parse(cell(config, f"{OWN}.{name}", "norm=identity")))[0]
+    assert re.search(rf"returns {said} for a batch of 8; it must return logits of shape \(8, 10\)", str(reason))
 
 
 def test_an_option_left_over_from_another_model_is_named(config: Compose) -> None:
