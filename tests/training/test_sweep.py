@@ -93,7 +93,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "norms", "base_lr", "size"),
-    [("imagenet_small_batch", 2, 0.0125, 64), ("cifar10_small_batch", 2, 0.025, 32)],
+    [("imagenet_true_batch", 2, 0.0125, 64), ("cifar10_true_batch", 2, 0.025, 32)],
 )
 def test_experiments_for_gpus_run_on_generated_images(
     cli: Cli, images: Path, tmp_path: Path, experiment: str, norms: int, base_lr: float, size: int
@@ -115,8 +115,8 @@ def test_experiments_for_gpus_run_on_generated_images(
 
 def test_the_gpu_experiments_compose_to_the_protocols() -> None:
     with initialize_config_module("normzoo.conf", version_base="1.3"):
-        imagenet = compose("train", ["experiment=imagenet_small_batch", "data.root=x"])
-        cifar10 = compose("train", ["experiment=cifar10_small_batch"])
+        imagenet = compose("train", ["experiment=imagenet_true_batch", "data.root=x"])
+        cifar10 = compose("train", ["experiment=cifar10_true_batch"])
     assert (imagenet.trainer.devices, imagenet.trainer.max_epochs, imagenet.data.image_size) == (8, 100, 224)
     # Wu & He: lr 0.1 for 32 images on each of 8 GPUs.
     assert parse(OmegaConf.to_container(imagenet, resolve=True)).lr == pytest.approx(0.1)
