@@ -60,8 +60,13 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
             }
     callbacks = kept.pop("callbacks", None) or {}
     if isinstance(callbacks, Mapping):
-        callbacks = {name: one for name, one in callbacks.items() if not _only_watches(one)}
+        callbacks = {name: _decisive_of(one) for name, one in callbacks.items() if not _only_watches(one)}
     return {**kept, "callbacks": callbacks} if callbacks else kept
+
+
+def _decisive_of(callback: Any) -> Any:
+    """Leave out the folder that a callback writes into."""
+    return {k: v for k, v in callback.items() if k != "dirpath"} if isinstance(callback, Mapping) else callback
 
 
 def _only_watches(callback: Any) -> bool:

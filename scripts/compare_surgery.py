@@ -63,7 +63,7 @@ def models() -> dict[str, Callable[[], Model]]:
     image = (torch.randn(2, 3, 64, 64),)
     found: dict[str, Callable[[], Model]] = {}
     for name in tv.list_models(module=tv):
-        side = {"inception_v3": 96}.get(name, 224 if name.startswith(("vit_", "maxvit")) else 64)
+        side = {"inception_v3": 160, "googlenet": 96}.get(name, 224 if name.startswith(("vit_", "maxvit")) else 64)
         found[f"torchvision/{name}"] = lambda name=name, side=side: (
             _torchvision(name),
             (torch.randn(2, 3, side, side),),

@@ -18,7 +18,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
         UserError: If no cell of the folder has finished.
     """
     results, _ = read_results(folder)
-    finished = [result for result in results if result.metrics.get("val_error_running") is not None]
+    finished = [one for one in results if one.status == "ok" and one.metrics.get("val_error_running") is not None]
     if not finished:
         raise UserError(f"no cell in {folder} has a validation error: give the folder of a finished sweep")
     norms = {_setting(result): set[str]() for result in finished}
@@ -30,7 +30,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
         if _setting(result) == main:
             batch = result.config["norm"].get("group_size") or result.config["batch_size_per_device"]
             cells[result.config["norm"]["name"], batch].append(result)
-    first = finished[0]
+    first = next(result for result in finished if _setting(result) == main)
     return {
         "experiment": first.config.get("claim", {}).get("name", folder.name),
         "setting": main,
@@ -43,12 +43,16 @@ def read_scores(folder: Path) -> dict[str, Any]:
 def _setting(result: CellResult) -> str:
     config = result.config
     data, size = config["data"], config["data"].get("image_size")
-    where = f"{config['model']['name']} on {data['name']}{f' at {size}×{size}' if size else ''}"
-    return f"{where}, {config['trainer']['max_epochs']} epochs, placement {config['placement']['name']}"
+    model, images = (group.get("name") or group.get("_target_") for group in (config["model"], data))
+    where = f"{model} on {images}{f' at {size}×{size}' if size else ''}"
+    placement, lr = config["placement"].get("name"), config["optimizer"].get("base_lr")
+    return f"{where}, {config['trainer']['max_epochs']} epochs, placement {placement}, learning rate {lr}"
 
 
 def _row(norm: str, batch: int, cells: list[CellResult]) -> dict[str, Any]:
-    errors = [error for cell in cells if (error := cell.metrics.get("val_error_running")) is not None]
+    errors = [
+        error for cell in cells if cell.status == "ok" and (error := cell.metrics.get("val_error_running")) is not None
+    ]
     (status, _), *_ = Counter(cell.status for cell in cells).most_common()
     return {
         "norm": norm,

@@ -78,6 +78,8 @@ class Npz(InMemory):
         unit = x.size > 0 and x.dtype.kind == "f" and 0 <= x.min() <= x.max() <= 1
         if x.ndim not in (3, 4) or not x.size or not (unit or x.dtype == np.uint8):
             raise self._wrong(f"x{suffix}", x, "images (N, H, W) or (N, H, W, C) of uint8, or of floats in [0, 1]")
+        if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+            raise self._wrong(f"x{suffix}", x, "(N, H, W, C), with the channels last: x.transpose(0, 2, 3, 1)")
         if y.shape not in ((len(x),), (len(x), 1)) or y.dtype.kind not in "iu" or y.min() < 0:
             raise self._wrong(f"y{suffix}", y, f"{len(x)} labels, whole numbers from 0")
         images = torch.from_numpy(x.astype(np.float32) if unit else x)

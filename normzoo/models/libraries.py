@@ -120,6 +120,12 @@ def load_weights(model: nn.Module, path: str) -> nn.Module:
         has = f"has {unknown[0]} and {len(unknown) - 1} more, which the model does not" if unknown else ""
         raise UserError(f"model.weights={path} is of another model: it {' and '.join(filter(None, (lacks, has)))}")
     fits = {key: value for key, value in saved.items() if value.shape == own[key].shape}
+    inner = [key for key, value in own.items() if value.dim() > 1][1:-1]
+    if other := [key for key in inner if key not in fits]:
+        raise UserError(
+            f"model.weights={path} is of another model: {other[0]} has the shape {tuple(saved[other[0]].shape)} there, "
+            f"and {tuple(own[other[0]].shape)} here; only the first and the last layer may differ"
+        )
     model.load_state_dict(fits, strict=False)
     return model
 

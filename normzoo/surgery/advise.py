@@ -17,7 +17,7 @@ from normzoo.surgery.report import Rows, SurgeryError, aligned
 
 Shift = Literal["none", "mild", "strong"]
 Figure = Mapping[str, Any]
-"""A measured error: `source, shift (empty: not pretrained), action, batch, error, std, seeds, lr`."""
+"""A measured error: `source, shift (empty: not pretrained), action, batch, error, std, seeds, base_lr`."""
 
 EVIDENCE = "evidence.json"
 BN, SYNC = "batch_norm", "sync_batch_norm"

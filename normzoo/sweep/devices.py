@@ -20,7 +20,7 @@ class Lease:
     Args:
         gpus: As CUDA_VISIBLE_DEVICES names them.
         cores: By number; none for a job on GPUs. They are counted only, and the job may run on any.
-        cells_per_gpu: How many jobs may share each of its GPUs.
+        cells_per_gpu: The part of the memory of its GPUs that it has to keep to is one in so many.
     """
 
     gpus: tuple[str, ...] = ()
@@ -42,10 +42,13 @@ class Leases:
         gpus: As CUDA_VISIBLE_DEVICES names them, from `visible_gpus`.
         cores: By number.
         cells_per_gpu: How many jobs may share a GPU; may be changed while jobs run.
+        limited: Whether each is to keep to its part of the memory.
     """
 
-    def __init__(self, gpus: Sequence[str], cores: Sequence[int], cells_per_gpu: int = 1) -> None:
-        self.gpus, self.cores, self.cells_per_gpu = tuple(gpus), tuple(cores), cells_per_gpu
+    def __init__(
+        self, gpus: Sequence[str], cores: Sequence[int], cells_per_gpu: int = 1, *, limited: bool = True
+    ) -> None:
+        self.gpus, self.cores, self.cells_per_gpu, self.limited = tuple(gpus), tuple(cores), cells_per_gpu, limited
         self._lent: Counter[str | int] = Counter()
         self._overtaken: Counter[int] = Counter()
 
@@ -76,7 +79,7 @@ class Leases:
         if len(free_gpus) < need.gpus or (not need.gpus and len(free_cores) < cores):
             return None
         if need.gpus:
-            lease = Lease(gpus=tuple(free_gpus[: need.gpus]), cells_per_gpu=self.cells_per_gpu)
+            lease = Lease(tuple(free_gpus[: need.gpus]), cells_per_gpu=self.cells_per_gpu if self.limited else 1)
         else:
             lease = Lease(cores=tuple(free_cores[:cores]))
         self._lent.update((*lease.gpus, *lease.cores))

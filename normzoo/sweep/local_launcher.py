@@ -54,8 +54,9 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
     with contextlib.nullcontext() if dry_run else fork_server() as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
-        at_first = launcher.cells_per_gpu if isinstance(launcher.cells_per_gpu, int) else 1
-        leases = Leases(visible_gpus(), processor_cores(), at_first)
+        chosen = isinstance(launcher.cells_per_gpu, int)
+        # Chosen by the cells so far, a limit could be too little for those to come.
+        leases = Leases(visible_gpus(), processor_cores(), launcher.cells_per_gpu if chosen else 1, limited=chosen)
         n_jobs = max(1, leases.at_once(cell.config.resources for cell in planned.to_run[: launcher.n_jobs]))
         folder = launcher.config.hydra.sweep.dir
         if planned.options.dry_run:
@@ -64,9 +65,10 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
         log.info("%s", wrapped(planned.line(n_jobs, folder)))
         run = _Run(launcher, planned, n_jobs)
         left = run.through(context, leases)
-    if left and run.alike.said and not run.stop.now:
-        _end_failing(launcher, run.alike, left)
-    if run.stop.draining:
+    if run.alike.said and not run.stop.now:  # what drains the sweep is no signal
+        if left:
+            _end_failing(launcher, run.alike, left)
+    elif run.stop.draining:
         _say_goodbye(launcher, left, run.stop.now)
     return returned(launcher, planned)
 
@@ -202,7 +204,7 @@ def _end_failing(launcher: "NormzooLauncher", alike: FirstFailures, left: int) -
         launcher.hydra_context.callbacks.on_multirun_end(config=launcher.config, config_name=None, goes_on=True)
     print(
         f"\nstopped: the first {alike.count} cells failed with the same error, {alike.said!r}; {counted(left)} not "
-        f"started. To resume once it is mended (sweep.stop_after_failures=null runs all in any case):\n"
+        f"started. To resume once it is fixed (sweep.stop_after_failures=null runs all in any case):\n"
         f"  {go_on(folder, command_of(launcher.config), retry='failed')}"
     )
     sys.exit(1)

@@ -1,6 +1,7 @@
 """Search with Optuna: a trial is the cells of its seeds, is pruned by epoch, and is resumed from its folder."""
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -96,6 +97,9 @@ def search(sweeper: "OptunaSweeper", arguments: list[str]) -> None:
         warnings.simplefilter("ignore")
         for params in told:
             study.enqueue_trial(params)
+    for params in sweeper.points:
+        if params not in told:
+            study.enqueue_trial(params)
     if told:
         log.info("resumes a search of %s", counted(len(told), "trial"))
     done: list[Asked] = []
@@ -103,7 +107,13 @@ def search(sweeper: "OptunaSweeper", arguments: list[str]) -> None:
         asked = [Asked(study.ask()) for _ in range(min(sweeper.n_jobs, sweeper.n_trials - len(done)))]
         for one in asked:
             for name, override in space.items():
-                _suggest(one.trial, name, override)
+                try:
+                    _suggest(one.trial, name, override)
+                except ValueError as error:
+                    raise UserError(
+                        f"{override.input_line}: the search in {folder} has tried another value ({error}); choose "
+                        f"another hydra.sweep.dir, or remove {folder / TRIALS}"
+                    ) from error
             if sweeper.custom_search_space:
                 get_method(sweeper.custom_search_space)(sweeper.config, one.trial)
         drawn = [dict(one.trial.params) for one in asked]
@@ -170,8 +180,10 @@ def _study(sweeper: "OptunaSweeper", space: Mapping[str, Override], prune: str) 
                     f"{one.input_line}: a grid has no intervals; choose hydra/sweeper/sampler=tpe or random"
                 )
             values[name] = list(one.sweep_iterator(transformer=Transformer.encode))
-        sampler = sampler(values)
-        sweeper.n_trials = min(sweeper.n_trials, math.prod(map(len, values.values())))
+        # Its points are enqueued: Optuna's own sampler of a grid works within `optimize` alone, and forgets on resume.
+        sweeper.points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+        sweeper.n_trials = min(sweeper.n_trials, len(sweeper.points))
+        sampler = optuna.samplers.RandomSampler()
     try:
         return optuna.create_study(
             storage=sweeper.storage, study_name=sweeper.study_name, sampler=sampler, direction=sweeper.direction,
@@ -207,9 +219,12 @@ def _watching(sweeper: "OptunaSweeper", asked: Sequence[Asked], seeds: int) -> I
 
 
 def _errors(cell: Cell) -> dict[Any, float]:
-    """Return the error by epoch, so far or as recorded."""
+    """Return the error by epoch, so far or as recorded; of several validations in an epoch, the last."""
     result = cell.result()
-    curve = result.curve if result is not None and (result.status in ("ok", "pruned")) else curve_so_far(cell.folder)
+    over = result is not None and result.status in ("ok", "pruned")
+    curve = result.curve if over and result is not None else curve_so_far(cell.folder)
+    if not over and cell.config.plain["trainer"].get("val_check_interval") not in (None, 1.0):
+        curve = [point for point in curve if point["epoch"] < curve[-1]["epoch"]]  # others may follow in the last
     return {point["epoch"]: error for point in curve if (error := point.get("val_error_running")) is not None}
 
 

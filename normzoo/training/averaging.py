@@ -51,6 +51,12 @@ class StochasticWeightAveraging(WeightAveraging):
         if self.averages:
             super().on_train_end(trainer, pl_module)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Save the net itself while there is no average yet."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if not self.averages and "current_model_state" in checkpoint:
+            checkpoint["state_dict"] = checkpoint["current_model_state"]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state of a training that is resumed."""
         return {**super().state_dict(), "averages": self.averages}

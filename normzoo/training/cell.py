@@ -171,7 +171,7 @@ def _train(config: CellConfig, folder: Path, record: dict[str, Any]) -> CellResu
         data.setup("fit")
         trace = check_cell(config, data)
     checkpoint = find_checkpoint(folder, record["cell"], resume=config.sweep.resume)
-    if checkpoint is None and rank() == 0:
+    if (checkpoint is None or config.sweep.save == "none") and rank() == 0:
         (folder / MODEL).unlink(missing_ok=True)  # of an earlier training
     run = Run(config, folder, record, trace, started, checkpoint)
     if not ranks:

@@ -16,8 +16,8 @@ from normzoo.training.checkpoint_io import read_checkpoint
 
 MODEL = "model.ckpt"
 NET = "normzoo_net"  # in a checkpoint: what a net is built from, besides the configuration
-# Packages whose functions build a model and do nothing else.
-_BUILDERS = ("normzoo.", "torchvision.models.", "timm.")
+# Functions that build a model and do nothing else.
+_BUILDERS = tuple(f"normzoo.models.libraries.{name}_model" for name in ("torchvision", "timm"))
 
 
 class Measurement(Callback):
@@ -38,8 +38,12 @@ class Measurement(Callback):
         module.measure()
         if self.save == "best":
             *before, error = (math.inf if e is None else e for e in (p["val_error_running"] for p in module.curve))
-            if not before or error < min(before):
+            if not before or error < min(before) or not self._exists(trainer):
                 trainer.save_checkpoint(self.path, weights_only=True)
+
+    def _exists(self, trainer: Trainer) -> bool:
+        """Return whether a net is kept, the same in all processes: a resumed cell may not have kept its best."""
+        return bool(trainer.strategy.broadcast(self.path.exists()))
 
     def on_fit_end(self, trainer: Trainer, module: Any) -> None:
         """Save the net as it was measured last."""
@@ -119,7 +123,7 @@ def _build(config: Any, image_shape: tuple[int, int, int], num_classes: int, pat
             parsed = parsed.changed(model={**parsed.model, "weights": None})  # those it began with are not needed
         for target in _targets(parsed.model):
             found = get_object(target)
-            if not target.startswith(_BUILDERS) and not (isinstance(found, type) and issubclass(found, nn.Module)):
+            if target not in _BUILDERS and not (isinstance(found, type) and issubclass(found, nn.Module)):
                 raise UserError(f"{target} is not a class of torch.nn.Module; pass the model: normzoo.load(..., model)")
         model = build_model(parsed, image_shape, num_classes)
         choose_trained(model, parsed.optimizer.trains)
@@ -129,10 +133,16 @@ def _build(config: Any, image_shape: tuple[int, int, int], num_classes: int, pat
 
 
 def _targets(options: Any) -> Iterator[str]:
-    """Yield what Hydra would call for these options."""
+    """Yield what Hydra would call for these options.
+
+    Raises:
+        UserError: If an option is no plain data, or would be resolved.
+    """
     if isinstance(options, Mapping):
         for key, value in options.items():
             yield from [str(value)] if key == "_target_" else _targets(value)
-    elif isinstance(options, list):
+    elif isinstance(options, (list, tuple)):
         for value in options:
             yield from _targets(value)
+    elif not isinstance(options, (str, int, float, bool, type(None))) or "${" in str(options):
+        raise UserError(f"{options!r:.60} is not plain data")

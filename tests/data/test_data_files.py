@@ -429,6 +429,7 @@ def test_npz_takes_keras_names_grey_images_and_one_pool(tmp_path: Path, dtype: t
         ({"x_train": np.zeros((20, 8, 6, 3), np.int64)}, "x_train is int64 .* from 0 to 0; it must be images"),
         ({"x_train": np.full((20, 8, 6, 3), 200.0)}, "from 200 to 200; it must be images"),
         ({"x_train": np.full((20, 8, 6, 3), np.nan)}, "from nan to nan; it must be images"),
+        ({"x_train": np.zeros((20, 3, 8, 6), np.uint8)}, "with the channels last: x.transpose"),
         ({"x_train": np.zeros((20, 18), np.uint8)}, "x_train is uint8 .20, 18."),
         ({"x_train": np.zeros((0, 8, 6, 3), np.uint8)}, "x_train is uint8 .0, 8, 6, 3."),
         ({"y_train": np.arange(19)}, "y_train is int64 .* it must be 20 labels"),

@@ -75,8 +75,9 @@ def test_only_what_changes_the_result_names_another_cell(chosen: Compose, tmp_pa
     for name in CHOICES:
         changes = name in ("early_stopping", "ema", "swa")
         assert (cell_id(chosen(f"callbacks={name}")) != cell_id(usual)) == changes, name
-    own = {**usual, "callbacks": {"own": {"_target_": f"{__name__}.Own"}}}
-    assert cell_id(own) != cell_id(usual)
+    own = {"_target_": f"{__name__}.Own"}
+    ids = [cell_id({**usual, "callbacks": {"own": {**own, **folder}}}) for folder in ({}, {"dirpath": "/a"})]
+    assert ids[0] == ids[1] != cell_id(usual)
 
 
 def test_several_are_chosen_by_a_list(chosen: Compose) -> None:

@@ -51,6 +51,9 @@ def test_a_sweep_that_can_only_fail_is_stopped_and_resumed(
     assert "stopped: the first 2 cells failed with the same error" in out
     assert "2 cells not started" in out
     assert "sweep.retry=failed" in out
+    code, out, err = cli(*command, "hydra.sweep.dir=all", "sweep.stop_after_failures=4")
+    assert code == 1, out + err
+    assert "interrupted" not in out + err
     code, out, _ = cli(*command, "sweep.stop_after_failures=null")
     assert code == 1
     assert len(read_results(tmp_path / "s")[0]) == 4

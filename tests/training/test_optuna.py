@@ -95,6 +95,22 @@ def test_a_search_averages_over_seeds_and_is_resumed_from_its_folder(
 
 
 @pytest.mark.slow
+def test_a_search_of_a_grid_tries_each_point_once_also_when_resumed(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    command = ("train", "-m", *tiny, *SHORT, "hydra/sweeper/sampler=grid", "norm=group_norm,layer_norm",
+               "optimizer.base_lr=choice(0.1,0.2)", "hydra.sweeper.n_jobs=1")  # fmt: skip
+    for trials in (3, 20):
+        code, out, err = cli(*command, f"hydra.sweeper.n_trials={trials}")
+        assert code == 0, out + err
+        assert len(read_results(tmp_path / "s")[0]) == min(trials, 4)
+    assert len(json.loads((tmp_path / "s" / "trials.json").read_text())) == 4
+    code, _, err = cli(*command[:-3], "norm=batch_norm,rms_norm", *command[-2:])
+    assert code == 2
+    assert "has tried another value" in err
+
+
+@pytest.mark.slow
 def test_a_trial_that_does_worse_is_pruned(
     cli: Cli, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,10 @@ class Pair(Bare):
         return super().forward(x), None
 
 
+def any_net(**options: Any) -> nn.Module:
+    return Stock(**options)
+
+
 def text(name: str) -> str:
     return f"{name}, not a module"
 
@@ -85,6 +89,11 @@ def test_what_cannot_be_built_has_one_line(config: Compose, target: str, overrid
     with pytest.raises(UserError, match=said) as raised:
         built(cell(config, target, *overrides))
     assert "\n" not in str(raised.value)
+
+
+def test_a_builder_that_hands_its_options_on_is_not_given_a_norm(config: Compose) -> None:
+    model = built(cell(config, f"{OWN}.any_net", "norm=layer_norm"))
+    assert type(model.get_submodule("1")).__name__ == "LayerNorm"
 
 
 def test_a_model_without_norms_runs_with_identity(config: Compose) -> None:
@@ -134,6 +143,14 @@ def test_weights_come_from_a_file_but_for_layers_of_another_size(tmp_path: Path)
     model = load_weights(Stock(10), str(path))
     assert model.get_parameter("0.weight").equal(given.get_parameter("0.weight"))
     assert model.get_parameter("10.weight").shape[0] == 10
+
+
+def test_weights_of_a_network_of_other_widths_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    wide, narrow = (nn.Sequential(nn.Linear(4, n), nn.Linear(n, n), nn.Linear(n, 3)) for n in (8, 6))
+    torch.save(wide.state_dict(), path)
+    with pytest.raises(UserError, match=r"of another model: 1.weight has the shape \(8, 8\) there, and \(6, 6\) here"):
+        load_weights(narrow, str(path))
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,12 @@ def test_a_resumed_cell_keeps_the_same_best_net(
     assert all(torch.equal(value, second["state_dict"][key]) for key, value in first["state_dict"].items())
 
 
+def test_a_cell_resumed_without_keeping_its_net_leaves_no_net_of_before(config: Compose, tmp_path: Path) -> None:
+    (tmp_path / MODEL).touch()
+    run_cell(config("trainer.max_epochs=1"), tmp_path)
+    assert not (tmp_path / MODEL).exists()
+
+
 def test_a_cell_trained_anew_leaves_no_net_of_before(config: Compose, tmp_path: Path) -> None:
     (tmp_path / MODEL).write_bytes(b"old")
     run_cell(config("trainer.max_epochs=1", "trainer.limit_train_batches=1"), tmp_path)
@@ -121,6 +127,13 @@ def changed(entry: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], N
     return write
 
 
+LIBRARIES = "normzoo.models.libraries"
+
+
+def options(saved: dict[str, Any]) -> dict[str, Any]:
+    return saved["hyper_parameters"]["model"]  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
@@ -134,6 +147,10 @@ def changed(entry: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], N
         (changed(lambda saved: saved["state_dict"].popitem()), "do not fit PlainCNN"),
         (changed(lambda saved: saved["hyper_parameters"]["model"].update(_target_="builtins.print")), "not a class"),
         (changed(lambda saved: saved["hyper_parameters"]["model"].update(_target_="no.such")), "cannot build"),
+        (changed(lambda saved: options(saved).update(_target_="normzoo.files.write_atomic")), "not a class"),
+        (changed(lambda saved: options(saved).update(_target_=f"{LIBRARIES}.torch.hub.load")), "not a class"),
+        (changed(lambda saved: options(saved).update(widths=({"_target_": "builtins.print"},))), "not a class"),
+        (changed(lambda saved: options(saved).update(widths="${oc.env:HOME}")), "is not plain data"),
         (changed(lambda saved: saved["hyper_parameters"].pop("norm")), "norm.name is missing"),
     ],
 )  # fmt: skip

@@ -136,6 +136,7 @@ class OptunaSweeper(Sweeper):
         self.sampler, self.storage, self.study_name = sampler, storage, study_name
         self.direction, self.n_trials, self.n_jobs = getattr(direction, "name", direction), n_trials, n_jobs
         self.params, self.custom_search_space, self.unread = params, custom_search_space, unread
+        self.points: list[dict[str, Any]] = []  # of a grid
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra calls it."""
