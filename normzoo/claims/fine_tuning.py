@@ -69,7 +69,7 @@ def draw(cells: pd.DataFrame, figure: Figure) -> None:
     shifts = [shift for shift in SHIFTS if len(where(cells, study__shift=shift))]
     axes = figure.subplots(1, max(1, len(shifts)), sharey=True, squeeze=False)[0]
     actions = [action for action in ACTIONS if any(best(cells, action)[1].cells)]
-    for panel, shift in zip(axes, shifts, strict=True):
+    for panel, shift in zip(axes, shifts, strict=False):
         _panel(panel, where(cells, study__shift=shift), actions)
         label(panel, "no shift" if shift == "none" else f"{shift} shift", "Error after fine-tuning (%)")
     name_rows(axes[0], [ACTIONS[action][3] for action in actions])

@@ -9,9 +9,9 @@ from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import commit, newest_weight, snapshot
-from normzoo.norms._standardize import centre, per_channel, widen
+from normzoo.norms._standardize import centre, per_channel, standardize, widen
 from normzoo.norms.batch_norm import STATE
-from normzoo.norms.group_norm import group_norm, number_of_groups
+from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
 
 
@@ -30,11 +30,8 @@ def normalize_twice(
     """Normalize each channel by these statistics, then each group of channels of each sample by its own."""
     mean, rstd = per_channel(mean, x), per_channel((widen(var) + eps).rsqrt(), x)
     z = scale_and_shift((widen(x) - mean) * rstd, weight, bias)
-    size = x.shape[1] // groups
-    group_weight, group_bias = (
-        None if vector is None else vector.to(z.dtype).repeat_interleave(size) for vector in (group_weight, group_bias)
-    )
-    return group_norm(z, groups, group_weight, group_bias, eps).to(x.dtype)
+    z_hat, *_ = standardize(z.unflatten(1, (groups, -1)), range(2, x.dim() + 1), eps)
+    return scale_and_shift(z_hat, group_weight, group_bias).flatten(1, 2).to(x.dtype)
 
 
 @register(

@@ -199,7 +199,8 @@ def _launcher(overrides: Sequence[str], folder: str) -> Iterator[tuple[Any, list
         listed = cells(sweeper, list(overrides))
         counting = SimpleNamespace(config_loader=_Counting(loader))
         try:
-            yield SimpleNamespace(config=master, hydra_context=counting, devices_here=True), listed
+            launcher = SimpleNamespace(config=master, hydra_context=counting, devices_here=True, planned=lambda _: None)
+            yield launcher, listed
         finally:
             HydraConfig.instance().cfg = before
 

@@ -30,6 +30,7 @@ MEASURED = (
     *(name for names in _STATEMENTS.values() for name in names),
     *("covariate_shift", "covariate_shift_cosine", "activation_drift", "train_loss", "train_error"),
     *("statistic_noise_mean", "channel_correlation", "surface_rise", "error_mean", "error_worst", "error_all"),
+    *("error_none", *(f"error_{method}_{n}" for method in ("adabn", "blend", "tent") for n in (1, 256))),
     *("landscape_loss_range", "landscape_gradient_distance", "landscape_beta_max"),
 )
 

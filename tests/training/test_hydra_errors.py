@@ -30,7 +30,7 @@ MISSPELT = {
     "~optimizer.momentm": "there is no optimizer.momentm; did you mean optimizer.momentum?\n",
     "optimizer.lr=0.1": "there is no optimizer.lr; write optimizer.base_lr=...\n",
     "data.batch_size=4": "there is no data.batch_size; write batch_size_per_device=...\n",
-    "trainer.callbacks=[]": "there is no trainer.callbacks; write probe=...\n",
+    "trainer.callbacks=[]": "there is no trainer.callbacks; write callbacks=...\n",
     "+hydra.foo=1": "nothing reads it; options: defaults, mode",
     "+hydra.job.foo=1": "nothing reads it; options: name, chdir",
     "hydra.sweep.subdir=x": "choose the folder of the sweep with hydra.sweep.dir",
