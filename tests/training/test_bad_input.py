@@ -117,7 +117,8 @@ def test_report_on_a_folder_without_results(cli: Cli, tmp_path: Path, content: s
 COMMANDS = {
     "trian": r"error: unknown command 'trian'; did you mean train\?\n",
     "norm=group_norm": r"did you mean normzoo train norm=group_norm\?\n",
-    "quantum": "error: unknown command 'quantum'; the commands are train, report, claims, list, show, atlas, doctor, bench\n",
+    "quantum": "error: unknown command 'quantum'; the commands are train, report, claims, list, show, atlas, "
+    "doctor, bench\n",
     "train --norm group_norm": "write an override as norm=group_norm\n",
     "train --batch-size": "unknown option --batch-size of normzoo train; write an override as batch_size=<value>\n",
     "train --seed=1 -m": "error: unknown option --seed=1 of normzoo train; write an override as seed=1\n",
