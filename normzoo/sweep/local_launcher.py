@@ -54,9 +54,10 @@ def launch(launcher: "NormzooLauncher", job_overrides: list[list[str]], initial_
     dry_run = OmegaConf.select(launcher.config, "sweep.dry_run")
     with contextlib.nullcontext() if dry_run else fork_server() as context:
         planned = plan(launcher, job_overrides, initial_job_idx)
-        chosen = isinstance(launcher.cells_per_gpu, int)
-        # Chosen by the cells so far, a limit could be too little for those to come.
-        leases = Leases(visible_gpus(), processor_cores(), launcher.cells_per_gpu if chosen else 1, limited=chosen)
+        # With auto, a limit chosen by the cells so far could be too little for those to come.
+        auto = launcher.cells_per_gpu == "auto"
+        share = launcher.cells_per_gpu if isinstance(launcher.cells_per_gpu, int) else 1
+        leases = Leases(visible_gpus(), processor_cores(), share, limited=not auto)
         n_jobs = max(1, leases.at_once(cell.config.resources for cell in planned.to_run[: launcher.n_jobs]))
         folder = launcher.config.hydra.sweep.dir
         if planned.options.dry_run:

@@ -224,7 +224,7 @@ def _errors(cell: Cell) -> dict[Any, float]:
     over = result is not None and result.status in ("ok", "pruned")
     curve = result.curve if over and result is not None else curve_so_far(cell.folder)
     if not over and cell.config.plain["trainer"].get("val_check_interval") not in (None, 1.0):
-        curve = [point for point in curve if point["epoch"] < curve[-1]["epoch"]]  # others may follow in the last
+        curve = [point for point in curve if point["epoch"] != curve[-1]["epoch"]]  # others may follow in the last
     return {point["epoch"]: error for point in curve if (error := point.get("val_error_running")) is not None}
 
 

@@ -30,9 +30,8 @@ def takes(group: str, options: Mapping[str, Any], name: str, *, by_name: bool = 
     if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         return False
     target = _target(group, options)
-    inherits = isinstance(target, type) and any(
-        name in inspect.signature(base.__init__).parameters for base in target.__mro__ if "__init__" in vars(base)
-    )
+    constructors = [vars(base).get("__init__") for base in getattr(target, "__mro__", ())]
+    inherits = any(inspect.isfunction(one) and name in inspect.signature(one).parameters for one in constructors)
     return inherits or not by_name
 
 
