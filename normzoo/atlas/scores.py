@@ -45,8 +45,9 @@ def _setting(result: CellResult) -> str:
     data, size = config["data"], config["data"].get("image_size")
     model, images = (group.get("name") or group.get("_target_") for group in (config["model"], data))
     where = f"{model} on {images}{f' at {size}×{size}' if size else ''}"
-    placement, lr = config["placement"].get("name"), config["optimizer"].get("base_lr")
-    return f"{where}, {config['trainer']['max_epochs']} epochs, placement {placement}, learning rate {lr}"
+    lr = config.get("optimizer", {}).get("base_lr")
+    rate = f", learning rate {lr}" if lr else ""
+    return f"{where}, {config['trainer']['max_epochs']} epochs, placement {config['placement'].get('name')}{rate}"
 
 
 def _row(norm: str, batch: int, cells: list[CellResult]) -> dict[str, Any]:

@@ -95,10 +95,7 @@ def search(sweeper: "OptunaSweeper", arguments: list[str]) -> None:
     told = [] if sweeper.storage else _earlier(folder)
     with warnings.catch_warnings():  # older Optunas call it experimental
         warnings.simplefilter("ignore")
-        for params in told:
-            study.enqueue_trial(params)
-    for params in sweeper.points:
-        if params not in told:
+        for params in [*told, *(point for point in sweeper.points if point not in told)]:
             study.enqueue_trial(params)
     if told:
         log.info("resumes a search of %s", counted(len(told), "trial"))
