@@ -63,7 +63,7 @@ def models() -> dict[str, Callable[[], Model]]:
     image = (torch.randn(2, 3, 64, 64),)
     found: dict[str, Callable[[], Model]] = {}
     for name in tv.list_models(module=tv):
-        side = {"inception_v3": 160, "googlenet": 96}.get(name, 224 if name.startswith(("vit_", "maxvit")) else 64)
+        side = {"inception_v3": 299, "googlenet": 96}.get(name, 224 if name.startswith(("vit_", "maxvit")) else 64)
         found[f"torchvision/{name}"] = lambda name=name, side=side: (
             _torchvision(name),
             (torch.randn(2, 3, side, side),),
@@ -236,8 +236,9 @@ def _outputs(model: nn.Module, x: Any) -> list[torch.Tensor]:
     torch.manual_seed(0)
     with torch.no_grad():
         found = list(_tensors(model(*x)))
-    # Detections with equal scores come in any order.
-    return [tensor.flatten().sort().values for tensor in found] if isinstance(x[0], list) else found
+    if isinstance(x[0], list):  # of detections with equal scores any suppresses the others: their scores are compared
+        return [tensor.sort().values for tensor in found if tensor.dim() == 1 and tensor.is_floating_point()]
+    return found
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

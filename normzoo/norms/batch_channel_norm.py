@@ -4,34 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normzoo.norms._kernels import recomputed
+from normzoo.norms._batch_statistics import detached_mean
 from normzoo.norms._layer import NormLayer, scale_and_shift
 from normzoo.norms._recompute import is_recomputed, state_before
 from normzoo.norms._refuse import check_count, check_input
 from normzoo.norms._running import commit, newest_weight, snapshot
-from normzoo.norms._standardize import centre, per_channel, standardize, widen
+from normzoo.norms._standardize import centre, group_mean, standardize, wide_per_channel, widen
 from normzoo.norms.batch_norm import STATE
 from normzoo.norms.group_norm import number_of_groups
 from normzoo.registry import register
-
-
-@recomputed
-def normalize_twice(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    group_weight: Tensor | None,
-    group_bias: Tensor | None,
-    groups: int,
-    eps: float,
-) -> Tensor:
-    """Normalize each channel by these statistics, then each group of channels of each sample by its own."""
-    mean, rstd = per_channel(mean, x), per_channel((widen(var) + eps).rsqrt(), x)
-    z = scale_and_shift((widen(x) - mean) * rstd, weight, bias)
-    z_hat, *_ = standardize(z.unflatten(1, (groups, -1)), range(2, x.dim() + 1), eps)
-    return scale_and_shift(z_hat, group_weight, group_bias).flatten(1, 2).to(x.dtype)
 
 
 @register(
@@ -109,12 +90,34 @@ class BatchChannelNorm(NormLayer, _NormBase):
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.num_features)
         check_count(self, x.shape, "use fewer groups or a larger map, or leave the norm out at this place")
-        assert self.running_mean is not None
-        assert self.running_var is not None
+        if x.dim() == 2:
+            return self.forward(x.unsqueeze(2)).squeeze(2)
         moving = self.training and self.track_running_stats and x.numel()
-        mean, var = self._move_estimates(x) if moving else snapshot(self.running_mean, self.running_var)
-        affine = (self.weight, self.bias, getattr(self, "group_weight", None), getattr(self, "group_bias", None))
-        return normalize_twice(x, mean, var, *affine, self.num_groups, self.eps)
+        mean, var = self._move_estimates(x) if moving else (self.running_mean, self.running_var)
+        mean, var, weight, bias = wide_per_channel(x, mean, var, self.weight, self.bias)
+        a, b = (var + self.eps).rsqrt(), 0.0
+        if self.affine:
+            a, b = weight * a, 0.0 if bias is None else bias
+        # z = a (x − μ) + b. With m and v for the mean and the variance of a map of x, that of z has a (m − μ) + b and
+        # a² v, from which those of a group follow. So x_hat of each map is all that is saved. m is taken less an offset
+        # that the group has in common, which keeps its digits should μ lag far behind.
+        positions = tuple(range(2, x.dim()))
+        offset = group_mean(detached_mean(x, positions), self.num_groups)
+        x_hat, m, v, _ = standardize(widen(x) - offset, positions, eps=1.0)
+        deviation = self._centre(a * m + b + self._centre(a * (offset - mean)))  # of a map's mean from its group's
+        group_var = group_mean(a.square() * v + deviation.square(), self.num_groups)
+        rstd = (group_var + self.eps).rsqrt()
+        # y = (a (x − offset − m) + deviation) rstd, where x − offset − m is x_hat sqrt(v + 1)
+        scale, shift = rstd * a * (v + 1.0).sqrt(), rstd * deviation
+        if self.affine:
+            size = self.num_features // self.num_groups
+            group_weight = self.group_weight.repeat_interleave(size)
+            group_bias = self.group_bias.repeat_interleave(size) if hasattr(self, "group_bias") else None
+            scale, shift = scale_and_shift(scale, group_weight, None), scale_and_shift(shift, group_weight, group_bias)
+        return (x_hat * scale + shift).to(x.dtype)
+
+    def _centre(self, values: Tensor) -> Tensor:
+        return values - group_mean(values, self.num_groups)
 
     @torch.no_grad()
     def _move_estimates(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -147,7 +147,7 @@ def check_ignored(config: CellConfig, data: Any) -> None:
     """
     if str(config.model.get("_target_")).startswith("normzoo."):
         return  # tested for every norm and placement
-    if not takes("model", config.model, "norm", by_name=True):
+    if not takes("model", config.model, "norm"):
         return  # its norms are converted, which tells what it has
     identity = info(config.norm["name"]).name == "identity"
     key = json.dumps([config.model, config.placement, data.image_shape, data.num_classes, identity], default=str)

@@ -89,14 +89,12 @@ def build_model(
     """
     placement = build_placement(config)
     offered = {"placement": placement, "in_channels": image_shape[0], "num_classes": num_classes}
-    if takes("model", config.model, "norm", by_name=True):  # **kwargs may lead to a constructor without it
+    if takes("model", config.model, "norm"):
         offered["norm"] = norm or build_norm(config)
         model: nn.Module = build_by_target("model", config.model, **accepted("model", config.model, offered))
     else:
         with torch.device("cpu"):  # since what a layer of an unknown class computes is found out by running it
-            given = accepted("model", config.model, offered, by_name=True)
-            given |= accepted("model", config.model, {"num_classes": num_classes})  # which all builders know
-            model = build_by_target("model", config.model, **given)
+            model = build_by_target("model", config.model, **accepted("model", config.model, offered))
             check_module("model", config.model, model)
             convert_norms(title("model", config.model), model, config.norm, placement)
     check_module("model", config.model, model)

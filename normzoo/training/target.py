@@ -19,20 +19,12 @@ def title(group: str, options: Mapping[str, Any]) -> str:
     return f"{group}={name}" if name else f"{group}._target_={options.get('_target_')}"
 
 
-def takes(group: str, options: Mapping[str, Any], name: str, *, by_name: bool = False) -> bool:
-    """Return whether the constructor that a group names has this argument: by name, or also in `**kwargs`.
-
-    A class has the arguments that a class it inherits from names.
-    """
+def takes(group: str, options: Mapping[str, Any], name: str) -> bool:
+    """Return whether the constructor that a group names has this argument, or any."""
     parameters = _parameters(group, options)
-    if parameters is None or name in parameters:
+    if parameters is None or any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         return True
-    if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        return False
-    target = _target(group, options)
-    constructors = [vars(base).get("__init__") for base in getattr(target, "__mro__", ())]
-    inherits = any(inspect.isfunction(one) and name in inspect.signature(one).parameters for one in constructors)
-    return inherits or not by_name
+    return name in parameters
 
 
 def _parameters(group: str, options: Mapping[str, Any]) -> Mapping[str, inspect.Parameter] | None:
@@ -43,11 +35,9 @@ def _parameters(group: str, options: Mapping[str, Any]) -> Mapping[str, inspect.
         return None
 
 
-def accepted(
-    group: str, options: Mapping[str, Any], offered: dict[str, Any], *, by_name: bool = False
-) -> dict[str, Any]:
+def accepted(group: str, options: Mapping[str, Any], offered: dict[str, Any]) -> dict[str, Any]:
     """Leave out what a constructor has no argument for."""
-    return {name: value for name, value in offered.items() if takes(group, options, name, by_name=by_name)}
+    return {name: value for name, value in offered.items() if takes(group, options, name)}
 
 
 def check_module(group: str, options: Mapping[str, Any], built: object) -> None:

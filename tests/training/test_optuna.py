@@ -158,7 +158,8 @@ def test_a_pruner_sees_the_mean_over_seeds_of_each_epoch(tmp_path: Path) -> None
             folder.mkdir()
             points = [{"epoch": epoch, "val_error_running": error} for epoch, error in enumerate(curve, start=1)]
             (folder / CURVE).write_text(json.dumps(points))
-        return [SimpleNamespace(folder=folder, runs=True, result=lambda **_: None) for folder in folders]
+        config = SimpleNamespace(plain={"trainer": {}})
+        return [SimpleNamespace(folder=folder, runs=True, result=lambda **_: None, config=config) for folder in folders]
 
     study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0))
     first, second = (Asked(study.ask(), cells(*curves)) for curves in ([[50, 20], [70, 30]], [[60, 90], [80]]))

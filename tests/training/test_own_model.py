@@ -48,10 +48,6 @@ class Pair(Bare):
         return super().forward(x), None
 
 
-def any_net(**options: Any) -> nn.Module:
-    return Stock(**options)
-
-
 def text(name: str) -> str:
     return f"{name}, not a module"
 
@@ -89,11 +85,6 @@ def test_what_cannot_be_built_has_one_line(config: Compose, target: str, overrid
     with pytest.raises(UserError, match=said) as raised:
         built(cell(config, target, *overrides))
     assert "\n" not in str(raised.value)
-
-
-def test_a_builder_that_hands_its_options_on_is_not_given_a_norm(config: Compose) -> None:
-    model = built(cell(config, f"{OWN}.any_net", "norm=layer_norm"))
-    assert type(model.get_submodule("1")).__name__ == "LayerNorm"
 
 
 def test_a_model_without_norms_runs_with_identity(config: Compose) -> None:
