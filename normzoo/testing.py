@@ -19,7 +19,7 @@ from unittest import SkipTest
 
 from torch import nn
 
-from normzoo._conformance import CHECKS, OF_KIND, Subject
+from normzoo._conformance import CHECKS, OF_KIND, SLOW, Subject
 from normzoo.norm_info import NormInfo, check_facts
 from normzoo.registry import info, list_norms
 
@@ -57,6 +57,7 @@ def checks(
     *,
     reference: Callable[..., Any] | None = None,
     skip: Mapping[str, str] | None = None,
+    fast: bool = False,
     num_features: int = 8,
     device: str = "cpu",
     **facts: Any,
@@ -70,7 +71,8 @@ def checks(
         if name not in names:
             raise ValueError(f"unknown check {name!r} in skip; checks: {', '.join(names)}")
     subject = Subject(build, known, num_features, device, reference)
-    return [Check(function, subject, skip.get(function.__name__, "")) for function in functions]
+    chosen = [function for function in functions if not (fast and function in SLOW)]
+    return [Check(function, subject, skip.get(function.__name__, "")) for function in chosen]
 
 
 def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[str, str]:
@@ -86,6 +88,7 @@ def check_norm(norm: str | Callable[[int], nn.Module], **options: Any) -> dict[s
             norm of weights it is `reference(original, module)`, from the original weight (a list, if the
             parametrization has several tensors) and the module to the expected weight.
         skip: Checks that do not apply, by name, with the reason.
+        fast: Leave out the slow checks: first derivatives, large offsets, compiling and exporting.
         num_features: Channels to build the norm with.
         device: Device to run on.
         facts: Facts that override the registered ones; for a norm that is not registered, the arguments of `register`.

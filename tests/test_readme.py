@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import inspect
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import normzoo
 from normzoo import cli
+from normzoo._conformance import SLOW
 from normzoo.commands.claims import read_claims
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +145,33 @@ def test_choices_of_the_table_are_there(group: str) -> None:
     listed = re.findall(r"`(\w+)`", row)
     assert listed
     assert set(listed) <= {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+
+
+def test_the_table_of_facts_holds_every_argument_of_register() -> None:
+    table = ALL.split("| fact | meaning | checked |")[1].split("\n\n")[0]
+    listed = [row.split("`")[1] for row in table.splitlines()[2:]]
+    assert sorted(listed) == sorted(set(inspect.signature(normzoo.register).parameters) - {"name"})
+
+
+def test_the_guide_names_the_slow_checks() -> None:
+    (said,) = re.findall(r"leave out the slow checks: (.*?)\.", ALL)
+    assert re.findall(r"`(\w+)`", said) == [check.__name__ for check in SLOW]
+
+
+def test_the_example_workflow_runs_what_is_there() -> None:
+    """On push fast and at night all: the test file of the guide, switched by the variable that it reads."""
+    (text,) = (block for block in blocks("yaml") if block.startswith("# .github/workflows/"))
+    workflow = yaml.safe_load(text)
+    assert set(workflow[True]) == {"push", "schedule"}  # YAML 1.1 reads the key `on` as true
+    (job,) = workflow["jobs"].values()
+    *_, install, test = job["steps"]
+    assert {"normzoo", "pytest", "."} <= set(install["run"].split())
+    *command, path = test["run"].split()
+    assert command == ["python", "-m", "pytest"]
+    (tested,) = (block for block in blocks("python") if block.startswith(f"# {path}\n"))
+    (switch,) = test["env"]
+    assert f'fast=not os.environ.get("{switch}")' in tested
+    assert "github.event_name == 'schedule'" in test["env"][switch]
 
 
 @pytest.mark.parametrize("guide", GUIDES)

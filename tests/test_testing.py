@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import normzoo
+from normzoo._conformance import SLOW
 from normzoo.testing import check_norm, checks
 
 
@@ -540,6 +541,14 @@ def test_a_check_is_skipped_with_its_reason():
                 check()
     with pytest.raises(ValueError, match="unknown check 'gradgrad' in skip; checks: facts_hold, "):
         checks("group_norm", skip={"gradgrad": "misspelt"})
+
+
+def test_fast_leaves_out_the_slow_checks_alone():
+    every, fast = ([str(check) for check in checks("group_norm", fast=fast)] for fast in (False, True))
+    assert fast == [name for name in every if name not in {check.__name__ for check in SLOW}]
+    assert len(every) - len(fast) == len(SLOW)
+    assert list(check_norm("group_norm", fast=True)) == fast
+    assert checks("group_norm", fast=True, skip={"gradcheck": "is left out already"})
 
 
 @pytest.mark.parametrize("norm", ["GN", normzoo.factory("group_norm", num_groups=2), type(normzoo.create("GN", 8))])

@@ -42,6 +42,15 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     torch_features.meta_device,
 )
 
+SLOW: tuple[Callable[[Subject], None], ...] = (
+    values.gradcheck,
+    inputs.huge_offset,
+    torch_features.compiles,
+    torch_features.compiles_for_any_size,
+    torch_features.exports,
+    torch_features.exports_to_onnx,
+)
+
 OF_KIND: dict[Kind, tuple[Callable[[Subject], None], ...]] = {
     "layer": (),
     "conditional": (kinds.follows_the_condition,),
