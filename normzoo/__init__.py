@@ -41,7 +41,7 @@ __all__ = [
 from normzoo import norms as norms
 
 _ON_DEMAND = ("models", "preprocessing", "probes", "results", "surgery", "testing")
-_CELLS = {"curves": "report.pandas", "load": "training.saved"}
+_CELLS = {"curves": "report.data_frames", "load": "training.saved"}
 """Functions on the cells of a sweep, and the modules that they are in."""
 _SURGERY = {
     "adapt": "adapt",

@@ -237,9 +237,9 @@ class _Callable(ModuleType):
     """Makes this module the function `normzoo.results(folder)` as well."""
 
     def __call__(self, folder: str | os.PathLike[str]) -> "pandas.DataFrame":
-        """Return a data frame with a row per cell; see `normzoo.report.pandas.results`."""
+        """Return a data frame with a row per cell; see `normzoo.report.data_frames.results`."""
         try:
-            from normzoo.report.pandas import results
+            from normzoo.report.data_frames import results
         except ModuleNotFoundError as error:
             raise UserError(f"normzoo.results needs {error.name}: pip install 'normzoo[sweep]'") from error
         return results(folder)

@@ -13,10 +13,10 @@ from torch.func import functional_call
 
 from normzoo.registry import info
 from normzoo.surgery.batches import Forward, input_of, run_batch, same_random_numbers
-from normzoo.surgery.call_order import Call, observe, tensors_in
+from normzoo.surgery.call_order import Call, observe, tensors_in, unchanged
 from normzoo.surgery.identify import Norm, find_norms
 from normzoo.surgery.report import SurgeryError
-from normzoo.surgery.running import frozen, moves, running_statistics
+from normzoo.surgery.running import moves, running_statistics
 
 Shapes = dict[nn.Module, list[torch.Size]]
 
@@ -105,7 +105,7 @@ def observe_training(model: nn.Module, sample: Any, plan: Training, forward: For
     seen = Observation(model, plan, max(1, samples), found)
     norms = {layer for _, layer, _ in found}
     biased = {m for m in model.modules() if m._parameters.get("bias") is not None}
-    with _unchanged(model):
+    with unchanged(model):
         with _listening(norms) as heard:
             try:
                 seen.calls, _ = observe(model, norms | biased, sample, forward)
@@ -168,24 +168,6 @@ def _train_once(seen: Observation, heard: "_Heard", sample: Any, forward: Forwar
     with torch.enable_grad(), torch.compiler.set_stance("force_eager"), same_random_numbers(seen.model):
         functional_call(Step(), copies, ())
     seen.moved |= waiting
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Put buffers and modes back, and what frozen layers remember of them."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
-    modes = [(module, module.training) for module in model.modules()]
-    memories = [(memory, memory.mode) for module in model.modules() if (memory := frozen(module)) is not None]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for module, training in modes:
-            module.training = training
-        for memory, mode in memories:
-            memory.mode = mode
 
 
 @dataclasses.dataclass

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # documented under "
 from normzoo.surgery.batches import Forward, run_batch, same_random_numbers
 from normzoo.surgery.norm_functions import FunctionCalls
 from normzoo.surgery.report import SurgeryError
+from normzoo.surgery.running import frozen
 
 OUTPUT = "the model's output"
 
@@ -116,13 +117,10 @@ def observe(
     Raises:
         SurgeryError: If the model cannot take the sample.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
     watch = _Watch(model, watched)
     try:
-        for module, _ in modes:  # not by eval(), which a frozen layer would remember
-            module.training = False
         with (
+            unchanged(model),
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),
             same_random_numbers(model),
@@ -130,18 +128,33 @@ def observe(
             FunctionCalls(watch.function),
             watch,
         ):
+            for module in model.modules():  # not by eval(), which a model may have changed
+                module.training = False
             result = (forward or run_batch)(model, sample)
     except Exception as error:
         raise SurgeryError(f"{type(model).__name__} cannot take the sample: {type(error).__name__}: {error}") from error
-    finally:
-        for buffer, value in buffers:
-            buffer.data.copy_(value)
-        for module, training in modes:
-            module.training = training
     for tensor in tensors_in(result):
         if _memory(tensor) in watch.given:
             watch.given[_memory(tensor)].users.append(OUTPUT)
     return watch.calls, list(watch.functions)
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put buffers and modes back at the end, and what frozen layers remember of these."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+    modes = [(module, module.training) for module in model.modules()]
+    memories = [(memory, memory.mode) for module in model.modules() if (memory := frozen(module)) is not None]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for module, training in modes:
+            module.training = training
+        for memory, mode in memories:
+            memory.mode = mode
 
 
 def _memory(tensor: Tensor) -> int:
